@@ -1,0 +1,144 @@
+"""What a block is: a map of a stream that remembers, and that can say how its parameters push on its memory.
+
+    h_t = a_t h_{t-1} + b_t        a_t = exp(log_a_t), diagonal, a function of the block's input alone
+
+Shapes: b streams, t steps, d model width, e channels, n states, k conv taps, j inputs of a weight matrix.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.conv import reach, windows
+from ..state import BlockState, tree_map
+
+
+class Tape(NamedTuple):
+    """What one chunk leaves behind for a learning rule."""
+
+    h0: Tensor  # (b, e, n) the leaf the chunk began from; its .grad is the signal to all before it
+    h: Tensor  # (b, t, e, n) every state
+    log_a: Tensor  # (b, t, e, n or 1) log of each step's decay, resets left out
+    reset: Tensor | None  # (b, t) bool; None where no sequence begins inside the chunk
+    inputs: Tensor  # (b, k-1+t, d) what the block saw, the conv state first
+    own: Any  # whatever else the block needs to answer `drives`
+
+
+class Drive(NamedTuple):
+    """The drive dh_s/dtheta with h_{s-1} held, at every step s, as an outer product.
+
+    With c the leading axis (e or n) of the parameter:
+
+        no pre                 d[e, n]    = post[e, n]
+        pre (b, t, j)          d[e, n, j] = post[e, n] pre[j]
+        pre (b, t, c, j)       d[e, n, j] = post[e, n] pre[c, j]
+        pre and taps           d[e, n, j] = post[e, n] sum_i taps[c, i] pre_{s-(k-1)+i}[j]
+    """
+
+    post: Tensor  # (b, t, e, n)
+    pre: Tensor | None = None  # (b, t, j) or (b, t, c, j); (b, k-1+t, j) with taps
+    taps: Tensor | None = None  # (b, t, c, k)
+
+
+class Block(nn.Module, ABC):
+    """One layer: x (b, t, d) -> y (b, t, d), with a `BlockState`.
+
+    `influences` names what reaches the state, as `effective` returns it, with the axes of each: a first
+    letter e or n (channel or state), then n for a second state axis, or j for the inputs of a weight matrix.
+    """
+
+    influences: dict[str, str]
+    taps: int  # k; the conv state holds k - 1 inputs
+    shape: tuple[int, int]  # (e, n)
+    fan_in: dict[str, int]  # j of each influence that has one
+    d_model: int
+
+    def init_state(self, batch: int) -> BlockState:
+        """Return the state of `batch` streams that have seen nothing."""
+        like = next(self.parameters())
+        return BlockState(
+            conv=like.new_zeros(batch, self.taps - 1, self.d_model),
+            ssm=like.new_zeros(batch, *self.shape),
+        )
+
+    @abstractmethod
+    def step(self, x_t: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        """Return y_t (b, d) and the next state for x_t (b, d): the definition of the block."""
+
+    @abstractmethod
+    def chunk(self, x: Tensor, state: BlockState, reset: Tensor | None = None) -> tuple[Tensor, BlockState, Tape]:
+        """Return y (b, t, d), the state after it, and the tape; equal to t calls of `step`."""
+
+    @abstractmethod
+    def effective(self) -> dict[str, Tensor]:
+        """Return what the parameters make up before they reach the state, on the autograd graph.
+
+        A rule finds the gradient of these; autograd carries it on to the true parameters, so that
+        low-rank products and shared values need no trace of their own.
+        """
+
+    @abstractmethod
+    def drives(self, tape: Tape) -> dict[str, Drive]:
+        """Return the drive of each influence on the state, no graph attached."""
+
+    def state_at(self, tape: Tape, advance: int) -> BlockState:
+        """Return the state `advance` steps after the tape's start, on the tape's graph."""
+        if advance == 0:
+            return BlockState(conv=tape.inputs[:, : self.taps - 1], ssm=tape.h0)
+        rows = tape.inputs[:, advance : advance + self.taps - 1]
+        if tape.reset is not None:
+            # the next step's history is what the last step's taps saw, less the oldest
+            within = reach(tape.reset[:, :advance], self.taps)
+            assert within is not None
+            rows = rows * within[:, -1, 1:, None]
+        return BlockState(conv=rows, ssm=tape.h[:, advance - 1])
+
+
+def first(tape: Tape, steps: int) -> Tape:
+    """Return the tape of the chunk's first `steps` steps."""
+    drop = tape.h.shape[1] - steps
+    h0, *rows = tape
+    return Tape(h0, *tree_map(lambda tensor: tensor[:, : tensor.shape[1] - drop], rows))
+
+
+def keep(log_a: Tensor, reset: Tensor | None) -> Tensor:
+    """Return the decay a = exp(log_a), zero where a new sequence begins."""
+    a = log_a.exp()
+    return a if reset is None else a.masked_fill(reset[..., None, None], 0)
+
+
+def dt_bias_init(size: int, dt_min: float, dt_max: float, floor: float = 1e-4) -> Tensor:
+    """Return biases whose softplus is log-uniform in [dt_min, dt_max] (the official initialisation)."""
+    dt = torch.exp(torch.rand(size) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min)).clamp(min=floor)
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+
+
+def dsilu(x: Tensor) -> Tensor:
+    """Return silu'(x)."""
+    s = x.sigmoid()
+    return s * (1 + x * (1 - s))
+
+
+def kernel(conv1d: nn.Conv1d) -> tuple[Tensor, Tensor]:
+    """Return the taps (c, k) and the bias (c,) of a depthwise convolution."""
+    assert conv1d.bias is not None
+    return conv1d.weight.squeeze(1), conv1d.bias
+
+
+def conv_drives(
+    post: Tensor, inputs: Tensor, raw: Tensor, slope: Tensor, weight: Tensor, within: Tensor | None
+) -> tuple[Drive, Drive]:
+    """Return the drives of a projection and of the taps, where silu(conv(projection)) pushes by `post`.
+
+    post (b, t, e, n), inputs (b, k-1+t, d) of the projection, raw (b, k-1+t, c) the projections,
+    slope (b, t, c) silu' after the convolution, weight (c, k), within as `reach` gives it.
+    """
+    seen = windows(raw, weight.shape[1], within)
+    taps = slope.unsqueeze(-1) * weight
+    if within is not None:
+        taps = taps * within.unsqueeze(2)
+    own = slope.unsqueeze(-1) * torch.cat([seen, torch.ones_like(seen[..., :1])], dim=-1)
+    return Drive(post, inputs.detach(), taps), Drive(post, own)

@@ -1,0 +1,91 @@
+"""The diagonal SSM with constant decays (S4D, Gu et al. 2022, with real poles): the baseline and the easiest read.
+
+    u, z = in_proj(input)                    delta = softplus(dt_bias),  A = -exp(A_log)
+    h_t = exp(delta A) h_{t-1} + delta B u_t
+    out = out_proj((C . h_t + D u_t) silu(z))
+
+Shapes: d model width, e channels, n states. Nothing is selective and there is no convolution (k = 1).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops.scan import scan
+from ..state import BlockState
+from .base import Block, Drive, Tape, dt_bias_init, keep
+
+
+class Diagonal(Block):
+    """The input-independent diagonal block. Exact under RTRL: every parameter."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        expand: int = 2,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        A_min: float = 1.0,
+        A_max: float | None = None,
+    ) -> None:
+        """Draw initial weights: poles evenly from A_min to A_max (default: d_state), steps in [dt_min, dt_max]."""
+        super().__init__()
+        e, n = expand * d_model, d_state
+        self.d_model, self.taps, self.shape = d_model, 1, (e, n)
+        self.in_proj = nn.Linear(d_model, 2 * e, bias=False)
+        self.dt_bias = nn.Parameter(dt_bias_init(e, dt_min, dt_max))
+        self.A_log = nn.Parameter(torch.linspace(A_min, A_max or float(n), n).log().repeat(e, 1))
+        self.B = nn.Parameter(torch.ones(e, n))
+        self.C = nn.Parameter(torch.randn(e, n) / n**0.5)
+        self.D = nn.Parameter(torch.ones(e))
+        self.out_proj = nn.Linear(e, d_model, bias=False)
+        self.influences = {"A_log": "en", "dt_bias": "e", "B": "en", "in_proj.u": "ej"}
+        self.fan_in = {"in_proj.u": d_model}
+
+    def rates(self) -> tuple[Tensor, Tensor]:
+        """Return delta (e, 1) and log_a (e, n)."""
+        delta = F.softplus(self.dt_bias).unsqueeze(-1)
+        return delta, -delta * self.A_log.exp()
+
+    def step(self, x_t: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        """Return y_t (b, d) and the next state for x_t (b, d)."""
+        u, z = self.in_proj(x_t).chunk(2, dim=-1)
+        delta, log_a = self.rates()
+        h = log_a.exp() * state.ssm + delta * self.B * u.unsqueeze(-1)
+        y = (h * self.C).sum(-1) + self.D * u
+        return self.out_proj(y * F.silu(z)), BlockState(state.conv, h)
+
+    def chunk(self, x: Tensor, state: BlockState, reset: Tensor | None = None) -> tuple[Tensor, BlockState, Tape]:
+        """Return y (b, t, d), the state after it, and the tape."""
+        b, t, _ = x.shape
+        inputs = torch.cat([state.conv, x], dim=1)
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        delta, log_a = self.rates()
+        log_a = log_a.expand(b, t, *self.shape)
+        h = scan(keep(log_a, reset), delta * self.B * u.unsqueeze(-1), state.ssm)
+        y = (h * self.C).sum(-1) + self.D * u
+        tape = Tape(state.ssm, h, log_a, reset, inputs, own=u.detach())
+        return self.out_proj(y * F.silu(z)), self.state_at(tape, t), tape
+
+    def effective(self) -> dict[str, Tensor]:
+        """Return what reaches the state."""
+        return {
+            "A_log": self.A_log,
+            "dt_bias": self.dt_bias,
+            "B": self.B,
+            "in_proj.u": self.in_proj.weight.chunk(2)[0],
+        }
+
+    @torch.no_grad()
+    def drives(self, tape: Tape) -> dict[str, Drive]:
+        """Return the drives of A_log, dt_bias, B and in_proj's u half."""
+        u = tape.own.unsqueeze(-1)
+        delta, _ = self.rates()
+        leak = -self.A_log.exp() * (tape.h - delta * self.B * u)  # A a h_prev
+        return {
+            "A_log": Drive(delta * leak),
+            "dt_bias": Drive((leak + self.B * u) * self.dt_bias.sigmoid().unsqueeze(-1)),
+            "B": Drive((delta * u).expand_as(leak)),
+            "in_proj.u": Drive((delta * self.B).expand_as(leak), tape.inputs.detach()),
+        }

@@ -1,0 +1,166 @@
+"""Mamba-2 (Dao and Gu 2024): one scalar decay per head, all projections taken from the block's input.
+
+    z, x, B, C, dt = in_proj(input)          x, B, C = silu(conv1d(x, B, C))
+    delta = softplus(dt + dt_bias)           a = exp(delta A),  A = -exp(A_log)
+    h_t = a_t h_{t-1} + delta_t B_t x_t      y_t = C_t . h_t + D x_t
+    out = out_proj(norm(y silu(z)))
+
+The gates depend on the block's input alone, so dh_t/dh_{t-1} stays diagonal and the trace of every
+parameter is exact, the convolution included: the conv state keeps block inputs, not their projections.
+Shapes: d model width, e = h p channels in h heads of p, n states, k conv taps. ngroups is 1.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops.conv import conv, reach
+from ..ops.scan import scan
+from ..state import BlockState
+from .base import Block, Drive, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
+
+
+class Own(NamedTuple):
+    """What the drives need beside the states, no graph attached."""
+
+    delta: Tensor  # (b, t, e) after the softplus
+    delta_slope: Tensor  # (b, t, e) the softplus's derivative
+    x: Tensor  # (b, t, e) what enters the SSM
+    B: Tensor  # (b, t, n)
+    raw: Tensor  # (b, k-1+t, e + n) the projections x, B before the convolution
+    slope: Tensor  # (b, t, e + n) silu'(conv) of x, B
+
+
+class Mamba2(Block):
+    """The Mamba-2 block with the official parameter names, shapes and initialisation.
+
+    Exact under RTRL: every parameter.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 128,
+        d_conv: int = 4,
+        expand: int = 2,
+        headdim: int = 64,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        A_min: float = 1.0,
+        A_max: float = 16.0,
+    ) -> None:
+        """Draw the official initial weights.
+
+        dt_min and dt_max bound the initial step sizes, A_min and A_max the initial decay rates (per unit
+        step). Raises ValueError where headdim does not divide expand * d_model.
+        """
+        super().__init__()
+        e, n = expand * d_model, d_state
+        headdim = min(headdim, e)
+        if e % headdim:
+            raise ValueError(f"headdim {headdim} does not divide expand * d_model = {e}: choose a divisor of {e}")
+        self.d_model, self.taps, self.shape, self.headdim = d_model, d_conv, (e, n), headdim
+        self.sizes = [e, e, n, n, e // headdim]  # z, x, B, C, dt
+        self.in_proj = nn.Linear(d_model, sum(self.sizes), bias=False)
+        self.conv1d = nn.Conv1d(e + 2 * n, e + 2 * n, d_conv, groups=e + 2 * n)
+        self.dt_bias = nn.Parameter(dt_bias_init(e // headdim, dt_min, dt_max))
+        self.A_log = nn.Parameter(torch.empty(e // headdim).uniform_(A_min, A_max).log())
+        self.D = nn.Parameter(torch.ones(e // headdim))
+        self.norm = nn.RMSNorm(e, eps=1e-5)
+        self.out_proj = nn.Linear(e, d_model, bias=False)
+        self.influences = {
+            "A_log": "e",
+            "dt_bias": "e",
+            "in_proj.dt": "ej",
+            "in_proj.x": "ej",
+            "in_proj.B": "nj",
+            "conv1d.x": "ej",
+            "conv1d.B": "nj",
+        }
+        self.fan_in = {"in_proj.dt": d_model, "in_proj.x": d_model, "in_proj.B": d_model}
+        self.fan_in |= {"conv1d.x": d_conv + 1, "conv1d.B": d_conv + 1}
+
+    def per_channel(self, head: Tensor, dim: int = -1) -> Tensor:
+        """Return values of heads h as values of channels e."""
+        return head.repeat_interleave(self.headdim, dim)
+
+    def step(self, x_t: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        """Return y_t (b, d) and the next state for x_t (b, d)."""
+        e, n = self.shape
+        inputs = torch.cat([state.conv, x_t.unsqueeze(1)], dim=1)
+        z, x, B, C, dt = self.in_proj(inputs).split(self.sizes, dim=-1)
+        weight, bias = kernel(self.conv1d)
+        taps = torch.cat([x, B, C], dim=-1).transpose(1, 2) * weight
+        x, B, C = F.silu(taps.sum(-1) + bias).split([e, n, n], dim=-1)
+        delta = F.softplus(dt[:, -1] + self.dt_bias)
+        a = self.per_channel(torch.exp(-delta * self.A_log.exp()))
+        drive = (self.per_channel(delta) * x).unsqueeze(-1) * B.unsqueeze(1)
+        h = a.unsqueeze(-1) * state.ssm + drive
+        y = (h * C.unsqueeze(1)).sum(-1) + self.per_channel(self.D) * x
+        return self.out_proj(self.norm(y * F.silu(z[:, -1]))), BlockState(inputs[:, 1:], h)
+
+    def chunk(self, x: Tensor, state: BlockState, reset: Tensor | None = None) -> tuple[Tensor, BlockState, Tape]:
+        """Return y (b, t, d), the state after it, and the tape."""
+        (e, n), t = self.shape, x.shape[1]
+        inputs = torch.cat([state.conv, x], dim=1)
+        rows_z, rows_conv, rows_dt = self.in_proj.weight.split([e, e + 2 * n, self.sizes[-1]])
+        z, dt, raw = F.linear(x, rows_z), F.linear(x, rows_dt), F.linear(inputs, rows_conv)
+        summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps))
+        u, B, C = F.silu(summed).split([e, n, n], dim=-1)
+        delta_raw = dt + self.dt_bias
+        delta = F.softplus(delta_raw)
+        log_a = self.per_channel(-delta * self.A_log.exp()).unsqueeze(-1)
+        drive = (self.per_channel(delta) * u).unsqueeze(-1) * B.unsqueeze(2)
+        h = scan(keep(log_a, reset), drive, state.ssm)
+        y = (h @ C.unsqueeze(-1)).squeeze(-1) + self.per_channel(self.D) * u
+        own = Own(
+            delta=self.per_channel(delta.detach()),
+            delta_slope=self.per_channel(delta_raw.detach().sigmoid()),
+            x=u.detach(),
+            B=B.detach(),
+            raw=raw.detach()[..., : e + n],
+            slope=dsilu(summed.detach()[..., : e + n]),
+        )
+        tape = Tape(state.ssm, h, log_a, reset, inputs, own)
+        return self.out_proj(self.norm(y * F.silu(z))), self.state_at(tape, t), tape
+
+    def effective(self) -> dict[str, Tensor]:
+        """Return what reaches the state, per channel e or state n."""
+        e, n = self.shape
+        _, x, B, _, dt = self.in_proj.weight.split(self.sizes)
+        taps, bias = kernel(self.conv1d)
+        conv1d = torch.cat([taps, bias.unsqueeze(1)], dim=1)
+        return {
+            "A_log": self.per_channel(self.A_log),
+            "dt_bias": self.per_channel(self.dt_bias),
+            "in_proj.dt": self.per_channel(dt, 0),
+            "in_proj.x": x,
+            "in_proj.B": B,
+            "conv1d.x": conv1d[:e],
+            "conv1d.B": conv1d[e : e + n],
+        }
+
+    @torch.no_grad()
+    def drives(self, tape: Tape) -> dict[str, Drive]:
+        """Return the drives; with m = (A a h_prev + B x) softplus', the derivative to dt."""
+        (e, n), own = self.shape, tape.own
+        delta, x, B = own.delta.unsqueeze(-1), own.x.unsqueeze(-1), own.B.unsqueeze(2)
+        leak = -self.per_channel(self.A_log.exp()).unsqueeze(-1) * (tape.h - delta * x * B)  # A a h_prev
+        m = (leak + B * x) * own.delta_slope.unsqueeze(-1)
+        within = reach(tape.reset, self.taps)
+        weight, _ = kernel(self.conv1d)
+        raw_x, raw_B = own.raw.split([e, n], dim=-1)
+        slope_x, slope_B = own.slope.split([e, n], dim=-1)
+        by_x = conv_drives(delta * B, tape.inputs, raw_x, slope_x, weight[:e], within)
+        by_B = conv_drives((delta * x).expand_as(m), tape.inputs, raw_B, slope_B, weight[e : e + n], within)
+        return {
+            "A_log": Drive(delta * leak),
+            "dt_bias": Drive(m),
+            "in_proj.dt": Drive(m, tape.inputs[:, self.taps - 1 :].detach()),
+            "in_proj.x": by_x[0],
+            "in_proj.B": by_B[0],
+            "conv1d.x": by_x[1],
+            "conv1d.B": by_B[1],
+        }

@@ -1,0 +1,107 @@
+"""A residual stack of blocks between an encoder and a head.
+
+    x = encode(input);   x = x + block(norm(x)) for each block;   out = head(norm_f(x))
+
+The pre-norms carry no weight: in_proj absorbs the scale, so nothing inside a residual branch is upstream of
+its block's state. Shapes: b streams, t steps, d model width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .blocks import BLOCKS, Block, Tape
+from .state import BlockState, Tree
+
+EPS = 1e-5  # of the norms, as in the official models
+
+
+class Model(nn.Module):
+    """A language model or a real-valued sequence model, read one chunk at a time.
+
+    Either `vocab` (tokens, an embedding) or `d_in` (real values, a linear encoder) must be given. Every
+    other keyword goes to the block: d_state, headdim, expand, d_conv, dt_min, dt_max, ...
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab: int | None = None,
+        d_in: int | None = None,
+        d_out: int,
+        d_model: int = 64,
+        n_layers: int = 1,
+        block: str = "mamba2",
+        tied: bool = False,
+        **options: Any,
+    ) -> None:
+        """Draw initial weights.
+
+        tied: the head uses the embedding's weights. Raises ValueError for an unknown block, for both or
+        neither of vocab and d_in, and for a tied head that does not fit; TypeError for an option the
+        block does not have.
+        """
+        super().__init__()
+        if (vocab is None) == (d_in is None):
+            raise ValueError(f"give either vocab (tokens) or d_in (real values): got vocab={vocab}, d_in={d_in}")
+        if block not in BLOCKS:
+            raise ValueError(f"block: got {block!r}, expected one of {', '.join(BLOCKS)}")
+        if tied and vocab != d_out:
+            raise ValueError(f"a tied head needs d_out equal to vocab: got d_out={d_out}, vocab={vocab}")
+        self.encoder = nn.Linear(d_in, d_model) if d_in is not None else nn.Embedding(vocab or 0, d_model)
+        self.blocks = nn.ModuleList(BLOCKS[block](d_model, **options) for _ in range(n_layers))
+        self.norm_f = nn.RMSNorm(d_model, eps=EPS)
+        self.head = nn.Linear(d_model, d_out, bias=False)
+        self._initialise(tied)
+
+    def _initialise(self, tied: bool) -> None:
+        """Scale out_proj by depth and a tied embedding as the official models do.
+
+        An untied embedding stays N(0, 1): it sees only the current chunk's gradient, and a small one is
+        scrambled by an adaptive optimiser before the blocks have learned what to store.
+        """
+        if tied and isinstance(self.encoder, nn.Embedding):
+            nn.init.normal_(self.encoder.weight, std=0.02)
+            self.head.weight = self.encoder.weight
+        for name, parameter in self.blocks.named_parameters():
+            if name.endswith("out_proj.weight"):
+                parameter.data /= len(self.blocks) ** 0.5
+
+    @classmethod
+    def load_official(cls, folder: str | Path, **options: Any) -> "Model":
+        """Return the model of a mamba-ssm or Hugging Face checkpoint in a local folder; see `official`."""
+        from .official import load_official  # here, because it builds on this module
+
+        return load_official(folder, **options)
+
+    def _blocks(self) -> list[Block]:
+        """Return the blocks under their own type, which ModuleList hides."""
+        return cast(list[Block], list(self.blocks))
+
+    def init_state(self, batch: int) -> list[BlockState]:
+        """Return the state of `batch` streams that have seen nothing."""
+        return [block.init_state(batch) for block in self._blocks()]
+
+    def forward(
+        self, x: Tensor, state: Sequence[BlockState], reset: Tensor | None = None
+    ) -> tuple[Tensor, list[BlockState], list[Tape]]:
+        """Return out (b, t, d_out), the state after the chunk, and one tape per block.
+
+        x is (b, t) tokens or (b, t, d_in) values; reset (b, t) bool marks steps that begin a new sequence
+        (None: none does, which is faster).
+        """
+        x = self.encoder(x)
+        after, tapes = [], []
+        for block, before in zip(self._blocks(), state, strict=True):
+            y, block_state, tape = block.chunk(F.rms_norm(x, x.shape[-1:], eps=EPS), before, reset)
+            x = x + y
+            after.append(block_state)
+            tapes.append(tape)
+        return self.head(self.norm_f(x)), after, tapes
+
+    def state_at(self, tapes: Sequence[Tape], advance: int) -> Tree:
+        """Return the state `advance` steps after the tapes' start."""
+        return [block.state_at(tape, advance) for block, tape in zip(self._blocks(), tapes, strict=True)]

@@ -1,0 +1,154 @@
+"""The online loop: predict, score, learn, one chunk of a stream after another.
+
+    out = model(x);   meters.update(out);   rule.backward(loss);   optimizer.step()
+
+Both loops are generators: printing, saving and stopping are the caller's. Memory does not grow with the stream.
+Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .model import Model
+from .rules.base import LearningRule
+from .state import Tree, copy, cut
+from .stream import Chunk, Meter, Task
+
+PATIENCE = 100  # updates in a row that may fail before the loop gives up
+
+
+@dataclass
+class Carry:
+    """All that goes from one update to the next beside weights and optimiser; save it, and the loop goes on."""
+
+    state: Tree  # at the start of the window
+    trace: Tree  # at the start of the window
+    x: Tensor  # (b, s, ...) the inputs from there to now, to be replayed; s = 0 without a window
+    reset: Tensor  # (b, s)
+    meters: dict[str, Meter]
+    steps: int = 0  # time steps of each stream
+    updates: int = 0  # optimiser steps
+    skipped: int = 0  # updates left out because something was not finite
+
+
+class Report(NamedTuple):
+    """What one pass of the loop saw and did."""
+
+    chunk: Chunk
+    out: Tensor  # (b, t, d_out) the predictions, made before learning from the chunk
+    loss: Tensor  # () nats, detached
+    norm: Tensor | None  # () of the whole gradient before clipping; None where nothing was learned
+    carry: Carry
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Every meter's score over the whole stream so far."""
+        return {name: meter.get() for name, meter in self.carry.meters.items()}
+
+
+def begin(chunk: Chunk, task: Task, model: Model, rule: LearningRule | None = None) -> Carry:
+    """Return the carry of streams that have seen nothing; `chunk` tells how many and of what."""
+    batch = chunk.x.shape[0]
+    trace = rule.init(batch) if rule else []
+    return Carry(model.init_state(batch), trace, chunk.x[:, :0], chunk.reset[:, :0], task.meters())
+
+
+def online(
+    stream: Iterable[Chunk],
+    task: Task,
+    model: Model,
+    rule: LearningRule,
+    optimizer: Optimizer,
+    window: int | None = None,
+    clip: float | None = 1.0,
+    carry: Carry | None = None,
+) -> Iterator[Report]:
+    """Yield a report per chunk: predict, score, learn.
+
+    window: steps of exact credit through the whole stack, replayed at each update (default: the chunk).
+    clip: largest norm of the gradient. carry: where an earlier loop stopped.
+
+    An update without a labelled step moves state and trace, not the optimiser. Where outputs, loss or
+    gradient are not finite nothing moves: weights, state and trace are held and `carry.skipped` counts it.
+    Raises ValueError for weights that are not finite and for a window shorter than a chunk,
+    FloatingPointError after 100 such updates in a row.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    _check_weights(model)
+    failures = 0
+    for chunk in (_like(raw, parameters[0]) for raw in stream):
+        carry = carry or begin(chunk, task, model, rule)
+        new = chunk.x.shape[1]
+        if window is not None and window < new:
+            raise ValueError(f"window: got {window} steps, expected at least the {new} steps of a chunk")
+        x, reset = torch.cat([carry.x, chunk.x], dim=1), torch.cat([carry.reset, chunk.reset], dim=1)
+        advance = max(0, x.shape[1] + new - (window or new))
+
+        labelled, norm = bool(chunk.mask.any()), None
+        with torch.set_grad_enabled(labelled):
+            out, _, tapes = model(x, cut(carry.state), reset if bool(reset.any()) else None)
+            out = out[:, -new:]
+            loss = task.loss(out, chunk)
+        for meter in carry.meters.values():
+            meter.update(out.detach(), chunk)
+
+        good = bool(torch.isfinite(out.detach()).all() & torch.isfinite(loss.detach()))
+        if good and labelled:
+            optimizer.zero_grad()
+            rule.credit(loss, tapes, carry.trace, new)
+            norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else torch.inf)
+            good = bool(torch.isfinite(norm))
+        carry.steps += new
+        if good:
+            failures = 0
+            carry.trace = rule.carry(tapes, carry.trace, advance)
+            carry.state = copy(model.state_at(tapes, advance))
+            carry.x, carry.reset = x[:, advance:], reset[:, advance:]
+            if norm is not None:
+                optimizer.step()
+                carry.updates += 1
+        else:
+            failures += 1
+            carry.skipped += 1
+            if failures == PATIENCE:
+                raise FloatingPointError(
+                    f"{PATIENCE} updates in a row were not finite, the last at step {carry.steps}: "
+                    "lower the learning rate or clip the gradient"
+                )
+        yield Report(chunk, out.detach(), loss.detach(), norm, carry)
+
+
+def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | None = None) -> Iterator[Report]:
+    """Yield a report per chunk with learning off: predict, score.
+
+    Raises ValueError for weights that are not finite.
+    """
+    _check_weights(model)
+    like = next(model.parameters())
+    for chunk in (_like(raw, like) for raw in stream):
+        carry = carry or begin(chunk, task, model)
+        with torch.no_grad():
+            out, state, _ = model(chunk.x, carry.state, chunk.reset if bool(chunk.reset.any()) else None)
+            loss = task.loss(out, chunk)
+        for meter in carry.meters.values():
+            meter.update(out, chunk)
+        carry.state, carry.steps = copy(state), carry.steps + chunk.x.shape[1]
+        yield Report(chunk, out, loss, None, carry)
+
+
+def _like(chunk: Chunk, weight: Tensor) -> Chunk:
+    """Return the chunk on the model's device, real values in its precision."""
+    chunk = Chunk(*(tensor.to(weight.device) for tensor in chunk))
+    return chunk._replace(x=chunk.x.to(weight.dtype)) if chunk.x.is_floating_point() else chunk
+
+
+def _check_weights(model: Model) -> None:
+    """Raise ValueError where a weight is not finite."""
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ValueError(f"the model's weight {name} is not finite: load or draw finite weights before learning")

@@ -1,0 +1,50 @@
+"""The causal depthwise convolution, c_s = bias + sum_i weight[i] x_{s-(k-1)+i}, cut at resets.
+
+Taps are counted as torch stores them: i = k - 1 is the present step, i = 0 the oldest.
+Shapes: x is (b, k-1+t, c), the k - 1 rows before the chunk first; weight is (c, k).
+"""
+
+import torch
+from torch import Tensor
+
+
+def reach(reset: Tensor | None, taps: int) -> Tensor | None:
+    """Return (b, t, k): whether tap i of step s looks at its own sequence; None without resets."""
+    if reset is None:
+        return None
+    before = reset.new_zeros(reset.shape[0], taps - 1)
+    sequence = torch.cat([before, reset], dim=1).cumsum(1)
+    return sequence.unfold(1, taps, 1) == sequence[:, taps - 1 :, None]
+
+
+def windows(x: Tensor, taps: int, within: Tensor | None) -> Tensor:
+    """Return (b, t, c, k): what the taps of each step see; zero beyond a reset."""
+    seen = x.unfold(1, taps, 1)
+    return seen if within is None else seen * within.unsqueeze(2)
+
+
+def conv_naive(x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None = None) -> Tensor:
+    """Return c (b, t, c): the definition."""
+    return (windows(x, weight.shape[1], within) * weight).sum(-1) + bias
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None = None) -> Tensor:
+    """Return c (b, t, c): one shifted multiply-add per tap; the same values and gradients as `conv_naive`."""
+    t = x.shape[1] - weight.shape[1] + 1
+    out = bias
+    for i in range(weight.shape[1]):
+        term = x[:, i : i + t] * weight[:, i]
+        out = out + (term if within is None else term * within[:, :, i, None])
+    return out
+
+
+def fold(post: Tensor, taps: Tensor) -> Tensor:
+    """Return (b, k-1+t, ...): what each *input* row meets, when step s weighs row s+i by taps[..., i].
+
+    The transpose of `windows`. post is (b, t, ...), taps broadcasts to (b, t, ..., k).
+    """
+    k, t = taps.shape[-1], post.shape[1]
+    rows = post.new_zeros(post.shape[0], k - 1 + t, *post.shape[2:])
+    for i in range(k):
+        rows[:, i : i + t].addcmul_(post, taps[..., i])
+    return rows
