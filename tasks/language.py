@@ -1,0 +1,222 @@
+"""Text as bytes: predict the next one.
+
+A batch of b streams over N bytes is b contiguous parts side by side, n = (N - 1) // b steps each:
+
+    x_i = data[i n : i n + n]        y_i = data[i n + 1 : i n + n + 1]
+
+The text is files, a corpus under BIOMAMBA_DATA, a Hugging Face dataset, or, with nothing asked for, the
+documentation that every Python carries.
+"""
+
+import math
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from biomamba.metrics import Bits, CrossEntropy
+from biomamba.stream import Chunk, Meter, Spec
+
+from .byte_counter import bits
+
+BYTES = 256
+CORPORA = ("tinyshakespeare", "warpeace", "wikitext2")
+DATASET_BYTES = 10_000_000  # read of a dataset where max_bytes does not say: some have no end
+
+
+@dataclass(frozen=True)
+class Language:
+    """Next-byte prediction on one text, named by at most one of `paths`, `corpus` and `dataset`.
+
+    paths: text files, or folders, of which every *.txt is read in sorted order, those in subfolders too.
+    corpus: tinyshakespeare, warpeace or wikitext2, a folder in the one the environment variable BIOMAMBA_DATA names.
+    dataset: a Hugging Face dataset, by name or local folder; `column` of its split "train", rows joined by newlines.
+    max_bytes: read no more than this; without it files are read whole and of a dataset the first 10,000,000 bytes.
+
+    The text is read when first needed, and once. Construction raises ValueError for arguments that no text can
+    satisfy; reading raises FileNotFoundError, ValueError or ImportError, naming what to give instead.
+    """
+
+    paths: tuple[str, ...] = ()
+    corpus: str | None = None
+    dataset: str | None = None
+    column: str = "text"
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that no text can satisfy."""
+        given = [name for name in ("paths", "corpus", "dataset") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given, expected at most one: leave the others out")
+        if self.corpus and self.corpus not in CORPORA:
+            raise ValueError(f"corpus is {self.corpus!r}, expected one of {', '.join(CORPORA)}; or give paths")
+        if self.max_bytes is not None and self.max_bytes < 2:
+            raise ValueError(f"max_bytes is {self.max_bytes}, expected at least 2: a byte and the one that follows it")
+
+    @property
+    def spec(self) -> Spec:
+        """Return 256 bytes in, 256 out."""
+        return Spec(vocab=BYTES, d_out=BYTES)
+
+    @property
+    def source(self) -> str:
+        """Name the text and how many bytes of it are in use; this reads it."""
+        name, data = self._text
+        return f"{name}, {len(data):,} bytes"
+
+    def steps(self, split: str, *, batch: int) -> int:
+        """Return how many time steps each stream has. Raises ValueError where there is not even one."""
+        steps = (len(self._bytes(split)) - 1) // batch
+        if steps < 1:
+            raise ValueError(
+                f"{self.source}: split {split} is too short, expected at least {batch + 1} bytes for {batch} streams: "
+                "lower batch or give more text"
+            )
+        return steps
+
+    def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
+        """Yield the split once, from time step `start` on; `seed` changes nothing, as the text is in order.
+
+        Raises ValueError at once, not at the first chunk, where the streams are shorter than one chunk.
+        """
+        steps = self.steps(split, batch=batch)
+        if steps < length:
+            raise ValueError(
+                f"{self.source}: split {split} gives {batch} streams of {steps} steps, expected at least one chunk "
+                f"of {length}: lower length or batch, or give more text"
+            )
+        data = torch.from_numpy(np.frombuffer(self._bytes(split), dtype=np.uint8).copy())
+        total = steps * batch
+        return _chunks(data[:total].view(batch, steps), data[1 : total + 1].view(batch, steps), length, start)
+
+    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
+        """Return the mean cross entropy (nats) of `out` (b, t, 256) over the labelled steps; 0 where there are none."""
+        predictions = out[chunk.mask]
+        return F.cross_entropy(predictions, chunk.y[chunk.mask], reduction="sum") / max(1, len(predictions))
+
+    def meters(self) -> dict[str, Meter]:
+        """Return fresh meters of all steps."""
+        return {"bits_per_byte": Bits(), "loss": CrossEntropy()}
+
+    def baseline(
+        self, split: str, *, batch: int, seed: int, steps: int | None = None
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """Return the order-5 byte counter's bits per byte and loss (nats), in one pass in the order of the text.
+
+        It predicts as many bytes as the streams do in `steps` steps (all, without it), the first byte being given.
+        Over the whole split they are the same bytes; over fewer, the streams' lie in b places and the counter's in one.
+        """
+        available = self.steps(split, batch=batch)
+        total = batch * (available if steps is None else min(steps, available))
+        scores = bits(self._bytes(split)[: total + 1])[1:]
+        score = {"all": float(scores.mean()), "last_tenth": float(scores[len(scores) * 9 // 10 :].mean())}
+        loss = {part: value * math.log(2) for part, value in score.items()}
+        return {"order5_counter": {"bits_per_byte": score, "loss": loss}}
+
+    def _bytes(self, split: str) -> bytes:
+        """Return the bytes of a split: the first 90 %, the rest, or all of them."""
+        data = self._text[1]
+        cut = len(data) * 9 // 10
+        parts = {"train": slice(0, cut), "valid": slice(cut, None), "all": slice(None)}
+        if split not in parts:
+            raise ValueError(f"split is {split!r}, expected one of {', '.join(parts)}")
+        return data[parts[split]]
+
+    @cached_property
+    def _text(self) -> tuple[str, bytes]:
+        """Return the name of the text and its bytes."""
+        if self.dataset:
+            return f"dataset {self.dataset}", _read_dataset(self.dataset, self.column, self.max_bytes or DATASET_BYTES)
+        if self.corpus:
+            return _read_files(_files(_corpus_folder(self.corpus)), self.max_bytes)
+        if self.paths:
+            return _read_files([file for path in self.paths for file in _files(Path(path))], self.max_bytes)
+        return f"documentation of Python {platform.python_version()}", _documentation()[: self.max_bytes]
+
+
+def _chunks(x: Tensor, y: Tensor, length: int, start: int) -> Iterator[Chunk]:
+    """Yield the steps of x and y (b, n) uint8 from `start` on; they grow to int64 only here, to keep the text small."""
+    for step in range(start, x.shape[1], length):
+        tokens, targets = (part[:, step : step + length].long() for part in (x, y))
+        reset = torch.zeros_like(tokens, dtype=torch.bool)
+        reset[:, 0] = step == 0
+        yield Chunk(tokens, targets, torch.ones_like(reset), reset)
+
+
+def _documentation() -> bytes:
+    """Return the text of Python's own help topics, about 466 kB, for a text that needs no file and no network."""
+    from pydoc_data.topics import topics  # here, as it is half a megabyte that other texts do not need
+
+    return "\n".join(topics[name] for name in sorted(topics)).encode()
+
+
+def _corpus_folder(corpus: str) -> Path:
+    """Return the folder of a corpus. Raises FileNotFoundError where BIOMAMBA_DATA does not lead to it."""
+    root = os.environ.get("BIOMAMBA_DATA")
+    if not root:
+        raise FileNotFoundError(
+            f"corpus {corpus} needs the environment variable BIOMAMBA_DATA, which is not set: "
+            f"export BIOMAMBA_DATA=<the folder that holds {corpus}/>"
+        )
+    if not (Path(root) / corpus).is_dir():
+        raise FileNotFoundError(
+            f"BIOMAMBA_DATA is {root}, expected a folder {corpus} in it: "
+            f"export BIOMAMBA_DATA=<the folder that holds {corpus}/>"
+        )
+    return Path(root) / corpus
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the file, or all *.txt of the folder. Raises FileNotFoundError or ValueError where there is no text."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        if not files:
+            raise FileNotFoundError(f"folder {path} holds no *.txt, expected at least one: give the files by name")
+        return files
+    if not path.is_file():
+        raise FileNotFoundError(f"no file or folder {path}: expected a text file or a folder of *.txt in paths")
+    if path.stat().st_size == 0:
+        raise ValueError(f"file {path} is empty, expected text: leave it out of paths or give another")
+    return [path]
+
+
+def _read_files(files: list[Path], max_bytes: int | None) -> tuple[str, bytes]:
+    """Return a name for the files and their bytes end to end, up to `max_bytes`; files beyond it are not opened."""
+    data, used = bytearray(), 0
+    for file in files:
+        left = -1 if max_bytes is None else max_bytes - len(data)
+        if left == 0:
+            break
+        with file.open("rb") as opened:
+            data += opened.read(left)
+        used += 1
+    first = files[0].absolute()
+    more = f" and {used - 1} more" if used > 1 else ""
+    return f"file {first.parent.name}/{first.name}{more}", bytes(data)
+
+
+def _read_dataset(name: str, column: str, max_bytes: int) -> bytes:
+    """Return the first `max_bytes` bytes of a dataset's rows, streamed, so that no more than that is fetched.
+
+    Raises ImportError without the `datasets` package and ValueError where `column` is no text.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ImportError('dataset needs the package datasets: pip install "biomamba[lm]"') from error
+    rows, size = [], 0
+    for row in load_dataset(name, split="train", streaming=True):
+        if not isinstance(row.get(column), str):
+            raise ValueError(f"dataset {name} has no text in column {column!r}, expected one of: {', '.join(row)}")
+        rows.append(row[column].encode())
+        size += len(rows[-1]) + 1
+        if size > max_bytes:
+            break
+    return b"\n".join(rows)[:max_bytes]

@@ -1,0 +1,470 @@
+"""Learn a stream online, compare learning rules, score a run.
+
+    python train.py                                                 = train --config configs/language.yaml
+    python train.py train --config configs/delay.yaml --rule.name bptt --run.seed 3 --run.dir runs/x
+    python train.py train --config runs/x/config.yaml --run.resume true
+    python train.py compare --config configs/delay.yaml --rules rtrl,rtrl_stdp,bptt --lengths 1,64 --seeds 3
+    python train.py evaluate runs/x --split valid
+
+Every value of a config can be given on the command line. `python train.py train --help` names them all, those of
+another task, block or rule with its name: `train --task.name delay --help`; so do `compare --help` and
+`evaluate --help`. What a run leaves behind is described in biomamba/log.py.
+"""
+
+import itertools
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+if __name__ == "__main__" and sys.stderr.isatty():
+    print("loading torch ...", end="\r", file=sys.stderr, flush=True)
+
+import torch
+import yaml
+from jsonargparse.typing import PositiveInt
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from tqdm import tqdm
+
+from biomamba import Model, Report, Task, checkpoint, config, evaluate, jobs, log, online
+from biomamba.blocks import BLOCKS
+from biomamba.config import Config
+from biomamba.memory import keep_freed_memory
+from biomamba.online import Carry
+from biomamba.report import bytes_text, compare_table, gather, plot, progress_line, score_table
+from biomamba.rules import RULES, LearningRule
+from biomamba.state import nbytes
+from biomamba.stream import Chunk
+from tasks import TASKS
+
+HERE = Path(__file__).resolve()
+DEFAULT = HERE.parent / "configs" / "language.yaml"
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
+REGISTRIES: dict[str, config.Registry] = {"task": TASKS, "model": BLOCKS, "rule": RULES, "optim": OPTIMIZERS}
+RUN_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "summary.json")
+LONG = 256  # steps per chunk where nothing is learned; the scores do not depend on it
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Learn the same streams from the same weights by several rules, each run a process of its own.
+
+    rules: names, separated by commas
+    lengths: time steps per update, separated by commas; null: the config's
+    windows: steps or none, separated by commas; null: the config's; those shorter than a length are left out there
+    seeds: how many, counted from run.seed
+    jobs: runs at the same time
+    """
+
+    rules: str = "rtrl,bptt"
+    lengths: str | None = None
+    windows: str | None = None
+    seeds: PositiveInt = 3
+    jobs: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a finished run's weights with learning off, and with learning on from there.
+
+    split: which part of the data
+    steps: time steps of each stream; null: the whole split, or as many as the run had where the task never ends
+    """
+
+    split: Literal["train", "valid", "all"] = "valid"
+    steps: PositiveInt | None = None
+
+
+class Parts(NamedTuple):
+    """What a config stands for."""
+
+    task: Task
+    model: Model
+    rule: LearningRule
+    optimizer: Optimizer
+    total: int  # time steps of each stream
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command and return its exit code; what the user can mend is one line and exit code 2."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
+    try:
+        if command not in COMMANDS:
+            raise ValueError(f"got {command!r}, expected one of the commands {', '.join(COMMANDS)}")
+        return COMMANDS[command](rest)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def train(argv: Sequence[str]) -> int:
+    """Learn one stream online, and say how well that went."""
+    parsed = config.parse(argv, REGISTRIES, DEFAULT, usage="train ")
+    settings = parsed.config
+    parts = build(settings, make_task(settings))
+    carry, progress = None, log.Progress(parts.task, parts.total)
+    if settings.run.resume:
+        folder = find(settings)
+        if (folder / "summary.json").exists():
+            print(f"{folder} is finished: nothing is left to resume. python train.py evaluate {folder}")
+            return 0
+        if (folder / "checkpoint.safetensors").exists():
+            carry = resume(settings, parts, folder, progress)
+        else:
+            (folder / "metrics.jsonl").write_text("")
+    else:
+        folder = claim(settings)
+        settings = replace(settings, run=replace(settings.run, dir=str(folder), overwrite=False))
+        log.write(folder / "config.yaml", config.to_yaml(settings))
+    introduce(settings, parts, folder, carry, parsed.notes)
+    carry, signal_number = learn(settings, parts, folder, carry, progress)
+    if signal_number is not None:
+        again = f"python train.py train --config {shlex.quote(str(folder / 'config.yaml'))} --run.resume true"
+        print(f"stopped at step {carry.steps:,} of {parts.total:,}, saved; to go on: {again}")
+        return 128 + signal_number
+    finish(settings, parts, folder, carry, progress)
+    return 0
+
+
+def make_task(settings: Config) -> Task:
+    """Make the task. Raises ValueError for options that no data can satisfy."""
+    return TASKS[settings.task.name](**settings.task.options)
+
+
+def build(settings: Config, task: Task) -> Parts:
+    """Make model, rule and optimiser. Raises ValueError and FileNotFoundError for what cannot be made."""
+    keep_freed_memory()
+    if settings.run.threads is not None:
+        torch.set_num_threads(settings.run.threads)
+    length, window = settings.stream.length, settings.rule.window
+    if window is not None and window < length:
+        raise ValueError(f"rule.window: got {window} steps, expected at least stream.length, {length} steps")
+    total = steps(task, settings.stream.split, settings.stream.batch, settings.stream.steps)
+    if total < length:
+        raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
+    model = draw(settings, task)
+    rule = RULES[settings.rule.name](model.blocks, **settings.rule.options)  # type: ignore[arg-type]
+    optimizer = OPTIMIZERS[settings.optim.name]
+    options = config.accepted(optimizer, {**asdict(settings.optim), "fused": True})  # fused: one kernel, not one each
+    return Parts(task, model, rule, optimizer(model.parameters(), **options), total)
+
+
+def steps(task: Task, split: str, batch: int, wanted: int | None) -> int:
+    """Return how many steps of each stream to take. Raises ValueError where that many are not to be had."""
+    available = task.steps(split, batch=batch)
+    if available is None and wanted is None:
+        raise ValueError("stream.steps: got null, expected a number of time steps, as this task never ends: give 12000")
+    if available is not None and wanted is not None and wanted > available:
+        raise ValueError(f"stream.steps: got {wanted}, expected at most the {available} steps of {batch} streams")
+    return wanted or available or 0
+
+
+def draw(settings: Config, task: Task) -> Model:
+    """Return the model with the weights that the seed draws, whatever the device and the precision."""
+    try:
+        torch.empty(0, device=settings.run.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"run.device: got {settings.run.device!r}, which torch cannot use here: give cpu") from error
+    torch.manual_seed(settings.run.seed)
+    own = settings.model
+    sizes = {"d_model": own.d_model, "n_layers": own.n_layers, "block": own.block, "tied": own.tied}
+    model = Model(**task.spec._asdict(), **sizes, **own.options)
+    return model.to(settings.run.device, getattr(torch, settings.run.dtype))
+
+
+def claim(settings: Config) -> Path:
+    """Make the folder of a new run. Raises FileExistsError where it holds a run that may not be overwritten."""
+    if settings.run.dir is None:
+        return fresh(f"{settings.task.name}-{settings.rule.name}-seed{settings.run.seed}")
+    folder = Path(settings.run.dir)
+    held = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    if held and not settings.run.overwrite:
+        raise FileExistsError(
+            f"run.dir: {folder} already holds a run: give another folder, --run.resume true to go on with it, "
+            "or --run.overwrite true to lose it"
+        )
+    for file in held:
+        file.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fresh(name: str) -> Path:
+    """Make and return the first of runs/<name>-001, -002, ... that does not exist."""
+    for number in itertools.count(1):
+        folder = Path("runs", f"{name}-{number:03d}")
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable: the numbers do not end")
+
+
+def find(settings: Config) -> Path:
+    """Return the folder of the run to resume. Raises ValueError where there is none or it is another experiment."""
+    folder = Path(settings.run.dir or "")
+    if settings.run.dir is None or not (folder / "config.yaml").is_file():
+        raise ValueError(f"run.dir: got {settings.run.dir!r}, expected the folder of the run to resume")
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    differs = config.difference(saved, config.to_dict(settings))
+    if differs:
+        raise ValueError(f"{differs}; to resume {folder}: --config {folder / 'config.yaml'} --run.resume true")
+    return folder
+
+
+def resume(settings: Config, parts: Parts, folder: Path, progress: log.Progress) -> Carry:
+    """Put everything back as it was at the last checkpoint. Raises ValueError where file or data do not fit."""
+    tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
+    if facts["source"] != parts.task.source:
+        raise ValueError(f"task: the run learned from {facts['source']!r}, given is {parts.task.source!r}")
+    progress.load_state_dict(facts["progress"])
+    log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
+    return checkpoint.restore(
+        tensors, facts["loop"], parts.task, parts.model, parts.rule, parts.optimizer, settings.stream.batch
+    )
+
+
+def save(parts: Parts, folder: Path, carry: Carry, progress: log.Progress) -> None:
+    """Write a checkpoint."""
+    progress.peak = progress.peak or log.peak_rss_bytes()
+    tensors, loop = checkpoint.collect(parts.model, parts.optimizer, carry)
+    facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": parts.task.source}
+    facts["metrics_bytes"] = log.sync(folder / "metrics.jsonl")
+    checkpoint.save(folder / "checkpoint.safetensors", tensors, facts)
+
+
+def introduce(settings: Config, parts: Parts, folder: Path, carry: Carry | None, notes: Sequence[str]) -> None:
+    """Say what is about to happen."""
+    for note in notes:
+        print(note)
+    parameters = sum(p.numel() for p in parts.model.parameters())
+    print(f"{settings.task.name}: {parts.task.source}")
+    print(
+        f"{settings.stream.batch} streams of {parts.total:,} steps, {settings.stream.length} per update; "
+        f"{settings.model.block}, {parameters:,} parameters; {settings.rule.name}; {folder}"
+    )
+    if carry is not None:
+        print(f"resumed at step {carry.steps:,}")
+    sys.stdout.flush()
+
+
+def learn(
+    settings: Config, parts: Parts, folder: Path, carry: Carry | None, progress: log.Progress
+) -> tuple[Carry, int | None]:
+    """Learn to the end of the stream, or until a signal; return the loop's carry and the signal."""
+    stream, run, done = settings.stream, settings.run, carry.steps if carry else 0
+    chunks = parts.task.stream(stream.split, batch=stream.batch, length=stream.length, seed=run.seed, start=done)
+    reports = learning(settings, parts, until(chunks, parts.total - done), carry)
+    bar = tqdm(total=parts.total, initial=done, unit=" steps", disable=None)
+    began, saved = time.perf_counter() - progress.seconds, time.perf_counter()
+    with bar, jobs.signals() as caught:
+        for report in reports:
+            carry, now, new = report.carry, time.perf_counter(), report.chunk.x.shape[1]
+            progress.take(report, now - began)
+            bar.update(new)
+            if carry.steps // run.report_every > (carry.steps - new) // run.report_every or carry.steps == parts.total:
+                record = progress.record(carry)
+                log.append(folder / "metrics.jsonl", record)
+                bar.set_postfix(record.interval)
+                if bar.disable:
+                    print(progress_line(record, parts.total), flush=True)
+            if caught or carry.steps == parts.total or (run.save_every is not None and now - saved >= run.save_every):
+                save(parts, folder, carry, progress)
+                saved = now
+            if caught:
+                return carry, caught[0]
+    if carry is None:
+        raise AssertionError("unreachable: a stream has at least one chunk")
+    return carry, None
+
+
+def learning(settings: Config, parts: Parts, chunks: Iterator[Chunk], carry: Carry | None = None) -> Iterator[Report]:
+    """Return the online loop over the chunks."""
+    task, model, rule, optimizer, _ = parts
+    return online(
+        chunks, task, model, rule, optimizer, window=settings.rule.window, clip=settings.optim.clip, carry=carry
+    )
+
+
+def until(stream: Iterator[Chunk], left: int) -> Iterator[Chunk]:
+    """Yield the first `left` steps of the stream."""
+    while left > 0:
+        chunk = next(stream)
+        yield chunk if chunk.x.shape[1] <= left else Chunk(*(tensor[:, :left] for tensor in chunk))
+        left -= chunk.x.shape[1]
+
+
+def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress: log.Progress) -> None:
+    """Write the weights and the summary, and print the scores beside the baselines."""
+    peak = progress.peak or log.peak_rss_bytes()
+    checkpoint.save(folder / "model.safetensors", checkpoint.weights(parts.model))
+    scores = progress.scores(carry)
+    others = baselines(settings, parts) if settings.run.baselines else {}
+    summary = log.Summary(
+        task=settings.task.name,
+        source=parts.task.source,
+        block=settings.model.block,
+        rule=settings.rule.name,
+        length=settings.stream.length,
+        window=settings.rule.window,
+        seed=settings.run.seed,
+        steps=carry.steps,
+        streams=settings.stream.batch,
+        scores=scores,
+        baselines=others,
+        steps_per_second=carry.steps / progress.seconds,
+        trace_bytes=nbytes(carry.trace),
+        peak_rss_bytes=peak,
+        parameters=sum(p.numel() for p in parts.model.parameters()),
+        wall_seconds=progress.seconds,
+        updates=carry.updates,
+        skipped=carry.skipped,
+        versions=log.versions(),
+    )
+    log.write(folder / "summary.json", log.to_json(asdict(summary)))
+    print(score_table({settings.rule.name: scores, **others}))
+    print(
+        f"{carry.steps * settings.stream.batch / progress.seconds:,.0f} samples/s, {progress.seconds:.1f} s, "
+        f"{carry.skipped} updates skipped; traces {bytes_text(summary.trace_bytes)}, memory {bytes_text(peak)}"
+    )
+    print(f"{folder}/summary.json")
+
+
+def baselines(settings: Config, parts: Parts) -> dict[str, log.Scores]:
+    """Score the model as the seed drew it, with learning off, and the task's trivial predictors."""
+    stream, seed = settings.stream, settings.run.seed
+    if not sys.stderr.isatty():
+        print("scoring the baselines ...", flush=True)
+    chunks = parts.task.stream(stream.split, batch=stream.batch, length=min(LONG, parts.total), seed=seed)
+    reports = evaluate(until(chunks, parts.total), parts.task, draw(settings, parts.task))
+    frozen = log.score(reports, parts.task, parts.total, "frozen")
+    return {"frozen": frozen, **parts.task.baseline(stream.split, batch=stream.batch, seed=seed, steps=parts.total)}
+
+
+def evaluate_run(argv: Sequence[str]) -> int:
+    """Score a finished run's weights on a split, with learning off, and with learning on from there."""
+    if not argv:
+        raise ValueError("evaluate: expected the folder of a finished run: python train.py evaluate RUN_DIR")
+    folder, rest = Path(argv[0]), argv[1:]
+    asked = argv[0] in ("-h", "--help")
+    given = ["--help"] if asked else ["--config", str(run_config(folder))]
+    parsed = config.parse([*given, *rest], REGISTRIES, DEFAULT, Evaluate, "evaluate RUN_DIR ")
+    settings, split, wanted = parsed.config, parsed.command.split, parsed.command.steps
+    task, learned, batch = make_task(settings), settings.stream.split, settings.stream.batch
+    endless = task.steps(split, batch=batch) is None
+    wanted = wanted or (settings.stream.steps if endless else None)
+    settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted))
+    parts = build(settings, task)
+    weights, _ = checkpoint.load(folder / "model.safetensors")
+    print(f"{folder}: {task.source}")
+    print(f"split {split}: {batch} streams of {parts.total:,} steps; {overlap(learned, split, endless)}")
+    scores = {}
+    for label, length in {"learning off": min(LONG, parts.total), "learning on": settings.stream.length}.items():
+        checkpoint.put(parts.model, weights)
+        chunks = until(task.stream(split, batch=batch, length=length, seed=settings.run.seed), parts.total)
+        on = label == "learning on"
+        reports = learning(settings, parts, chunks) if on else evaluate(chunks, task, parts.model)
+        scores[label] = log.score(reports, task, parts.total, label)
+    print(score_table(scores))
+    return 0
+
+
+def run_config(folder: Path) -> Path:
+    """Return the config of a finished run. Raises FileNotFoundError where the folder holds none."""
+    for name in ("config.yaml", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no {name} in {folder}, expected the folder of a finished run: evaluate RUN_DIR")
+    return folder / "config.yaml"
+
+
+def overlap(learned: str, split: str, endless: bool) -> str:
+    """Say in words what a split shares with the one that was learned from."""
+    if learned == split:
+        return f"the very stream that was learned from: its split was {learned} too"
+    if endless:
+        return f"drawn apart from split {learned}, which was learned from"
+    if "all" in (learned, split):
+        return f"it overlaps what was learned from: split {learned} (train: the first 90 %, valid: the rest, all: both)"
+    return f"nothing of it was learned from: the run's split was {learned} (train: the first 90 %, valid: the rest)"
+
+
+def compare(argv: Sequence[str]) -> int:
+    """Run every rule, length, window and seed as a process of its own, and put them in one table."""
+    parsed = config.parse(argv, REGISTRIES, DEFAULT, Compare, "compare ")
+    settings, at_once = parsed.config, parsed.command.jobs
+    plan = variants(argv, parsed.command, settings)
+    build(next(iter(plan.values()))[0], make_task(settings))
+    folder = compare_folder(settings)
+    threads = settings.run.threads or max(1, (os.cpu_count() or 1) // at_once)
+    first, runs = next(iter(plan)), dict[str, list[Path]]()
+    commands: dict[str, list[str]] = {}
+    for label, seeds in plan.items():
+        for variant in seeds:
+            name = f"{label}-seed{variant.run.seed}"
+            begun = settings.run.resume and (folder / name / "config.yaml").exists()
+            own = replace(variant.run, dir=str(folder / name), threads=threads, resume=begun, baselines=label == first)
+            log.write(folder / f"{name}.yaml", config.to_yaml(replace(variant, run=own)))
+            commands[name] = [sys.executable, str(HERE), "train", "--config", str(folder / f"{name}.yaml")]
+            runs.setdefault(label, []).append(folder / name)
+    jobs.run_all(commands, folder, at_once)
+    result = gather(runs)
+    log.write(folder / "compare.json", log.to_json(result))
+    print(compare_table(result))
+    try:
+        plot(folder / "compare.png", result)
+    except ImportError as error:
+        print(error)
+    print(f"{folder}/compare.json")
+    return 0
+
+
+def variants(argv: Sequence[str], asked: Compare, base: Config) -> dict[str, list[Config]]:
+    """Return, by label, the config of every seed. Raises ValueError where one of them cannot be."""
+    lengths = words(asked.lengths or str(base.stream.length))
+    windows = words(asked.windows or str(base.rule.window or "none"))
+    plan: dict[str, list[Config]] = {}
+    for rule, length, window in itertools.product(words(asked.rules), lengths, windows):
+        none = window in ("none", "null")
+        given = ["--rule.name", rule, "--stream.length", length, "--rule.window", "null" if none else window]
+        variant = config.parse([*argv, *given], REGISTRIES, DEFAULT, Compare).config
+        if variant.rule.window is None or variant.rule.window >= variant.stream.length:
+            label = f"{rule}-length{length}" + ("" if none else f"-window{window}")
+            seeds = range(base.run.seed, base.run.seed + asked.seeds)
+            plan[label] = [replace(variant, run=replace(variant.run, seed=seed)) for seed in seeds]
+    if not plan:
+        raise ValueError(f"windows: got {asked.windows}, expected at least one not shorter than a length")
+    return plan
+
+
+def words(text: str) -> list[str]:
+    """Return what stands between the commas."""
+    return [word.strip() for word in text.split(",")]
+
+
+def compare_folder(settings: Config) -> Path:
+    """Make the folder of a comparison. Raises FileExistsError where it is in use."""
+    if settings.run.dir is None:
+        return fresh(f"compare-{settings.task.name}")
+    folder = Path(settings.run.dir)
+    if folder.exists() and any(folder.iterdir()) and not (settings.run.overwrite or settings.run.resume):
+        raise FileExistsError(
+            f"run.dir: {folder} is not empty: give another folder, --run.resume true to go on with it, "
+            "or --run.overwrite true to lose what it holds"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+COMMANDS = {"train": train, "compare": compare, "evaluate": evaluate_run}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
