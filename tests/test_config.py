@@ -1,0 +1,173 @@
+"""Configs: every one runs, and every mistake is one line that names the key."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train
+from biomamba import config
+from biomamba.blocks import BLOCKS
+from biomamba.rules import RULES
+from tasks import TASKS
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+DELAY = next(path for path in CONFIGS if path.stem == "delay")
+
+
+def parse(*words, path=DELAY, command=None):
+    return config.parse(["--config", str(path), *words], train.REGISTRIES, DELAY, command)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_config_takes_two_steps(path, block, tmp_path):
+    length = parse(path=path).config.stream.length
+    words = ["--model.block", block, "--stream.batch", "2", "--stream.steps", str(2 * length), "--run.baselines=false"]
+    words += ["--run.threads", "1", "--run.dir", str(tmp_path / "run")]
+    assert train.main(["train", "--config", str(path), *words]) == 0
+    summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 2 * length
+    assert summary["block"] == block
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("rule", RULES)
+def test_written_config_reads_back_the_same(task, rule, tmp_path):
+    first = parse("--task.name", task, "--rule.name", rule, "--optim.betas", "[0.8, 0.95]", "--optim.lr", "1e-5").config
+    (tmp_path / "again.yaml").write_text(config.to_yaml(first))
+    assert parse(path=tmp_path / "again.yaml").config == first
+    assert first.optim.lr == 1e-5
+    assert first.optim.betas == (0.8, 0.95)
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--run.sede", "3"], "run.sede: unknown key; did you mean run.seed?"),
+        (["--seed", "3"], "seed: unknown key; did you mean run.seed?"),
+        (["--nothing", "3"], "nothing: unknown key; expected one of task, model, rule, optim, stream, run"),
+        (["--run.seed", "x"], "run.seed: got 'x', expected a whole number, 0 or more"),
+        (["--run.seed", "1.5"], "run.seed: got '1.5', expected a whole number, 0 or more"),
+        (["--run.seed"], "run.seed: got nothing, expected one value"),
+        (["--run.seed", "1", "2"], "run.seed: got 1 2, expected one value"),
+        (["--stream.length", "0"], "stream.length: got '0', expected a whole number above 0"),
+        (["--rule.window", "x"], "rule.window: got 'x', expected a whole number above 0 or null"),
+        (["--run.dtype", "bfloat16"], "run.dtype: got 'bfloat16', expected float32 or float64"),
+        (["--task.name", "dely"], "task.name: got 'dely', expected one of delay, language; did you mean delay?"),
+        (["--model.block", "s5"], "model.block: got 's5', expected one of diagonal, mamba, mamba2"),
+        (["--rule.name", "bp"], "rule.name: got 'bp', expected one of bptt, rtrl, rtrl_stdp; did you mean bptt?"),
+        (["--optim.name", "lion"], "optim.name: got 'lion', expected one of adam, adamw, sgd, rmsprop"),
+        (["--model", "x.yaml"], "model: is a section, expected its keys, such as model.block"),
+        (["--task.class_path", "os.system"], "task.class_path: unknown key"),
+        (["--rule.name", "biomamba.rules.RTRL"], "rule.name: got 'biomamba.rules.RTRL', expected one of"),
+    ],
+)
+def test_mistakes_on_the_command_line(words, line, capsys):
+    assert train.main(["train", "--config", str(DELAY), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"train.py: {line}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("run: {sede: 3}", "run.sede: unknown key; did you mean run.seed?"),
+        ("run: {seed: abc}", "run.seed: got 'abc', expected a whole number"),
+        ("run: {dir: 3}", "run.dir: got 3, expected text or null"),
+        ("run: {seed: {class_path: os.system}}", "run.seed: got {'class_path': 'os.system'}, expected"),
+        ("rule: {class_path: biomamba.rules.RTRL}", "rule.class_path: unknown key"),
+        ("task: {name: [delay]}", "task.name: got ['delay'], expected one of"),
+        ("model: 3", "model: is a section"),
+        ("modle: {block: mamba}", "modle.block: unknown key; did you mean model.block?"),
+        ("optim: {betas: 0.9}", "optim.betas: got 0.9"),
+        ("run: [1\nseed: 2", "config: "),
+        ("- 1", "config: "),
+        ("run: {seed: !!python/object/apply:os.getcwd []}", "config: "),
+    ],
+)
+def test_mistakes_in_a_file(text, line, tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text(text)
+    assert train.main(["train", "--config", str(tmp_path / "bad.yaml"), "--run.dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"train.py: {line}")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_file_is_one_line(capsys):
+    assert train.main(["train", "--config", "no.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "train.py: config: no file no.yaml, expected a YAML file such as configs/language.yaml\n"
+    )
+
+
+def test_options_follow_the_name_and_others_are_set_aside():
+    stdp = parse("--rule.name", "rtrl_stdp", "--rule.a_post", "0.1", "--model.block", "mamba")
+    assert stdp.config.rule.options == {"a_post": 0.1, "lam": 0.5}
+    assert "headdim" not in stdp.config.model.options
+    assert stdp.notes == ["model.headdim is set aside: model.block mamba has no such option"]
+    rtrl = parse("--rule.name", "rtrl", "--rule.a_post", "0.1", "--model.block", "mamba2")
+    assert rtrl.config.rule.options == {}
+    assert rtrl.notes == [
+        "model.conv is set aside: model.block mamba2 has no such option",
+        "rule.a_post is set aside: rule.name rtrl has no such option",
+    ]
+
+
+def test_null_is_the_default_where_it_is_no_value(tmp_path):
+    (tmp_path / "null.yaml").write_text("model: {headdim: null, block: mamba2}\noptim: {clip: null}\n")
+    parsed = parse(path=tmp_path / "null.yaml").config
+    assert parsed.model.options["headdim"] == 64
+    assert parsed.optim.clip is None
+
+
+def test_lists_and_flags_of_the_command_line():
+    parsed = parse("--task.name", "language", "--task.paths", "a b.txt", "c.txt", "--run.overwrite").config
+    assert parsed.task.options["paths"] == ("a b.txt", "c.txt")
+    assert parsed.run.overwrite
+    assert parse("--task.name", "language", "--task.paths=a.txt").config.task.options["paths"] == ("a.txt",)
+
+
+def test_command_line_wins_wherever_it_stands():
+    words = ["--run.seed", "7", "--config", str(DELAY), "--stream.batch=3"]
+    parsed = config.parse(words, train.REGISTRIES, DELAY).config
+    assert (parsed.run.seed, parsed.stream.batch) == (7, 3)
+
+
+def test_a_command_has_options_of_its_own():
+    @dataclass(frozen=True)
+    class Command:
+        """Do something.
+
+        often: how many times
+        """
+
+        often: int = 1
+
+    assert parse("--often", "3", command=Command).command.often == 3
+    with pytest.raises(ValueError, match="often: unknown key"):
+        parse("--often", "3")
+
+
+def test_difference_names_the_first_key_that_matters():
+    lr = ["--optim.lr", "0.25"]
+    old = config.to_dict(parse(*lr).config)
+    assert config.difference(old, config.to_dict(parse(*lr, "--run.threads", "2", "--run.dir", "x").config)) is None
+    changed = config.to_dict(parse("--optim.lr", "0.5").config)
+    assert config.difference(old, changed) == "optim.lr: the run has 0.25, given is 0.5"
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "evaluate"])
+def test_help_names_every_key_with_its_meaning(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([command, "--help", "--task.name", "delay"][: 2 if command == "evaluate" else 4])
+    assert stopped.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for text in ("--run.seed", "draws the weights", "--model.headdim", "rule: How the past gets", "diagonal, mamba"):
+        assert text in said
+    assert ("--task.delay" in said) == (command != "evaluate")
+    assert ("--split" in said) == (command == "evaluate")
+    assert ("--jobs" in said) == (command == "compare")
