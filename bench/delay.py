@@ -1,0 +1,95 @@
+"""Does the rule learn to recall? Accuracy on store-recall, one step per update, three seeds. Chance is 0.125.
+
+    python -m bench.delay [--jobs 2] [--out runs/bench] [--stage main|hard]
+
+`main`: delay 20 with one and two blocks. `hard`: four blocks, and delay 100. Settings are those of configs/delay.yaml
+but for what the table names; accuracy over the last tenth of the stream.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+import biomamba
+from bench.grid import Row, heading, run, spread, table
+from biomamba.rules import RULES
+from biomamba.state import nbytes
+from tasks.delay import Delay
+
+BASE: Row = {"block": "mamba2", "rule": "rtrl", "length": 1, "n_layers": 1, "delay": 20, "steps": 12_000}
+SIZES = {"d_model": 64, "d_state": 8, "A_max": 2.0}
+RATE = 1e-3
+BLOCKS = {
+    "mamba2": SIZES | {"headdim": 1},
+    "mamba": SIZES | {"conv": "direct"},
+}
+MAIN = (
+    [
+        {"block": block, "rule": rule, "length": length}
+        for block in BLOCKS
+        for rule, length in [("rtrl", 1), ("bptt", 1), ("bptt", 64)]
+    ]
+    + [{"block": block, "n_layers": 2} for block in BLOCKS]
+    + [{"block": block, "rule": "bptt", "length": 64, "lr": 1e-2} for block in BLOCKS]
+)
+HARD = [
+    {"n_layers": 4, "steps": 20_000},
+    {"delay": 100, "steps": 60_000},
+]
+
+
+def measure(setting: Row) -> Row:
+    """Return accuracy over the last tenth, and tenth by tenth, after learning one stream."""
+    task, steps = Delay(delay=setting["delay"]), setting["steps"]
+    torch.manual_seed(setting["seed"])
+    options = BLOCKS[setting["block"]]
+    model = biomamba.Model(vocab=21, d_out=8, n_layers=setting["n_layers"], block=setting["block"], **options)
+    rule = RULES[setting["rule"]](model.blocks)
+    optimizer = torch.optim.Adam(model.parameters(), lr=setting.get("lr", RATE), fused=True)
+    stream = task.stream("all", batch=8, length=setting["length"], seed=setting["seed"])
+    tenths = [task.meters()["accuracy"] for _ in range(10)]
+    started = time.perf_counter()
+    for report in biomamba.online(stream, task, model, rule, optimizer):
+        at = report.carry.steps - report.chunk.x.shape[1]
+        tenths[at * 10 // steps].update(report.out, report.chunk)
+        if report.carry.steps >= steps:
+            break
+    return {
+        "accuracy": tenths[-1].get(),
+        "tenths": [meter.get() for meter in tenths],
+        "updates": report.carry.updates,
+        "trace_bytes": nbytes(report.carry.trace),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def main() -> None:
+    """Run the stage and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=["main", "hard"], default="main")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    arguments = parser.parse_args()
+    rows = [BASE | row for row in (MAIN if arguments.stage == "main" else HARD)]
+    settings = [row | {"seed": seed} for row in rows for seed in range(arguments.seeds)]
+    measured = run(measure, settings, arguments.out / "delay.jsonl", arguments.jobs)
+    lines = []
+    for i in range(0, len(measured), arguments.seeds):
+        of_row, s = measured[i : i + arguments.seeds], measured[i]["setting"]
+        lines.append(
+            [s["block"], str(s["n_layers"]), s["rule"], str(s["length"]), str(s["delay"]),
+                f"{s.get('lr', RATE):g}",
+             f"{s['steps']:,}", spread([r["accuracy"] for r in of_row]),
+             ", ".join(f"{r['accuracy']:.3f}" for r in of_row), f"{of_row[0]['updates']:,}",
+             f"{of_row[0]['trace_bytes'] / 1e6:.2f}", spread([r["seconds"] for r in of_row], 0)]
+        )  # fmt: skip
+    head = ["block", "blocks", "rule", "length", "delay", "lr", "steps", "accuracy, last tenth", "by seed", "updates"]
+    print(heading(f"python -m bench.delay --stage {arguments.stage}"))
+    print(table([*head, "trace MB", "seconds"], lines))
+
+
+if __name__ == "__main__":
+    main()

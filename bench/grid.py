@@ -1,0 +1,73 @@
+"""Run many settings side by side, each in a process of its own with one thread, and keep every finished row.
+
+A row is the setting plus what was measured, one JSON line each; a grid that was interrupted goes on where it stopped.
+"""
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from biomamba.memory import keep_freed_memory
+
+Row = dict[str, Any]
+
+
+def run(measure: Callable[[Row], Row], settings: Iterable[Row], file: Path, jobs: int) -> list[Row]:
+    """Return the rows of all settings, those of `file` among them taken from there.
+
+    measure must be a function of a module (it travels to other processes).
+    """
+    wanted = list(settings)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = file.read_text().splitlines() if file.exists() else []
+    rows: dict[str, Row] = {key(row["setting"]): row for row in map(json.loads, lines)}
+    missing = {key(s): s for s in wanted if key(s) not in rows}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=prepare) as pool:
+        by_seed = sorted(missing.values(), key=lambda setting: setting["seed"])  # all settings once before any twice
+        running = {pool.submit(measure, setting): setting for setting in by_seed}
+        for done in tqdm(as_completed(running), total=len(running), desc=file.stem, disable=None):
+            setting = running[done]
+            row = {"setting": setting, **done.result()}
+            rows[key(setting)] = row
+            with file.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+    return [rows[key(setting)] for setting in wanted]
+
+
+def key(setting: Row) -> str:
+    """Return what tells two settings apart."""
+    return json.dumps(setting, sort_keys=True)
+
+
+def prepare() -> None:
+    """Set up a process that measures."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def heading(command: str) -> str:
+    """Return what a reader of the table must know: the command, the day, the machine, one thread per run."""
+    threads = f"{os.cpu_count()} {platform.machine()} cores, one thread per run"
+    return f"`{command}`, {datetime.date.today()}, {threads}, torch {torch.__version__}\n"
+
+
+def table(header: list[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *map(list, rows)]]
+    return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Return `mean +- standard deviation` (of the sample), or the value alone."""
+    numbers = torch.tensor(values, dtype=torch.float64)
+    mean = f"{numbers.mean():.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} +- {numbers.std():.{digits}f}"
