@@ -290,9 +290,8 @@ def learn(
 def learning(settings: Config, parts: Parts, chunks: Iterator[Chunk], carry: Carry | None = None) -> Iterator[Report]:
     """Return the online loop over the chunks."""
     task, model, rule, optimizer, _ = parts
-    return online(
-        chunks, task, model, rule, optimizer, window=settings.rule.window, clip=settings.optim.clip, carry=carry
-    )
+    window, clip, fuse = settings.rule.window, settings.optim.clip, settings.run.compile
+    return online(chunks, task, model, rule, optimizer, window=window, clip=clip, carry=carry, compile=fuse)
 
 
 def until(stream: Iterator[Chunk], left: int) -> Iterator[Chunk]:

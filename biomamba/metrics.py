@@ -9,6 +9,13 @@ from torch.nn import functional as F
 from .stream import Chunk
 
 
+def labelled_cross_entropy(out: Tensor, chunk: Chunk) -> Tensor:
+    """Return the cross entropy (nats) of `out` (b, t, d_out), summed over the labelled steps: a loss to learn from."""
+    nothing = -100  # a target that F.cross_entropy leaves out, so that shapes do not depend on how many are labelled
+    y = chunk.y.masked_fill(~chunk.mask, nothing)
+    return F.cross_entropy(out.flatten(0, 1), y.flatten(), ignore_index=nothing, reduction="sum")
+
+
 class Mean:
     """A running mean over the labelled steps: the base of the meters here."""
 

@@ -1,6 +1,6 @@
 """The online loop: predict, score, learn, one chunk of a stream after another.
 
-    out = model(x);   meters.update(out);   rule.backward(loss);   optimizer.step()
+    out, gradient = learn(x);   meters.update(out);   state, trace = move();   optimizer.step(gradient)
 
 Both loops are generators: printing, saving and stopping are the caller's. Memory does not grow with the stream.
 Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
+from .learn import compiled, learn, move, predict
 from .model import Model
 from .rules.base import LearningRule
-from .state import Tree, copy, cut
+from .state import Tree, copy
 from .stream import Chunk, Meter, Task
 
 PATIENCE = 100  # updates in a row that may fail before the loop gives up
@@ -67,20 +68,25 @@ def online(
     window: int | None = None,
     clip: float | None = 1.0,
     carry: Carry | None = None,
+    compile: bool = False,  # noqa: A002 - torch's own word
 ) -> Iterator[Report]:
     """Yield a report per chunk: predict, score, learn.
 
     window: steps of exact credit through the whole stack, replayed at each update (default: the chunk).
-    clip: largest norm of the gradient. carry: where an earlier loop stopped.
+    clip: largest norm of the gradient. carry: where an earlier loop stopped. compile: make one graph of fused
+    kernels of each update (torch 2.13 and a C++ compiler; it takes half a minute before the second update); the first
+    update and chunks of another length stay as they are.
 
     An update without a labelled step moves state and trace, not the optimiser. Where outputs, loss or
     gradient are not finite nothing moves: weights, state and trace are held and `carry.skipped` counts it.
-    Raises ValueError for weights that are not finite and for a window shorter than a chunk,
-    FloatingPointError after 100 such updates in a row.
+    Raises ValueError for weights that are not finite, for a window shorter than a chunk and where nothing can be
+    compiled, FloatingPointError after 100 such updates in a row.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     _check_weights(model)
-    failures = 0
+    failures, length = 0, None
+    plain = predict, learn, move
+    fused = (compiled(predict), compiled(learn), compiled(move)) if compile else plain
     for chunk in (_like(raw, parameters[0]) for raw in stream):
         carry = carry or begin(chunk, task, model, rule)
         new = chunk.x.shape[1]
@@ -89,27 +95,26 @@ def online(
         x, reset = torch.cat([carry.x, chunk.x], dim=1), torch.cat([carry.reset, chunk.reset], dim=1)
         advance = max(0, x.shape[1] + new - (window or new))
 
-        labelled, norm = bool(chunk.mask.any()), None
-        with torch.set_grad_enabled(labelled):
-            out, _, tapes = model(x, cut(carry.state), reset if bool(reset.any()) else None)
-            out = out[:, -new:]
-            loss = task.loss(out, chunk)
+        length = length or new
+        usual = carry.steps > 0 and new == length and x.shape[1] == (window or new)
+        look, find, go = fused if usual else plain
+        seen = reset if bool(reset.any()) else None
+        labelled = bool(chunk.mask.any())
+        if labelled:
+            passed = find(model, task, rule, clip, x, seen, chunk, carry.state, carry.trace)
+        else:
+            passed = look(model, task, x, seen, chunk, carry.state)
         for meter in carry.meters.values():
-            meter.update(out.detach(), chunk)
+            meter.update(passed.out, chunk)
 
-        good = bool(torch.isfinite(out.detach()).all() & torch.isfinite(loss.detach()))
-        if good and labelled:
-            optimizer.zero_grad()
-            rule.credit(loss, tapes, carry.trace, new)
-            norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else torch.inf)
-            good = bool(torch.isfinite(norm))
         carry.steps += new
-        if good:
+        if bool(passed.good):
             failures = 0
-            carry.trace = rule.carry(tapes, carry.trace, advance)
-            carry.state = copy(model.state_at(tapes, advance))
+            carry.state, carry.trace = go(model, rule, passed.tapes, carry.trace, advance)
             carry.x, carry.reset = x[:, advance:], reset[:, advance:]
-            if norm is not None:
+            if labelled:
+                for parameter, gradient in zip(parameters, passed.gradients, strict=True):
+                    parameter.grad = gradient
                 optimizer.step()
                 carry.updates += 1
         else:
@@ -120,7 +125,7 @@ def online(
                     f"{PATIENCE} updates in a row were not finite, the last at step {carry.steps}: "
                     "lower the learning rate or clip the gradient"
                 )
-        yield Report(chunk, out.detach(), loss.detach(), norm, carry)
+        yield Report(chunk, passed.out, passed.loss, passed.norm if bool(passed.good) else None, carry)
 
 
 def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | None = None) -> Iterator[Report]:

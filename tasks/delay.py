@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from biomamba.metrics import Accuracy, CrossEntropy
+from biomamba.metrics import Accuracy, CrossEntropy, labelled_cross_entropy
 from biomamba.stream import Chunk, Meter, Spec
 
 NOISE, SYMBOLS, GAPS = 4, 8, 10  # how many noise tokens, symbols and lengths of the noise before a store there are
@@ -68,7 +67,7 @@ class Delay:
 
         Not the mean over the recalls: how many a chunk holds would then change the weight of each.
         """
-        return F.cross_entropy(out[chunk.mask], chunk.y[chunk.mask], reduction="sum") / len(out)
+        return labelled_cross_entropy(out, chunk) / len(out)
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of the recalls."""

@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from biomamba.metrics import Bits, CrossEntropy
+from biomamba.metrics import Bits, CrossEntropy, labelled_cross_entropy
 from biomamba.stream import Chunk, Meter, Spec
 
 from .byte_counter import bits
@@ -98,8 +97,7 @@ class Language:
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean cross entropy (nats) of `out` (b, t, 256) over the labelled steps; 0 where there are none."""
-        predictions = out[chunk.mask]
-        return F.cross_entropy(predictions, chunk.y[chunk.mask], reduction="sum") / max(1, len(predictions))
+        return labelled_cross_entropy(out, chunk) / chunk.mask.sum().clamp(min=1)
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of all steps."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEVELS = ["ops", "state", "stream", "metrics", "blocks", "model", "official", "rules", "online"]
+LEVELS = ["ops", "state", "stream", "metrics", "blocks", "model", "official", "rules", "learn", "online"]
 HEAVY = {"datasets", "transformers", "mamba_ssm", "torchaudio", "wfdb", "matplotlib", "numba", "triton", "mne"}
 SOURCES = sorted([*ROOT.glob("biomamba/**/*.py"), *ROOT.glob("tasks/*.py"), ROOT / "train.py"])
 

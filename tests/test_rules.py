@@ -8,6 +8,7 @@ from torch import Tensor
 
 import biomamba
 from biomamba.rules import BPTT, RTRL, RTRLSTDP, LearningRule
+from biomamba.rules.base import Signal
 from biomamba.state import copy, leaves, tree_map
 from sizes import (
     BATCH,
@@ -174,8 +175,10 @@ def test_the_stdp_half_is_its_formula(block: str) -> None:
     torch.nn.functional.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="sum").backward()
     rule = RTRLSTDP(model.blocks, a_post=1.0, lam=lam)
     trace = rule.init(BATCH)[0]
-    half = rule.past(layer, tapes[0], trace, None)  # Z is zero: the causal half of the past adds nothing
-    g, drives = tapes[0].h.grad, layer.drives(tapes[0])
+    signal, drives = Signal(tapes[0].h0.grad, tapes[0].h.grad), layer.drives(tapes[0])
+    with torch.no_grad():
+        half = rule.past(layer, tapes[0], signal, trace, t)  # Z is zero: the causal half of the past adds nothing
+    g = signal.h
     for name in layer.fan_in:
         post, pre, taps = drives[name]
         if layer.influences[name][0] == "n":

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+UNROLL = 2  # steps up to which a compiler is shown the loop itself
 
 
 def scan_naive(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
@@ -28,30 +28,44 @@ def scan_naive(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
 
 def scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
     """Return every h_t; the same values and gradients as `scan_naive`."""
-    h: Tensor = _Scan.apply(a, b, h0)  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling() and b.shape[1] <= UNROLL:
+        return scan_naive(a, b, h0)
+    h: Tensor = _scan(a, b, h0)
     return h
 
 
-class _Scan(Function):
-    """With g_t = dL/dh_t, h_{t+1} held: adjoint_t = g_t + a_{t+1} adjoint_{t+1}."""
+@torch.library.custom_op("biomamba::scan", mutates_args=())
+def _scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
+    out = torch.empty_like(b)
+    h = h0
+    for t in range(b.shape[1]):
+        h = torch.addcmul(b[:, t], a[:, t], h, out=out[:, t])
+    return out
 
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-        out = torch.empty_like(b)
-        h = h0
-        for t in range(b.shape[1]):
-            h = torch.addcmul(b[:, t], a[:, t], h, out=out[:, t])
-        ctx.save_for_backward(a, h0, out)
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        a, h0, h = ctx.saved_tensors
-        adjoint = torch.empty_like(h)
-        after = torch.zeros_like(h0)  # a_{t+1} adjoint_{t+1}
-        for t in reversed(range(h.shape[1])):
-            torch.add(g[:, t], after, out=adjoint[:, t])
-            after = a[:, t] * adjoint[:, t]
-        h_prev = torch.cat([h0.unsqueeze(1), h[:, :-1]], dim=1)
-        return (adjoint * h_prev).sum_to_size(a.shape), adjoint, after
+@torch.library.custom_op("biomamba::scan_adjoint", mutates_args=())
+def _adjoint(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return adjoint_t = g_t + a_{t+1} adjoint_{t+1}, where g_t = dL/dh_t with h_{t+1} held; and that of h0."""
+    adjoint = torch.empty_like(g)
+    after = torch.zeros_like(g[:, 0])  # a_{t+1} adjoint_{t+1}
+    for t in reversed(range(g.shape[1])):
+        torch.add(g[:, t], after, out=adjoint[:, t])
+        after = a[:, t] * adjoint[:, t]
+    return adjoint, after
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    a, _, h0 = inputs
+    ctx.save_for_backward(a, h0, output)
+
+
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    a, h0, h = ctx.saved_tensors
+    adjoint, after = _adjoint(a, g)
+    h_prev = torch.cat([h0.unsqueeze(1), h[:, :-1]], dim=1)
+    return (adjoint * h_prev).sum_to_size(a.shape), adjoint, after
+
+
+_scan.register_fake(lambda a, b, h0: torch.empty_like(b))
+_adjoint.register_fake(lambda a, g: (torch.empty_like(g), torch.empty_like(g[:, 0])))
+_scan.register_autograd(_backward, setup_context=_remember)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..blocks.base import Block, Drive, Tape, first
 from ..ops.influence import contract, decay_ahead, influence
 from ..state import Tree
-from .base import LearningRule
+from .base import LearningRule, Signal
 
 
 class RTRL(LearningRule):
@@ -28,26 +28,9 @@ class RTRL(LearningRule):
         """Return zero traces: for each block and influence Z (b, c, r) or (b, c, r, j)."""
         return [{name: _zeros(block, name, batch) for name in block.influences} for block in self.blocks]
 
-    def credit(self, loss: Tensor, tapes: Sequence[Tape], trace: Tree, new: int | None = None) -> None:
-        """Add the gradient inside the chunk, and signal . Z for all before it, to `.grad`.
-
-        Raises ValueError where a tape's state is no leaf: begin chunks from `biomamba.cut(state)`.
-        """
-        for tape in tapes:
-            if not (tape.h0.is_leaf and tape.h0.requires_grad):
-                raise ValueError(
-                    "the state a chunk begins from must be a leaf with a gradient: call model(x, biomamba.cut(state))"
-                )
-        loss.backward()
-        for block, tape, Z in zip(self.blocks, tapes, trace, strict=True):
-            if tape.h0.grad is not None:
-                _reach_parameters(block, self.past(block, tape, Z, new))
-
-    def past(self, block: Block, tape: Tape, Z: Tree, new: int | None) -> dict[str, Tensor]:
-        """Return the gradient of the block's effective parameters that comes through the past."""
-        signal = tape.h0.grad
-        assert signal is not None
-        return {name: contract(signal, Z[name], axes) for name, axes in block.influences.items()}
+    def past(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> dict[str, Tensor]:
+        """Return signal . Z for all before the chunk."""
+        return {name: contract(signal.h0, trace[name], axes) for name, axes in block.influences.items()}
 
     @torch.no_grad()
     def carry(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None) -> Tree:
@@ -71,10 +54,3 @@ def _zeros(block: Block, name: str, batch: int) -> Tensor:
     c, r = block.shape if block.influences[name][0] == "e" else block.shape[::-1]
     j = [block.fan_in[name]] if name in block.fan_in else []
     return next(block.parameters()).new_zeros(batch, c, r, *j)
-
-
-def _reach_parameters(block: Block, gradients: dict[str, Tensor]) -> None:
-    """Add the gradients of effective parameters to `.grad` of the true ones."""
-    effective = block.effective()
-    names = [name for name in gradients if effective[name].requires_grad]
-    torch.autograd.backward([effective[name] for name in names], [gradients[name] for name in names])

@@ -7,7 +7,7 @@ The pre-before-post half is the RTRL trace itself, untouched. The learning signa
 both halves. Approximate by design: at a_post = 0 it is RTRL to the bit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..blocks.base import Block, Drive, Tape
 from ..ops.influence import contract_now
 from ..ops.scan import scan
 from ..state import Tree
+from .base import Signal
 from .rtrl import RTRL
 
 
@@ -24,6 +25,8 @@ class RTRLSTDP(RTRL):
 
     The trace is {"Z": as RTRL, "Q": (b, e, n) per influence} with Q_t = R_t + post_t.
     """
+
+    reads_h = True
 
     def __init__(self, blocks: Iterable[Block], a_post: float = 0.2, lam: float = 0.5) -> None:
         """Take the blocks, the weight a_post of the non-causal half and its decay lam per step.
@@ -43,27 +46,19 @@ class RTRLSTDP(RTRL):
             empty.append({"Z": Z, "Q": {name: like.new_zeros(batch, *block.shape) for name in block.fan_in}})
         return empty
 
-    def credit(self, loss: Tensor, tapes: Sequence[Tape], trace: Tree, new: int | None = None) -> None:
-        """Add both halves to `.grad`."""
-        for tape in tapes:
-            tape.h.retain_grad()
-        super().credit(loss, tapes, trace, new)
-
-    @torch.no_grad()
-    def past(self, block: Block, tape: Tape, Z: Tree, new: int | None) -> dict[str, Tensor]:
+    def past(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> dict[str, Tensor]:
         """Return the gradient through the past, and of the inputs that came after a post."""
-        gradients = super().past(block, tape, Z["Z"], new)
-        g = tape.h.grad
-        if g is None:
+        gradients = super().past(block, tape, signal, trace["Z"], new)
+        if signal.h is None:
             return gradients
-        old = 0 if new is None else g.shape[1] - new
+        old = signal.h.shape[1] - new
         drives = block.drives(tape)
-        for name, before in Z["Q"].items():
+        for name, before in trace["Q"].items():
             _, pre, taps = drives[name]
             assert pre is not None
             Q, decay = self.posts(drives[name], tape, before)
             R = decay * torch.cat([before.unsqueeze(1), Q[:, :-1]], dim=1)
-            weights = g * R
+            weights = signal.h * R
             weights[:, :old] = 0
             half = contract_now(weights, block.influences[name], pre, taps)
             gradients[name] = gradients[name] + self.a_post * half

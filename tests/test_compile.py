@@ -1,0 +1,94 @@
+"""A compiled update gives the numbers of the plain one."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+import biomamba
+from biomamba.learn import compiled
+from biomamba.rules import RULES
+from biomamba.state import leaves
+from sizes import BATCH, SummedLoss, chunks, random_model, random_tokens
+from tasks.delay import Delay
+from tasks.language import Language
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def after(fuse: bool, rule: str, block: str, length: int, window: int | None, t: int) -> dict[str, torch.Tensor]:
+    """Return weights, state and trace after a stream with resets and, but for every third step, no labels."""
+    torch.manual_seed(1)
+    (x, y), reset = random_tokens(t), torch.rand(BATCH, t) < 0.1
+    stream = [chunk._replace(mask=chunk.mask & (i % 3 == 0)) for i, chunk in enumerate(chunks(x, y, length, reset))]
+    model = random_model(block, n_layers=2)
+    learning, optimizer = RULES[rule](model.blocks), torch.optim.Adam(model.parameters(), lr=1e-2)
+    task: Any = Labelled()
+    *_, report = biomamba.online(stream, task, model, learning, optimizer, window=window, compile=fuse)
+    assert report.carry.updates > 1
+    return {**model.state_dict(), **dict(leaves([report.carry.state, report.carry.trace]))}
+
+
+class Labelled(SummedLoss):
+    """The same loss in a form whose shapes do not depend on the labels."""
+
+    def loss(self, out: torch.Tensor, chunk: biomamba.Chunk) -> torch.Tensor:
+        """Return the sum, nats."""
+        return biomamba.metrics.labelled_cross_entropy(out, chunk)
+
+
+@pytest.mark.parametrize(
+    "rule, block, length, window",
+    [
+        ("rtrl", "mamba2", 1, None),
+        pytest.param("rtrl_stdp", "mamba2", 3, 6, marks=pytest.mark.slow),
+        pytest.param("rtrl_stdp", "mamba", 1, None, marks=pytest.mark.slow),
+        pytest.param("bptt", "diagonal", 4, None, marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_is_plain(
+    rule: str, block: str, length: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = after(False, rule, block, length, window, t=24)
+    used = []
+
+    def counted(function: Any) -> Any:
+        fused = compiled(function)
+
+        def call(*arguments: Any) -> Any:
+            used.append(function.__name__)
+            return fused(*arguments)
+
+        return call
+
+    monkeypatch.setattr(sys.modules["biomamba.online"], "compiled", counted)
+    fused = after(True, rule, block, length, window, t=24)
+    assert {"predict", "learn", "move"} == set(used)
+    assert plain.keys() == fused.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(
+            fused[name], tensor, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("task", [Delay(), Language()], ids=["delay", "language"])
+def test_losses_do_not_depend_on_how_many_steps_are_labelled_in_shape(task: Any) -> None:
+    """A graph is made once, for any number of labels: the loss must not choose by them."""
+    chunk = next(task.stream("all", batch=2, length=30, seed=0))
+    out = torch.randn(2, 30, task.spec.d_out)
+    traced = torch.fx.experimental.proxy_tensor.make_fx(task.loss)(out, chunk)
+    assert not [
+        node for node in traced.graph.nodes if "nonzero" in str(node.target) or "index.Tensor" in str(node.target)
+    ]
+    other = chunk._replace(mask=chunk.mask & (torch.arange(30) % 2 == 0))
+    torch.testing.assert_close(traced(out, other), task.loss(out, other))
+
+
+def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any, **options: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(ValueError, match=r"compile: No working C\+\+ compiler found: install g\+\+"):
+        next(biomamba.online([], Labelled(), random_model("mamba2"), RULES["bptt"]([]), None, compile=True))  # type: ignore[arg-type]
