@@ -87,7 +87,7 @@ def main() -> None:
              f"{of_row[0]['trace_bytes'] / 1e6:.2f}", spread([r["seconds"] for r in of_row], 0)]
         )  # fmt: skip
     head = ["block", "blocks", "rule", "length", "delay", "lr", "steps", "accuracy, last tenth", "by seed", "updates"]
-    print(heading(f"python -m bench.delay --stage {arguments.stage}"))
+    print(heading(f"python -m bench.delay --stage {arguments.stage} --seeds {arguments.seeds}"))
     print(table([*head, "trace MB", "seconds"], lines))
 
 

@@ -130,7 +130,7 @@ def main() -> None:
     size = Language(corpus="tinyshakespeare").steps("all", batch=1) + 1
     file = arguments.out / "language.jsonl"
     rows = [BASE | row for row in STAGES[arguments.stage]]
-    print(heading(f"python -m bench.language --stage {arguments.stage}"))
+    print(heading(f"python -m bench.language --stage {arguments.stage} --seeds {arguments.seeds}"))
     print(report(tuned(rows, size, file, arguments.jobs), file, size, arguments.seeds, arguments.jobs))
 
 
