@@ -19,7 +19,7 @@ from biomamba.state import nbytes
 from tasks.delay import Delay
 
 BASE: Row = {"block": "mamba2", "rule": "rtrl", "length": 1, "n_layers": 1, "delay": 20, "steps": 12_000}
-SIZES = {"d_model": 96, "d_state": 8, "dt_min": 0.01, "A_max": 2.0}
+SIZES = {"d_model": 96, "d_state": 8, "dt_min": 0.02, "A_max": 2.0}
 RATE = 1e-3
 BLOCKS = {
     "mamba2": SIZES | {"headdim": 1},
