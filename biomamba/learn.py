@@ -82,6 +82,7 @@ def compiled(function: Function) -> Function:
     if not hasattr(settings, "trace_autograd_ops"):
         raise ValueError(f"compile: torch {torch.__version__} cannot compile a gradient: install 2.13, or do without")
     settings.trace_autograd_ops = True  # read only while a graph is made
+    settings.recompile_limit = max(settings.recompile_limit, 64)  # counted over all models of a process
     try:
         torch.compile(torch.neg)(torch.ones(1))
     except Exception as error:  # whatever a missing compiler makes of it
