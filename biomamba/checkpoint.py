@@ -36,7 +36,8 @@ def save(path: Path, tensors: Tensors, facts: Any = None) -> None:
     mode = beside.stat().st_mode  # the usual permissions, which safetensors does not give
     for left in path.parent.glob(".tmp*"):  # what safetensors was writing when it was killed
         left.unlink()
-    save_file(tensors, beside, metadata={"facts": text, "checksum": str(_checksum(tensors, text))})
+    # one entry only: of several, each file would have an order of its own, and equal runs unequal files
+    save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
     beside.chmod(mode)
     with beside.open("rb") as written:
         os.fsync(written.fileno())
@@ -54,8 +55,8 @@ def load(path: Path) -> tuple[Tensors, Any]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore a copy, or begin again") from error
-    text = metadata.get("facts", "")
-    if metadata.get("checksum") != str(_checksum(tensors, text)):
+    checksum, _, text = metadata.get("facts", "").partition(" ")
+    if checksum != str(_checksum(tensors, text)):
         raise ValueError(f"{path} is damaged (its checksum does not fit): restore a copy, or begin again")
     return tensors, json.loads(text)
 

@@ -149,6 +149,13 @@ def test_what_is_loaded_lies_as_new_tensors_do(tmp_path):
     assert {tensor.data_ptr() % 64 for tensor in tensors.values()} == {torch.empty(1).data_ptr() % 64}
 
 
+def test_equal_runs_write_equal_files(tmp_path):
+    paths = [tmp_path / f"{i}.safetensors" for i in range(8)]
+    for path in paths:
+        checkpoint.save(path, {"b": torch.ones(2), "a": torch.ones(3)}, {"steps": 1})
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path, monkeypatch):
     run(tmp_path / "whole")
     run(tmp_path / "parts", stop_at=25, monkeypatch=monkeypatch)
