@@ -23,7 +23,7 @@ check: .venv/dev
 	$(PYTHON) -m venv .venv
 
 .venv/run: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[fast]"
 	touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml constraints.txt

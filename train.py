@@ -36,6 +36,7 @@ from biomamba.blocks import BLOCKS
 from biomamba.config import Config
 from biomamba.memory import keep_freed_memory
 from biomamba.online import Carry
+from biomamba.ops.kernels import resolve
 from biomamba.report import bytes_text, compare_table, gather, plot, progress_line, score_table
 from biomamba.rules import RULES, LearningRule
 from biomamba.state import nbytes
@@ -175,10 +176,11 @@ def draw(settings: Config, task: Task) -> Model:
         torch.empty(0, device=settings.run.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"run.device: got {settings.run.device!r}, which torch cannot use here: give cpu") from error
+    resolve(settings.run.kernels, torch.device(settings.run.device).type)
     torch.manual_seed(settings.run.seed)
     own = settings.model
     sizes = {"d_model": own.d_model, "n_layers": own.n_layers, "block": own.block, "tied": own.tied}
-    model = Model(**task.spec._asdict(), **sizes, **own.options)
+    model = Model(**task.spec._asdict(), **sizes, kernels=settings.run.kernels, **own.options)
     return model.to(settings.run.device, getattr(torch, settings.run.dtype))
 
 
@@ -247,10 +249,12 @@ def introduce(settings: Config, parts: Parts, folder: Path, carry: Carry | None,
     for note in notes:
         print(note)
     parameters = sum(p.numel() for p in parts.model.parameters())
+    kernels = resolve(settings.run.kernels, torch.device(settings.run.device).type)
     print(f"{settings.task.name}: {parts.task.source}")
     print(
         f"{settings.stream.batch} streams of {parts.total:,} steps, {settings.stream.length} per update; "
-        f"{settings.model.block}, {parameters:,} parameters; {settings.rule.name}; {folder}"
+        f"{settings.model.block}, {parameters:,} parameters; {settings.rule.name}; "
+        f"kernels {kernels}{', compiled' if settings.run.compile else ''}; {folder}"
     )
     if carry is not None:
         print(f"resumed at step {carry.steps:,}")

@@ -110,7 +110,8 @@ class RunConfig:
     device: cpu, cuda, cuda:1, ...
     dtype: precision of weights, state and trace
     threads: of the processor; null: as torch chooses
-    compile: make fused kernels of the update: a minute to begin with, then several times faster; needs g++
+    kernels: what does the work on traces: auto, torch, numba (CPU) or triton (GPU); what auto chose is printed
+    compile: make one graph of the update: half a minute to begin with, then faster; needs g++
     report_every: time steps between two lines of metrics.jsonl
     save_every: seconds between two checkpoints; null: only when stopped and at the end
     baselines: score the untrained model and the task's baselines at the end
@@ -123,6 +124,7 @@ class RunConfig:
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     threads: PositiveInt | None = None
+    kernels: str = "auto"
     compile: bool = False
     report_every: PositiveInt = 1000
     save_every: NonNegativeFloat | None = 60.0

@@ -1,90 +1,117 @@
-"""One update as pure functions of tensors: what the loop calls, as they are or compiled.
+"""One update: predict, find the gradient, move state and trace on, take the optimiser's step.
 
-    predict   out and loss of a chunk
-    learn     the same, and the gradient: dL/dtheta |_(h0 held) + dL/dh0 . Z
-    move      state and trace, `advance` steps on
+    learn     out, loss, and the gradient dL/dtheta |_(h0 held) + dL/dh0 . Z, clipped; state and trace moved on
+    predict   the same without a gradient
+    update    one of the two, then optimizer.step()
 
-Nothing is changed but, by `move`, the memory of the trace, so that the caller may drop an update that is not finite.
+learn and predict are functions of tensors, from which `compiled` makes graphs; they change nothing but the memory of
+the trace, and that only where all is finite.
 Shapes: b streams, t new steps, w >= t steps read.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar, cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .blocks.base import Tape
 from .model import Model
 from .rules.base import LearningRule
-from .state import Tree, copy, cut, tree_map
+from .state import Tree, cut, flat, tree_map
 from .stream import Chunk, Task
 
-Function = TypeVar("Function", bound=Callable[..., object])
+
+class Seen(NamedTuple):
+    """What an update reads."""
+
+    x: Tensor  # (b, w, ...) inputs, the new ones last
+    reset: Tensor | None  # (b, w); None where no sequence begins
+    chunk: Chunk  # the new steps
+    state: Tree  # before x
+    trace: Tree  # before x
 
 
 class Pass(NamedTuple):
-    """What one chunk gives, no graph attached."""
+    """What an update gives, no graph attached."""
 
     out: Tensor  # (b, t, d_out)
     loss: Tensor  # () nats
-    norm: Tensor | None  # () of the whole gradient before clipping; None without learning
-    good: Tensor  # () bool: all of it is finite
-    gradients: list[Tensor]  # of the parameters that want one, in the model's order, clipped
-    tapes: list[Tape]
+    good: Tensor  # () bool: out, loss and learning signals are finite; where not, state and trace are as they were
+    state: Tree  # where the next update begins
+    trace: Tree
+    norm: Tensor | None = None  # () of the whole gradient before clipping; None without learning
+    fine: Tensor | None = None  # () bool: good, and the gradient is finite too; None without learning
+    gradients: Sequence[Tensor] = ()  # of the parameters that want one, in the model's order, clipped
 
 
-def predict(model: Model, task: Task, x: Tensor, reset: Tensor | None, chunk: Chunk, state: Tree) -> Pass:
-    """Return the pass of a chunk that nothing is learned from; x (b, w, ...) ends with the chunk's own steps."""
+def predict(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: int) -> Pass:
+    """Return the pass of a chunk that nothing is learned from; state and trace move on by `advance` steps."""
     with torch.no_grad():
-        out, _, tapes = model(x, state, reset)
-        out = out[:, -chunk.x.shape[1] :]
-        loss = task.loss(out, chunk)
-    return Pass(out, loss, None, torch.isfinite(out).all() & torch.isfinite(loss), [], tapes)
+        out, _, tapes = model(seen.x, seen.state, seen.reset)
+        out = out[:, -seen.chunk.x.shape[1] :]
+        loss = task.loss(out, seen.chunk)
+        good = finite([out, loss])
+        trace = rule.carry(tapes, seen.trace, advance, good)
+        return Pass(out, loss, good, _moved(model, tapes, seen.state, advance, good), trace)
 
 
-def learn(
-    model: Model,
-    task: Task,
-    rule: LearningRule,
-    clip: float | None,
-    x: Tensor,
-    reset: Tensor | None,
-    chunk: Chunk,
-    state: Tree,
-    trace: Tree,
-) -> Pass:
+def learn(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: int, clip: float | None) -> Pass:
     """Return the pass of a labelled chunk; `clip` is the largest norm of the gradient."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    out, _, tapes = model(x, cut(state), reset)
-    out = out[:, -chunk.x.shape[1] :]
-    loss = task.loss(out, chunk)
-    gradients = rule.gradients(loss, parameters, tapes, trace, chunk.x.shape[1])
+    parameters, new = wanting(model), seen.chunk.x.shape[1]
+    out, _, tapes = model(seen.x, cut(seen.state), seen.reset)
+    out = out[:, -new:]
+    loss = task.loss(out, seen.chunk)
+    inside, signals = rule.signals(loss, parameters, tapes)
+    good = finite([out, loss, *(signal.h0 for signal in signals)])
+    through, trace = rule.past(parameters, tapes, signals, seen.trace, advance, new, good)
+    gradients = [a if b is None else a + b for a, b in zip(inside, through, strict=True)]
     norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).norm()
-    good = torch.isfinite(out.detach()).all() & torch.isfinite(loss.detach()) & torch.isfinite(norm)
     if clip is not None:
         scale = (clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         gradients = [gradient * scale for gradient in gradients]
-    return Pass(out.detach(), loss.detach(), norm, good, gradients, tree_map(Tensor.detach, tapes))
+    state = _moved(model, tapes, seen.state, advance, good)
+    return Pass(out.detach(), loss.detach(), good, state, trace, norm, good & torch.isfinite(norm), gradients)
 
 
-def move(model: Model, rule: LearningRule, tapes: Sequence[Tape], trace: Tree, advance: int) -> tuple[Tree, Tree]:
-    """Return state and trace `advance` steps after the tapes' start; the memory of the trace given is used again."""
-    return copy(model.state_at(tapes, advance)), rule.carry(tapes, trace, advance)
+def update(
+    model: Model,
+    task: Task,
+    rule: LearningRule,
+    optimizer: Optimizer,
+    clip: float | None,
+    seen: Seen,
+    advance: int,
+    labelled: bool,
+) -> Pass:
+    """Return the pass of a chunk, the weights having learned from it where it is labelled and all is finite."""
+    if not labelled:
+        return predict(model, task, rule, seen, advance)
+    passed = learn(model, task, rule, seen, advance, clip)
+    if bool(passed.fine):
+        take(optimizer, wanting(model), passed.gradients)
+    return passed
 
 
-def compiled(function: Function) -> Function:
-    """Return the function as one graph of fused kernels, compiled anew for every shape it meets.
+def take(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Take the optimiser's step."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
 
-    Raises ValueError where this torch or this machine cannot.
-    """
-    settings = torch._dynamo.config
-    if not hasattr(settings, "trace_autograd_ops"):
-        raise ValueError(f"compile: torch {torch.__version__} cannot compile a gradient: install 2.13, or do without")
-    settings.trace_autograd_ops = True  # read only while a graph is made
-    settings.recompile_limit = max(settings.recompile_limit, 64)  # counted over all models of a process
-    try:
-        torch.compile(torch.neg)(torch.ones(1))
-    except Exception as error:  # whatever a missing compiler makes of it
-        raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
-    return cast(Function, torch.compile(function, fullgraph=True, dynamic=False))
+
+def wanting(model: Model) -> list[Tensor]:
+    """Return the parameters that want a gradient, in the model's order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Return () bool: no tensor holds an infinity or a NaN."""
+    return torch.isfinite(torch.stack([tensor.detach().sum() for tensor in tensors])).all()
+
+
+def _moved(model: Model, tapes: Sequence[Tape], before: Tree, advance: int, good: Tensor) -> Tree:
+    """Return the state `advance` steps on where good, that before where not, in memory of its own."""
+    old = iter(flat(before))
+    return tree_map(lambda new: torch.where(good, new.detach(), next(old)), model.state_at(tapes, advance))

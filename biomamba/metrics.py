@@ -25,10 +25,14 @@ class Mean:
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Add the values of the labelled steps of `out` (b, t, d_out)."""
-        if bool(chunk.mask.any()):
-            values = self.values(out[chunk.mask], chunk.y[chunk.mask])
-            self.total += float(values.sum(dtype=torch.float64))
-            self.count += values.numel()
+        if bool(chunk.mask.all()):  # nothing need be picked out
+            self._add(self.values(out.flatten(0, 1), chunk.y.flatten(0, 1)))
+        elif bool(chunk.mask.any()):
+            self._add(self.values(out[chunk.mask], chunk.y[chunk.mask]))
+
+    def _add(self, values: Tensor) -> None:
+        self.total += float(values.sum(dtype=torch.float64))
+        self.count += values.numel()
 
     def values(self, out: Tensor, y: Tensor) -> Tensor:
         """Return one value per labelled step from `out` (m, d_out) and `y` (m,)."""
@@ -63,9 +67,23 @@ class CrossEntropy(Mean):
         return F.cross_entropy(out, y, reduction="none")
 
 
-class Bits(CrossEntropy):
-    """Mean cross entropy of the labelled steps, bits (bits per byte where the targets are bytes)."""
+class Bits:
+    """Mean cross entropy in bits (bits per byte where the targets are bytes), of what a meter in nats has seen."""
+
+    def __init__(self, nats: CrossEntropy) -> None:
+        """Take the meter, which must be updated beside this one."""
+        self.nats = nats
+
+    def update(self, out: Tensor, chunk: Chunk) -> None:
+        """Do nothing: the meter in nats has counted."""
 
     def get(self) -> float:
         """Return the mean so far, bits."""
-        return super().get() / math.log(2)
+        return self.nats.get() / math.log(2)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return nothing: the meter in nats has it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Do nothing."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import BLOCKS, Block, Tape
+from .ops.kernels import NAMES
 from .state import BlockState, Tree
 
 EPS = 1e-5  # of the norms, as in the official models
@@ -36,17 +37,20 @@ class Model(nn.Module):
         n_layers: int = 1,
         block: str = "mamba2",
         tied: bool = False,
+        kernels: str = "auto",
         **options: Any,
     ) -> None:
         """Draw initial weights.
 
-        tied: the head uses the embedding's weights. Raises ValueError for an unknown block, for both or
-        neither of vocab and d_in, and for a tied head that does not fit; TypeError for an option the
-        block does not have.
+        tied: the head uses the embedding's weights. kernels: what does the work, see `ops.kernels`.
+        Raises ValueError for an unknown block or kernels, for both or neither of vocab and d_in, and for a tied head that does
+        not fit; TypeError for an option the block does not have.
         """
         super().__init__()
         if (vocab is None) == (d_in is None):
             raise ValueError(f"give either vocab (tokens) or d_in (real values): got vocab={vocab}, d_in={d_in}")
+        if kernels not in NAMES:
+            raise ValueError(f"kernels: got {kernels!r}, expected one of {', '.join(NAMES)}")
         if block not in BLOCKS:
             raise ValueError(f"block: got {block!r}, expected one of {', '.join(BLOCKS)}")
         if tied and vocab != d_out:
@@ -56,6 +60,8 @@ class Model(nn.Module):
         self.norm_f = nn.RMSNorm(d_model, eps=EPS)
         self.head = nn.Linear(d_model, d_out, bias=False)
         self._initialise(tied)
+        for each in self._blocks():
+            each.kernels = kernels
 
     def _initialise(self, tied: bool) -> None:
         """Scale out_proj by depth and a tied embedding as the official models do.

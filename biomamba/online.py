@@ -1,6 +1,6 @@
 """The online loop: predict, score, learn, one chunk of a stream after another.
 
-    out, gradient = learn(x);   meters.update(out);   state, trace = move();   optimizer.step(gradient)
+    out, state, trace = update(x, state, trace);   meters.update(out)
 
 Both loops are generators: printing, saving and stopping are the caller's. Memory does not grow with the stream.
 Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
@@ -8,13 +8,15 @@ Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .learn import compiled, learn, move, predict
+from .compiled import Compiled
+from .learn import Seen, update
 from .model import Model
 from .rules.base import LearningRule
 from .state import Tree, copy
@@ -77,46 +79,39 @@ def online(
     kernels of each update (torch 2.13 and a C++ compiler; it takes half a minute before the second update); the first
     update and chunks of another length stay as they are.
 
-    An update without a labelled step moves state and trace, not the optimiser. Where outputs, loss or
-    gradient are not finite nothing moves: weights, state and trace are held and `carry.skipped` counts it.
+    An update without a labelled step moves state and trace, not the optimiser. Where outputs, loss or learning
+    signals are not finite nothing moves: weights, state and trace are held, and where only the gradient is not, the
+    weights are; `carry.skipped` counts both.
     Raises ValueError for weights that are not finite, for a window shorter than a chunk and where nothing can be
     compiled, FloatingPointError after 100 such updates in a row.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     _check_weights(model)
-    failures, length = 0, None
-    plain = predict, learn, move
-    fused = (compiled(predict), compiled(learn), compiled(move)) if compile else plain
-    for chunk in (_like(raw, parameters[0]) for raw in stream):
+    plain = partial(update, model, task, rule, optimizer, clip)
+    fused = Compiled(model, task, rule, optimizer, clip) if compile else plain
+    like, failures, length = next(model.parameters()), 0, None
+    for chunk in (_like(raw, like) for raw in stream):
         carry = carry or begin(chunk, task, model, rule)
         new = chunk.x.shape[1]
         if window is not None and window < new:
             raise ValueError(f"window: got {window} steps, expected at least the {new} steps of a chunk")
-        x, reset = torch.cat([carry.x, chunk.x], dim=1), torch.cat([carry.reset, chunk.reset], dim=1)
+        x, reset = _append(carry.x, chunk.x), _append(carry.reset, chunk.reset)
         advance = max(0, x.shape[1] + new - (window or new))
 
         length = length or new
         usual = carry.steps > 0 and new == length and x.shape[1] == (window or new)
-        look, find, go = fused if usual else plain
-        seen = reset if bool(reset.any()) else None
+        seen = Seen(x, reset if bool(reset.any()) else None, chunk, carry.state, carry.trace)
         labelled = bool(chunk.mask.any())
-        if labelled:
-            passed = find(model, task, rule, clip, x, seen, chunk, carry.state, carry.trace)
-        else:
-            passed = look(model, task, x, seen, chunk, carry.state)
+        passed = (fused if usual else plain)(seen, advance, labelled)
         for meter in carry.meters.values():
             meter.update(passed.out, chunk)
 
-        carry.steps += new
+        carry.state, carry.trace, carry.steps = passed.state, passed.trace, carry.steps + new
         if bool(passed.good):
-            failures = 0
-            carry.state, carry.trace = go(model, rule, passed.tapes, carry.trace, advance)
             carry.x, carry.reset = x[:, advance:], reset[:, advance:]
-            if labelled:
-                for parameter, gradient in zip(parameters, passed.gradients, strict=True):
-                    parameter.grad = gradient
-                optimizer.step()
-                carry.updates += 1
+        learned = passed.fine is not None and bool(passed.fine)
+        carry.updates += learned
+        if learned or (bool(passed.good) and not labelled):
+            failures = 0
         else:
             failures += 1
             carry.skipped += 1
@@ -125,7 +120,7 @@ def online(
                     f"{PATIENCE} updates in a row were not finite, the last at step {carry.steps}: "
                     "lower the learning rate or clip the gradient"
                 )
-        yield Report(chunk, passed.out, passed.loss, passed.norm if bool(passed.good) else None, carry)
+        yield Report(chunk, passed.out, passed.loss, passed.norm if learned else None, carry)
 
 
 def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | None = None) -> Iterator[Report]:
@@ -144,6 +139,11 @@ def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | N
             meter.update(out, chunk)
         carry.state, carry.steps = copy(state), carry.steps + chunk.x.shape[1]
         yield Report(chunk, out, loss, None, carry)
+
+
+def _append(held: Tensor, new: Tensor) -> Tensor:
+    """Return the steps held and the new ones; without a window none are held."""
+    return torch.cat([held, new], dim=1) if held.shape[1] else new
 
 
 def _like(chunk: Chunk, weight: Tensor) -> Chunk:

@@ -50,6 +50,15 @@ def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from leaves(branch, f"{path}.{key}" if path else str(key))
 
 
+def flat(tree: Tree) -> list[Tensor]:
+    """Return every tensor, in the order of `leaves`, without the paths: it is called at every update."""
+    if tree is None:
+        return []
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [tensor for branch in (tree.values() if isinstance(tree, dict) else tree) for tensor in flat(branch)]
+
+
 def cut(state: Tree) -> Tree:
     """Return the state as fresh leaves: no graph to the past, and a `.grad` for the learning signal."""
     return tree_map(lambda tensor: tensor.detach().requires_grad_(), state)

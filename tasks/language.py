@@ -101,7 +101,8 @@ class Language:
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of all steps."""
-        return {"bits_per_byte": Bits(), "loss": CrossEntropy()}
+        nats = CrossEntropy()
+        return {"bits_per_byte": Bits(nats), "loss": nats}
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None

@@ -7,7 +7,7 @@ import torch
 
 import biomamba
 from biomamba.blocks import BLOCKS as REGISTRY
-from biomamba.ops.influence import influence_naive
+from biomamba.ops.influence import contract_naive, influence_naive, shape
 from biomamba.state import BlockState, copy, forget, leaves
 from sizes import BATCH, BLOCKS, D_MODEL, random_model, random_state, random_tokens
 
@@ -107,14 +107,9 @@ def test_the_trace_is_the_jacobian(block: str, resets: bool) -> None:
     # the same readout through the traces
     gradients = {}
     for name, axes in layer.influences.items():
-        c, r = layer.shape if axes[0] == "e" else layer.shape[::-1]
-        j = [layer.fan_in[name]] if name in layer.fan_in else []
-        Z = influence_naive(torch.zeros(BATCH, c, r, *j), tape.log_a.detach(), reset, axes, *drives[name])
-        signal = weights if axes[0] == "e" else weights.transpose(1, 2)
-        if j:
-            gradients[name] = torch.einsum("bcr,bcrj->cj", signal, Z)
-        else:
-            gradients[name] = (signal * Z).sum(0) if len(axes) == 2 else (signal * Z).sum((0, 2))
+        Z = torch.zeros(shape(axes, BATCH, *layer.shape, layer.fan_in.get(name, 0)))
+        Z = influence_naive(Z, tape.log_a.detach(), reset, axes, drives[name])
+        gradients[name] = contract_naive(weights, Z, axes)
     got = torch.autograd.grad(
         [effective[name] for name in gradients], list(parameters.values()), list(gradients.values()), allow_unused=True
     )

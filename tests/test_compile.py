@@ -1,6 +1,5 @@
 """A compiled update gives the numbers of the plain one."""
 
-import sys
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 import biomamba
-from biomamba.learn import compiled
+from biomamba.compiled import Compiled
 from biomamba.rules import RULES
 from biomamba.state import leaves
 from sizes import BATCH, SummedLoss, chunks, random_model, random_tokens
@@ -18,17 +17,28 @@ from tasks.language import Language
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def after(fuse: bool, rule: str, block: str, length: int, window: int | None, t: int) -> dict[str, torch.Tensor]:
+OPTIMIZERS: dict[str, Any] = {
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-2, weight_decay=0.1),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.5),
+    "plain sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3),  # steps outside the graph
+}
+
+
+def after(
+    fuse: bool, rule: str, block: str, length: int, window: int | None, t: int, optimizer_name: str = "adam"
+) -> dict[str, torch.Tensor]:
     """Return weights, state and trace after a stream with resets and, but for every third step, no labels."""
     torch.manual_seed(1)
     (x, y), reset = random_tokens(t), torch.rand(BATCH, t) < 0.1
     stream = [chunk._replace(mask=chunk.mask & (i % 3 == 0)) for i, chunk in enumerate(chunks(x, y, length, reset))]
     model = random_model(block, n_layers=2)
-    learning, optimizer = RULES[rule](model.blocks), torch.optim.Adam(model.parameters(), lr=1e-2)
+    learning, optimizer = RULES[rule](model.blocks), OPTIMIZERS[optimizer_name](model.parameters())
     task: Any = Labelled()
     *_, report = biomamba.online(stream, task, model, learning, optimizer, window=window, compile=fuse)
     assert report.carry.updates > 1
-    return {**model.state_dict(), **dict(leaves([report.carry.state, report.carry.trace]))}
+    moments = {f"{i}.{k}": v for i, own in optimizer.state_dict()["state"].items() for k, v in own.items()}
+    return {**model.state_dict(), **dict(leaves([report.carry.state, report.carry.trace])), **moments}
 
 
 class Labelled(SummedLoss):
@@ -52,20 +62,17 @@ def test_compiled_is_plain(
     rule: str, block: str, length: int, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = after(False, rule, block, length, window, t=24)
-    used = []
+    made = []
+    make = Compiled._make
 
-    def counted(function: Any) -> Any:
-        fused = compiled(function)
+    def counted(self: Compiled, kind: Any, *given: Any) -> Any:
+        made.append(kind)
+        return make(self, kind, *given)
 
-        def call(*arguments: Any) -> Any:
-            used.append(function.__name__)
-            return fused(*arguments)
-
-        return call
-
-    monkeypatch.setattr(sys.modules["biomamba.online"], "compiled", counted)
+    monkeypatch.setattr(Compiled, "_make", counted)
     fused = after(True, rule, block, length, window, t=24)
-    assert {"predict", "learn", "move"} == set(used)
+    assert {kind.labelled for kind in made} == {True, False}
+    assert {kind.resets for kind in made} == {True, False}
     assert plain.keys() == fused.keys()
     for name, tensor in plain.items():
         torch.testing.assert_close(

@@ -106,11 +106,11 @@ def test_missing_file_is_one_line(capsys):
 
 def test_options_follow_the_name_and_others_are_set_aside():
     stdp = parse("--rule.name", "rtrl_stdp", "--rule.a_post", "0.1", "--model.block", "mamba")
-    assert stdp.config.rule.options == {"a_post": 0.1, "lam": 0.5}
+    assert stdp.config.rule.options == {"a_post": 0.1, "lam": 0.5, "trace_dtype": None}
     assert "headdim" not in stdp.config.model.options
     assert stdp.notes == ["model.headdim is set aside: model.block mamba has no such option"]
     rtrl = parse("--rule.name", "rtrl", "--rule.a_post", "0.1", "--model.block", "mamba2")
-    assert rtrl.config.rule.options == {}
+    assert rtrl.config.rule.options == {"trace_dtype": None}
     assert rtrl.notes == [
         "model.conv is set aside: model.block mamba2 has no such option",
         "rule.a_post is set aside: rule.name rtrl has no such option",

@@ -177,7 +177,7 @@ def test_the_stdp_half_is_its_formula(block: str) -> None:
     trace = rule.init(BATCH)[0]
     signal, drives = Signal(tapes[0].h0.grad, tapes[0].h.grad), layer.drives(tapes[0])
     with torch.no_grad():
-        half = rule.past(layer, tapes[0], signal, trace, t)  # Z is zero: the causal half of the past adds nothing
+        half, _ = rule.meet(layer, tapes[0], signal, trace, t, t, torch.tensor(True))  # Z is zero: no causal half
     g = signal.h
     for name in layer.fan_in:
         post, pre, taps = drives[name]
@@ -254,7 +254,7 @@ def test_rtrl_asks_for_a_leaf() -> None:
     x, _ = random_tokens(2)
     out, _, tapes = model(x, model.init_state(BATCH))
     with pytest.raises(ValueError, match=r"biomamba\.cut"):
-        RTRL(model.blocks).credit(out.sum(), tapes, RTRL(model.blocks).init(BATCH))
+        RTRL(model.blocks).backward(out.sum(), tapes, RTRL(model.blocks).init(BATCH))
 
 
 def test_stdp_refuses_a_decay_that_does_not_decay() -> None:

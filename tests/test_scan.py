@@ -5,20 +5,25 @@ import torch
 
 from biomamba.blocks.base import Drive
 from biomamba.ops.conv import conv, conv_naive, fold, reach, windows
-from biomamba.ops.influence import decay_ahead, influence, influence_naive
+from biomamba.ops.influence import arrive, contract_naive, cross, decay_ahead, influence_naive, shape
 from biomamba.ops.scan import scan, scan_naive
 
 TIMES = [1, 2, 7, 63, 64]
+KERNELS = ["torch", "numba"]
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("wide", [True, False])
-def test_scan_is_its_naive_twin(t: int, wide: bool) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_scan_is_its_naive_twin(t: int, wide: bool, kernels: str) -> None:
+    def scan_fast(a: torch.Tensor, b: torch.Tensor, h0: torch.Tensor) -> torch.Tensor:
+        return scan(a, b, h0, kernels)
+
     a, b, h0 = torch.rand(3, t, 4, 5 if wide else 1), torch.randn(3, t, 4, 5), torch.randn(3, 4, 5)
     weights = torch.randn(3, t, 4, 5)
     results = []
-    for function in (scan_naive, scan):
+    for function in (scan_naive, scan_fast):
         inputs = [tensor.clone().requires_grad_() for tensor in (a, b, h0)]
         h = function(*inputs)
         results.append([h, *torch.autograd.grad((h * weights).sum(), inputs)])
@@ -67,34 +72,43 @@ def test_fold_is_the_transpose_of_windows() -> None:
     torch.testing.assert_close((fold(post, taps) * x).sum(), forward)
 
 
-def drive(kind: str, axes: str, t: int) -> Drive:
-    b, e, n, j, k = 3, 4, 5, 6, 4
+def drive(axes: str, taps: bool, t: int, n: int) -> Drive:
+    b, e, j, k = 3, 4, 33, 4
     c = e if axes[0] == "e" else n
     post = torch.randn(b, t, e, n)
-    if kind == "none":
+    if axes in ("e", "en"):
         return Drive(post)
-    if kind == "shared":
+    if axes[1] == "k":
+        return Drive(post, torch.randn(b, t, c, k))
+    if not taps:
         return Drive(post, torch.randn(b, t, j))
-    if kind == "own":
-        return Drive(post, torch.randn(b, t, c, j))
     return Drive(post, torch.randn(b, k - 1 + t, j), torch.randn(b, t, c, k))
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize(
-    "kind,axes", [("none", "e"), ("none", "en")] + [(k, a) for k in ("shared", "own", "taps") for a in ("ej", "nj")]
+    "axes, taps", [*((axes, False) for axes in ("e", "en", "ej", "nj", "ek", "nk")), ("ej", True), ("nj", True)]
 )
 @pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("n", [5, 1])
-def test_influence_is_its_naive_twin(t: int, kind: str, axes: str, resets: bool, n: int) -> None:
-    push = drive(kind, axes, t)
-    log_a = -torch.rand(3, t, 4, n)
+@pytest.mark.parametrize("n, decays", [(5, 5), (5, 1), (2, 1)])
+def test_cross_is_its_naive_twin(
+    kernels: str, t: int, axes: str, taps: bool, resets: bool, n: int, decays: int
+) -> None:
+    """One pass gives both the gradient before the chunk and the trace after it; where told to stay, it stays."""
+    push = drive(axes, taps, t, n)
+    log_a, signal = -torch.rand(3, t, 4, decays), torch.randn(3, 4, n)
     reset = torch.rand(3, t) < 0.2 if resets else None
-    shape = (3, 4, 5) if axes[0] == "e" else (3, 5, 4)
-    Z = torch.randn(*shape, *([6] if len(push) and push.pre is not None else []))
-    naive = influence_naive(Z.clone(), log_a, reset, axes, *push)
-    fast = influence(Z.clone(), decay_ahead(log_a, reset), axes, *push)
-    torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
+    Z = torch.randn(shape(axes, 3, 4, n, 4 if axes[-1] == "k" else 33))
+    gradient, after = contract_naive(signal, Z, axes), influence_naive(Z.clone(), log_a, reset, axes, push)
+    kept, ahead = Z.clone(), decay_ahead(log_a, reset)
+    arrived = arrive(push, ahead, axes)
+    (got,) = cross([kept], [axes], [arrived], ahead.start, signal, torch.tensor(True), kernels)
+    torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(kept, after, rtol=1e-9, atol=1e-12)
+    kept = Z.clone()
+    cross([kept], [axes], [arrived], ahead.start, signal, torch.tensor(False), kernels)
+    assert torch.equal(kept, Z)
 
 
 def test_decay_ahead_survives_what_underflows() -> None:

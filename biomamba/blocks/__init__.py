@@ -1,6 +1,7 @@
 """Blocks: selective state-space layers that can say how their parameters push on their state."""
 
-from .base import Block, Drive, Tape
+from ..ops.influence import Drive
+from .base import Block, Tape
 from .diagonal import Diagonal
 from .mamba import Mamba
 from .mamba2 import Mamba2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.conv import reach, windows
+from ..ops.influence import Ahead, Drive, arrive
 from ..state import BlockState, tree_map
 
 
@@ -27,27 +28,12 @@ class Tape(NamedTuple):
     own: Any  # whatever else the block needs to answer `drives`
 
 
-class Drive(NamedTuple):
-    """The drive dh_s/dtheta with h_{s-1} held, at every step s, as an outer product.
-
-    With c the leading axis (e or n) of the parameter:
-
-        no pre                 d[e, n]    = post[e, n]
-        pre (b, t, j)          d[e, n, j] = post[e, n] pre[j]
-        pre (b, t, c, j)       d[e, n, j] = post[e, n] pre[c, j]
-        pre and taps           d[e, n, j] = post[e, n] sum_i taps[c, i] pre_{s-(k-1)+i}[j]
-    """
-
-    post: Tensor  # (b, t, e, n)
-    pre: Tensor | None = None  # (b, t, j) or (b, t, c, j); (b, k-1+t, j) with taps
-    taps: Tensor | None = None  # (b, t, c, k)
-
-
 class Block(nn.Module, ABC):
     """One layer: x (b, t, d) -> y (b, t, d), with a `BlockState`.
 
     `influences` names what reaches the state, as `effective` returns it, with the axes of each: a first
-    letter e or n (channel or state), then n for a second state axis, or j for the inputs of a weight matrix.
+    letter e or n (channel or state), then n for a second state axis, j for the inputs of a weight matrix, or k for
+    inputs of the channel's or state's own. `ops.influence` tells more. `kernels` names what does the work.
     """
 
     influences: dict[str, str]
@@ -55,6 +41,7 @@ class Block(nn.Module, ABC):
     shape: tuple[int, int]  # (e, n)
     fan_in: dict[str, int]  # j of each influence that has one
     d_model: int
+    kernels: str = "auto"
 
     def init_state(self, batch: int) -> BlockState:
         """Return the state of `batch` streams that have seen nothing."""
@@ -83,6 +70,10 @@ class Block(nn.Module, ABC):
     @abstractmethod
     def drives(self, tape: Tape) -> dict[str, Drive]:
         """Return the drive of each influence on the state, no graph attached."""
+
+    def arrivals(self, tape: Tape, ahead: Ahead) -> dict[str, Drive]:
+        """Return the drive of each influence as it arrives at the end of the tape; see `ops.influence.arrive`."""
+        return {name: arrive(drive, ahead, self.influences[name]) for name, drive in self.drives(tape).items()}
 
     def state_at(self, tape: Tape, advance: int) -> BlockState:
         """Return the state `advance` steps after the tape's start, on the tape's graph."""
@@ -128,17 +119,24 @@ def kernel(conv1d: nn.Conv1d) -> tuple[Tensor, Tensor]:
     return conv1d.weight.squeeze(1), conv1d.bias
 
 
-def conv_drives(
-    post: Tensor, inputs: Tensor, raw: Tensor, slope: Tensor, weight: Tensor, within: Tensor | None
-) -> tuple[Drive, Drive]:
-    """Return the drives of a projection and of the taps, where silu(conv(projection)) pushes by `post`.
+def conv_sides(raw: Tensor, slope: Tensor, weight: Tensor, within: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what silu(conv(raw)) passes on: of each tap (b, t, c, k), and to the taps and bias (b, t, c, k + 1).
 
-    post (b, t, e, n), inputs (b, k-1+t, d) of the projection, raw (b, k-1+t, c) the projections,
-    slope (b, t, c) silu' after the convolution, weight (c, k), within as `reach` gives it.
+    raw (b, k-1+t, c), slope (b, t, c) silu' after the convolution, weight (c, k), within as `reach` gives it.
     """
     seen = windows(raw, weight.shape[1], within)
     taps = slope.unsqueeze(-1) * weight
     if within is not None:
         taps = taps * within.unsqueeze(2)
-    own = slope.unsqueeze(-1) * torch.cat([seen, torch.ones_like(seen[..., :1])], dim=-1)
+    return taps, slope.unsqueeze(-1) * torch.cat([seen, torch.ones_like(seen[..., :1])], dim=-1)
+
+
+def conv_drives(
+    post: Tensor, inputs: Tensor, raw: Tensor, slope: Tensor, weight: Tensor, within: Tensor | None
+) -> tuple[Drive, Drive]:
+    """Return the drives of a projection and of the taps, where silu(conv(projection)) pushes by `post`.
+
+    post (b, t, e, n), inputs (b, k-1+t, d) of the projection, the rest as `conv_sides` takes it.
+    """
+    taps, own = conv_sides(raw, slope, weight, within)
     return Drive(post, inputs.detach(), taps), Drive(post, own)

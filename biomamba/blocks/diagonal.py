@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.influence import Drive
 from ..ops.scan import scan
 from ..state import BlockState
-from .base import Block, Drive, Tape, dt_bias_init, keep
+from .base import Block, Tape, dt_bias_init, keep
 
 
 class Diagonal(Block):
@@ -63,7 +64,7 @@ class Diagonal(Block):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         delta, log_a = self.rates()
         log_a = log_a.expand(b, t, *self.shape)
-        h = scan(keep(log_a, reset), delta * self.B * u.unsqueeze(-1), state.ssm)
+        h = scan(keep(log_a, reset), delta * self.B * u.unsqueeze(-1), state.ssm, self.kernels)
         y = (h * self.C).sum(-1) + self.D * u
         tape = Tape(state.ssm, h, log_a, reset, inputs, own=u.detach())
         return self.out_proj(y * F.silu(z)), self.state_at(tape, t), tape

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv import conv, reach
+from ..ops.influence import Drive
 from ..ops.scan import scan
 from ..state import BlockState
-from .base import Block, Drive, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
+from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
 
 
 class Own(NamedTuple):
@@ -82,7 +83,7 @@ class Mamba(Block):
             "delta": "ej",
             "B": "nj",
             "in_proj.x": "ej",
-            "conv1d": "ej",
+            "conv1d": "ek",
         }
         taps = d_conv + 1  # the bias is one more tap, on a constant input
         self.fan_in = {"delta": e, "B": e, "in_proj.x": d_model, "conv1d": taps}
@@ -107,15 +108,15 @@ class Mamba(Block):
         """Return y (b, t, d), the state after it, and the tape."""
         n, t = self.shape[1], x.shape[1]
         inputs = torch.cat([state.conv, x], dim=1)
-        rows_x, rows_z = self.in_proj.weight.chunk(2)
-        raw, z = F.linear(inputs, rows_x), F.linear(x, rows_z)
+        raw, z = self.in_proj(inputs).chunk(2, dim=-1)
+        z = z[:, self.taps - 1 :]
         summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps))
         u = F.silu(summed)
         low, B, C = self.x_proj(u).split([self.rank, n, n], dim=-1)
         delta_raw = self.dt_proj(low)
         delta = F.softplus(delta_raw)
         log_a = -delta.unsqueeze(-1) * self.A_log.exp()
-        h = scan(keep(log_a, reset), (delta * u).unsqueeze(-1) * B.unsqueeze(2), state.ssm)
+        h = scan(keep(log_a, reset), (delta * u).unsqueeze(-1) * B.unsqueeze(2), state.ssm, self.kernels)
         y = (h @ C.unsqueeze(-1)).squeeze(-1) + self.D * u
         own = Own(
             delta=delta.detach(),

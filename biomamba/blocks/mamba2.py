@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv import conv, reach
+from ..ops.influence import Ahead, Drive
+from ..ops.kernels import resolve
+from ..ops.mamba2 import arrived
 from ..ops.scan import scan
-from ..state import BlockState
-from .base import Block, Drive, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
+from ..state import BlockState, tree_map
+from .base import Block, Tape, conv_drives, conv_sides, dsilu, dt_bias_init, keep, kernel
 
 
 class Own(NamedTuple):
@@ -76,8 +79,8 @@ class Mamba2(Block):
             "in_proj.dt": "ej",
             "in_proj.x": "ej",
             "in_proj.B": "nj",
-            "conv1d.x": "ej",
-            "conv1d.B": "nj",
+            "conv1d.x": "ek",
+            "conv1d.B": "nk",
         }
         self.fan_in = {"in_proj.dt": d_model, "in_proj.x": d_model, "in_proj.B": d_model}
         self.fan_in |= {"conv1d.x": d_conv + 1, "conv1d.B": d_conv + 1}
@@ -105,15 +108,16 @@ class Mamba2(Block):
         """Return y (b, t, d), the state after it, and the tape."""
         (e, n), t = self.shape, x.shape[1]
         inputs = torch.cat([state.conv, x], dim=1)
-        rows_z, rows_conv, rows_dt = self.in_proj.weight.split([e, e + 2 * n, self.sizes[-1]])
-        z, dt, raw = F.linear(x, rows_z), F.linear(x, rows_dt), F.linear(inputs, rows_conv)
+        # one product for all, though z and dt have no use for the rows before the chunk
+        z, raw, dt = self.in_proj(inputs).split([e, e + 2 * n, self.sizes[-1]], dim=-1)
+        z, dt = z[:, self.taps - 1 :], dt[:, self.taps - 1 :]
         summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps))
         u, B, C = F.silu(summed).split([e, n, n], dim=-1)
         delta_raw = dt + self.dt_bias
         delta = F.softplus(delta_raw)
         log_a = self.per_channel(-delta * self.A_log.exp()).unsqueeze(-1)
         drive = (self.per_channel(delta) * u).unsqueeze(-1) * B.unsqueeze(2)
-        h = scan(keep(log_a, reset), drive, state.ssm)
+        h = scan(keep(log_a, reset), drive, state.ssm, self.kernels)
         y = (h @ C.unsqueeze(-1)).squeeze(-1) + self.per_channel(self.D) * u
         own = Own(
             delta=self.per_channel(delta.detach()),
@@ -164,3 +168,24 @@ class Mamba2(Block):
             "conv1d.x": by_x[1],
             "conv1d.B": by_B[1],
         }
+
+    @torch.no_grad()
+    def arrivals(self, tape: Tape, ahead: Ahead) -> dict[str, Drive]:
+        """Return the drives as they arrive at the end of the tape; for a chunk, numba's kernels need less for it."""
+        if tape.h.shape[1] == 1 or resolve(self.kernels, tape.h.device.type) != "numba":
+            return super().arrivals(tape, ahead)
+        (e, n), own, P = self.shape, tape.own, ahead.step.squeeze(-1)
+        taps, sides = conv_sides(own.raw, own.slope, kernel(self.conv1d)[0][: e + n], reach(tape.reset, self.taps))
+        A = -self.per_channel(self.A_log.exp())
+        parts = arrived(tape.h, own.delta, own.delta_slope, own.x, own.B, P, A, taps[:, :, :e], taps[:, :, e:])
+        by_x, inputs = own.delta * P, tape.inputs.detach()
+        drives = {
+            "A_log": Drive(parts.A_log),
+            "dt_bias": Drive(parts.dt_bias),
+            "in_proj.dt": Drive(parts.dt, inputs[:, self.taps - 1 :]),
+            "in_proj.x": Drive(parts.x, inputs),
+            "in_proj.B": Drive(parts.B, inputs),
+            "conv1d.x": Drive(own.B, (by_x.unsqueeze(-1) * sides[:, :, :e]).transpose(2, 3)),
+            "conv1d.B": Drive(by_x * own.x, sides[:, :, e:]),
+        }
+        return {name: tree_map(torch.Tensor.contiguous, drive) for name, drive in drives.items()}

@@ -6,6 +6,7 @@ Shapes: x is (b, k-1+t, c), the k - 1 rows before the chunk first; weight is (c,
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def reach(reset: Tensor | None, taps: int) -> Tensor | None:
@@ -43,8 +44,6 @@ def fold(post: Tensor, taps: Tensor) -> Tensor:
 
     The transpose of `windows`. post is (b, t, ...), taps broadcasts to (b, t, ..., k).
     """
-    k, t = taps.shape[-1], post.shape[1]
-    rows = post.new_zeros(post.shape[0], k - 1 + t, *post.shape[2:])
-    for i in range(k):
-        rows[:, i : i + t].addcmul_(post, taps[..., i])
-    return rows
+    k, others = taps.shape[-1], (0, 0) * (post.ndim - 2)
+    rows = [F.pad(post * taps[..., i], (*others, i, k - 1 - i)) for i in range(k)]
+    return torch.stack(rows).sum(0)

@@ -1,19 +1,46 @@
-"""How the influence Z = dh/dtheta crosses a chunk: Z_end = P_all Z_0 + sum_s P_s d_s, written twice.
+"""How the influence Z = dh/dtheta meets the learning signal, and how it crosses a chunk.
+
+    gradient = sum over streams and states of signal Z_0           Z_end = P_all Z_0 + sum_s P_s d_s
 
     influence_naive   the recurrence Z_s = a_s Z_{s-1} + d_s, step by step: the definition
-    influence         P_s = exp(sum_{u>s} log a_u) in closed form, then one matrix product over time
+    cross             both at once: P_s = exp(sum_{u>s} log a_u) in closed form, one pass over Z, in place
 
 The decay still ahead of step s is known for the whole chunk at once, so no trace-sized temporary per step.
-Shapes: Z is (b, c, r) or (b, c, r, j) with c the leading axis of the parameter (channels e or states n)
-and r the other of the two; post, signal are (b, t, e, n) and (b, e, n); axes is "e", "en", "ej" or "nj".
+Letters: b streams, t steps, e channels, n states, j inputs of a weight matrix, k inputs of a channel's or state's own.
+post is (b, t, e, n), signal (b, e, n). The axes say whose parameter it is, (c,) or (c, j), and how Z is laid out:
+
+    axes    parameter   Z               pre
+    e, en   (e,), (e, n)  (b, e, n)     none
+    ej      (e, j)      (b, e, n, j)    (b, t, j); (b, k-1+t, j) with taps (b, t, e, k)
+    nj      (n, j)      (b, n, e, j)    the same, with taps (b, t, n, k)
+    ek      (e, k)      (b, n, k, e)    (b, t, e, k)
+    nk      (n, k)      (b, n, k, e)    (b, t, n, k)
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .conv import fold, windows
+from .kernels import LIBRARY, module, resolve
+
+
+class Drive(NamedTuple):
+    """The drive dh_s/dtheta with h_{s-1} held, at every step s, as an outer product.
+
+    With c the parameter's own axis, e or n:
+
+        no pre                 d[e, n]    = post[e, n]
+        pre (b, t, j)          d[e, n, j] = post[e, n] pre[j]
+        pre (b, t, c, k)       d[e, n, k] = post[e, n] pre[c, k]
+        pre and taps           d[e, n, j] = post[e, n] sum_i taps[c, i] pre_{s-(k-1)+i}[j]
+    """
+
+    post: Tensor  # (b, t, e, n)
+    pre: Tensor | None = None  # (b, t, j) or (b, t, c, k); (b, k-1+t, j) with taps
+    taps: Tensor | None = None  # (b, t, c, k)
 
 
 class Ahead(NamedTuple):
@@ -25,7 +52,7 @@ class Ahead(NamedTuple):
 
 def decay_ahead(log_a: Tensor, reset: Tensor | None = None) -> Ahead:
     """Return exp(sum of log_a over the steps after s), zero where a reset lies between."""
-    since = log_a.flip(1).cumsum(1).flip(1)  # from s on, s included
+    since = log_a.flip(1).cumsum(1).flip(1) if log_a.shape[1] > 1 else log_a  # from s on, s included
     after = torch.cat([since[:, 1:], torch.zeros_like(since[:, :1])], dim=1)
     if reset is None:
         return Ahead(after.exp(), since[:, 0].exp())
@@ -34,61 +61,207 @@ def decay_ahead(log_a: Tensor, reset: Tensor | None = None) -> Ahead:
     return Ahead(after.exp().masked_fill(resets_after > 0, 0), since[:, 0].exp().masked_fill(resets[:, 0] > 0, 0))
 
 
+def shape(axes: str, batch: int, e: int, n: int, inputs: int = 0) -> tuple[int, ...]:
+    """Return the shape of Z."""
+    if axes in ("e", "en"):
+        return batch, e, n
+    if axes[1] == "k":
+        return batch, n, inputs, e
+    return (batch, e, n, inputs) if axes == "ej" else (batch, n, e, inputs)
+
+
 def lead(tensor: Tensor, axes: str) -> Tensor:
     """Return (..., e, n) with the parameter's own axis first."""
     return tensor.transpose(-1, -2) if axes[0] == "n" else tensor
 
 
-def influence_naive(
-    Z: Tensor, log_a: Tensor, reset: Tensor | None, axes: str, post: Tensor, pre: Tensor | None, taps: Tensor | None
-) -> Tensor:
+def influence_naive(Z: Tensor, log_a: Tensor, reset: Tensor | None, axes: str, drive: Drive) -> Tensor:
     """Return Z after the chunk, one step at a time, every outer product written out."""
+    post, pre, taps = drive
     a = log_a.exp() if reset is None else log_a.exp().masked_fill(reset[..., None, None], 0)
-    a, post = lead(a, axes), lead(post, axes)
+    a, post = lead(a, axes), lead(post, axes)  # (b, t, c, r)
     if taps is not None and pre is not None:
         pre = torch.einsum("btck,btjk->btcj", taps, windows(pre, taps.shape[-1], None))
     if pre is not None:
         pre = pre.unsqueeze(2) if pre.ndim == 3 else pre
-        post, a = post.unsqueeze(-1) * pre.unsqueeze(3), a.unsqueeze(-1)
+        post, a = post.unsqueeze(-1) * pre.unsqueeze(3), a.unsqueeze(-1)  # (b, t, c, r, j)
+        if axes == "ek":
+            post, a = post.permute(0, 1, 3, 4, 2), a.permute(0, 1, 3, 4, 2)
+        elif axes == "nk":
+            post, a = post.transpose(3, 4), a.transpose(3, 4)
     for s in range(post.shape[1]):
         Z = a[:, s] * Z + post[:, s]
     return Z
 
 
-def influence(Z: Tensor, ahead: Ahead, axes: str, post: Tensor, pre: Tensor | None, taps: Tensor | None) -> Tensor:
-    """Return Z after the chunk; Z itself is overwritten."""
-    start = lead(ahead.start, axes)
-    if pre is None:
-        return Z.mul_(start).add_(lead(post[:, 0] if post.shape[1] == 1 else (post * ahead.step).sum(1), axes))
-    Z.mul_(start.unsqueeze(-1))
+def contract_naive(signal: Tensor, Z: Tensor, axes: str) -> Tensor:
+    """Return the gradient, every product written out."""
+    where = {"e": "ben", "en": "ben", "ej": "benj", "nj": "bnej", "ek": "bnke", "nk": "bnke"}[axes]
+    return torch.einsum(f"ben,{where}->{axes}", signal, Z)
+
+
+def cross(
+    Z: Sequence[Tensor],
+    axes: Sequence[str],
+    arrived: Sequence[Drive],
+    decay: Tensor,
+    signal: Tensor,
+    go: Tensor,
+    kernels: str = "auto",
+) -> list[Tensor]:
+    """Return the gradients at the start of the chunk, and move every Z in place to its end.
+
+    arrived holds the drives as `arrive` gives them; decay (b, e, n or 1) is that of the whole chunk, `Ahead.start`.
+    go is a () bool: where it is false nothing moves, and the gradients mean nothing.
+    """
+    none = signal.new_empty(0)  # an operator takes no None in a list
+    start = decay.expand_as(signal)
+    by_e = [start.contiguous(), signal.contiguous()]
+    by_n = [tensor.transpose(1, 2).contiguous() for tensor in (start, signal)]
+    shapes = [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)]
+    gradient = signal.new_empty(sum(x * y for x, y in shapes))
+    torch.ops.biomamba.cross(
+        list(Z),
+        gradient,
+        ",".join(axes),
+        [drive.post for drive in arrived],
+        [none if drive.pre is None else drive.pre for drive in arrived],
+        [none if drive.taps is None else drive.taps for drive in arrived],
+        [*by_e, *by_n],
+        go,
+        resolve(kernels, signal.device.type),
+    )
+    gradients = split(gradient, shapes)
+    return [g.sum(-1) if a == "e" else g.T if a == "ek" else g for g, a in zip(gradients, axes, strict=True)]
+
+
+def split(whole: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the matrices of which `whole` holds the numbers, one after the other."""
+    parts = whole.split([x * y for x, y in shapes])
+    return [part.view(*size) for part, size in zip(parts, shapes, strict=True)]
+
+
+def arrive(drive: Drive, ahead: Ahead, axes: str) -> Drive:
+    """Return the drives of a chunk as they arrive at its end, in memory as Z lies there.
+
+        e, en     post (b, e, n)
+        ej        post (b, t, e, n), pre (b, t, j)
+        nj        post (b, t, n, e), pre (b, t, j)
+        ek        post (b, t, n, e), pre (b, t, k, e); or post (b, t, n), the same for all e
+        nk        post (b, t, n, e), pre (b, t, n, k); or post (b, t, e), the same for all n
+
+    Taps are left for a single step only; in a chunk they are folded into post, which then has k - 1 more rows.
+    """
+    return _lay(_at_end(drive, ahead, axes), axes)
+
+
+def _at_end(drive: Drive, ahead: Ahead, axes: str) -> Drive:
+    """Return the drives of a chunk as they arrive at its end; a single step has nothing ahead."""
+    post, pre, taps = drive
     if post.shape[1] == 1:
-        return _add_step(Z, lead(post, axes), pre, taps)
-    post = lead(post * ahead.step, axes)
+        return drive
+    post = post * ahead.step
+    if pre is None:
+        return Drive(post.sum(1, keepdim=True))
+    if taps is None:
+        return Drive(post, pre)
+    return Drive(fold(post, taps.unsqueeze(3) if axes[0] == "e" else taps.unsqueeze(2)), pre)
+
+
+def _lay(drive: Drive, axes: str) -> Drive:
+    """Return the drive in memory as Z lies there: post (b, t, c, r), the inputs of a channel's own (b, t, k, e)."""
+    post, pre, taps = drive
+    if axes in ("e", "en"):
+        return Drive(post[:, 0].contiguous())
+    if axes != "ej":
+        post = post.transpose(2, 3)
+    if axes == "ek" and pre is not None:
+        pre = pre.transpose(2, 3)
+    return Drive(post.contiguous(), None if pre is None else pre.contiguous(), taps)
+
+
+def _summed(Z: Sequence[int], axes: str) -> list[int]:
+    """Return the shape of signal Z summed over streams, and what lies inside and the parameter lacks."""
+    inside = {"e": (1, 2), "en": (1, 2), "ej": (1, 3), "nj": (1, 3), "ek": (2, 3), "nk": (1, 2)}
+    return [Z[i] for i in inside[axes]]
+
+
+def _cross(
+    Z: list[Tensor],
+    gradient: Tensor,
+    axes: str,
+    post: list[Tensor],
+    pre: list[Tensor],
+    taps: list[Tensor],
+    by: list[Tensor],
+    go: Tensor,
+    kernels: str,
+) -> None:
+    if bool(go):
+        passes = cross_torch if kernels == "torch" else module(kernels).cross_all
+        passes(Z, gradient, axes.split(","), post, pre, taps, by)
+
+
+LIBRARY.define(
+    "cross(Tensor(a!)[] Z, Tensor(b!) gradient, str axes, Tensor[] post, Tensor[] pre, Tensor[] taps, Tensor[] by, "
+    "Tensor go, str kernels) -> ()"
+)
+LIBRARY.impl("cross", _cross, "CompositeExplicitAutograd")
+torch.library.register_fake("biomamba::cross", lambda *given: None)
+
+
+def cross_torch(
+    Z: list[Tensor],
+    gradient: Tensor,
+    axes: list[str],
+    post: list[Tensor],
+    pre: list[Tensor],
+    taps: list[Tensor],
+    by: list[Tensor],
+) -> None:
+    """Write the gradients and move every Z, of any precision, by torch operations.
+
+    post, pre and taps as `_lay` gives them, empty where there are none; by holds decay and signal, (b, e, n) and then
+    (b, n, e). The gradient
+    holds the numbers of all, one after the other; that of an `ek` is (k, e), that of an `e` (e, n).
+    """
+    gradients = split(gradient, [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)])
+    for z, a, p, q, w, to in zip(Z, axes, post, pre, taps, gradients, strict=True):
+        moved = z if z.dtype == to.dtype else z.to(to.dtype)
+        start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]
+        if a in ("e", "en"):
+            torch.sum(signal * moved, 0, out=to)
+            moved.mul_(start).add_(p)
+        elif a[1] == "j":
+            # streams first: an einsum would transpose all of Z
+            torch.sum((signal.unsqueeze(-1) * moved).sum(0), 1, out=to)
+            add_(moved.mul_(start.unsqueeze(-1)), p, q, w)
+        else:
+            torch.sum(signal.unsqueeze(2) * moved, (0, 1) if a == "ek" else (0, 3), out=to)
+            moved.mul_(start.unsqueeze(2))
+            add_own_(moved, a, p, q)
+        if moved is not z:
+            z.copy_(moved)
+
+
+def add_(Z: Tensor, post: Tensor, pre: Tensor, taps: Tensor | None = None) -> None:
+    """Add the outer products of all steps to Z (b, c, r, j); post is (b, t, c, r)."""
     b, c, r, j = Z.shape
-    if pre.ndim == 4:
-        Z.view(b * c, r, j).baddbmm_(
-            post.permute(0, 2, 3, 1).reshape(b * c, r, -1), pre.transpose(1, 2).reshape(b * c, -1, j)
-        )
-        return Z
-    if taps is not None:
-        post = fold(post, taps.unsqueeze(3))
-    Z.view(b, c * r, j).baddbmm_(post.flatten(2).transpose(1, 2), pre)
-    return Z
+    if post.shape[1] > 1:
+        Z.view(b, c * r, j).baddbmm_(post.view(b, -1, c * r).transpose(1, 2), pre)
+        return
+    now = pre if taps is None or not taps.numel() else taps[:, 0] @ pre  # (b, 1 or c, j)
+    Z.addcmul_(post[:, 0].unsqueeze(-1), now.unsqueeze(2))
 
 
-def _add_step(Z: Tensor, post: Tensor, pre: Tensor, taps: Tensor | None) -> Tensor:
-    """Add the outer product of a single step, which needs no product over time."""
-    now = pre[:, 0] if taps is None else taps[:, 0] @ pre
-    return Z.addcmul_(post[:, 0].unsqueeze(-1), (now if now.ndim == 3 else now.unsqueeze(1)).unsqueeze(2))
-
-
-def contract(signal: Tensor, Z: Tensor, axes: str) -> Tensor:
-    """Return the parameter's gradient (c,), (c, r) or (c, j): the signal (b, e, n) meets the influence."""
-    signal = lead(signal, axes)
-    if Z.ndim == 4:
-        return (signal.unsqueeze(-1) * Z).sum(0).sum(1)  # streams first: as an einsum it would transpose all of Z
-    product = signal * Z
-    return product.sum(0) if len(axes) == 2 else product.sum((0, 2))
+def add_own_(Z: Tensor, axes: str, post: Tensor, pre: Tensor) -> None:
+    """Add the drives of all steps to Z (b, n, k, e); post and pre as `arrive` gives them."""
+    if post.ndim == 4:
+        Z.add_(torch.einsum("btne,btke->bnke" if axes == "ek" else "btne,btnk->bnke", post, pre))
+        return
+    left, right = (post, pre) if axes == "ek" else (pre, post)  # Z += left^T right over time
+    product = Z.view(len(Z), -1, right[0, 0].numel())
+    product.baddbmm_(left.flatten(2).transpose(1, 2), right.flatten(2))
 
 
 def contract_now(weights: Tensor, axes: str, pre: Tensor, taps: Tensor | None) -> Tensor:

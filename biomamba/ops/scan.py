@@ -6,7 +6,7 @@ eligibility trace, which is the same recurrence driven by another input.
     scan_naive   autograd through the loop: the definition, and what the tests believe
     scan         the loop and its adjoint, by hand: what the library calls
 
-Shapes: b, h are (b, t, ...); a is the same or 1 on trailing axes; h0 is (b, ...).
+Shapes: b, h are (b, t, e, n); a is the same or 1 on trailing axes; h0 is (b, e, n).
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-UNROLL = 2  # steps up to which a compiler is shown the loop itself
+from .kernels import LIBRARY, module, resolve
 
 
 def scan_naive(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
@@ -26,46 +26,60 @@ def scan_naive(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
     return torch.stack(hs, dim=1)
 
 
-def scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
+def scan(a: Tensor, b: Tensor, h0: Tensor, kernels: str = "auto") -> Tensor:
     """Return every h_t; the same values and gradients as `scan_naive`."""
-    if torch.compiler.is_compiling() and b.shape[1] <= UNROLL:
-        return scan_naive(a, b, h0)
-    h: Tensor = _scan(a, b, h0)
+    if b.shape[1] == 1:
+        return a * h0.unsqueeze(1) + b
+    h: Tensor = torch.ops.biomamba.scan(a, b, h0, resolve(kernels, b.device.type))
     return h
 
 
-@torch.library.custom_op("biomamba::scan", mutates_args=())
-def _scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
-    out = torch.empty_like(b)
-    h = h0
-    for t in range(b.shape[1]):
-        h = torch.addcmul(b[:, t], a[:, t], h, out=out[:, t])
+def _scan(a: Tensor, b: Tensor, h0: Tensor, kernels: str) -> Tensor:
+    out = b.new_empty(b.shape)
+    if kernels == "torch":
+        h = h0
+        for t in range(b.shape[1]):
+            h = torch.addcmul(b[:, t], a[:, t], h, out=out[:, t])
+    else:
+        module(kernels).scan(a, b, h0, out)
     return out
 
 
-@torch.library.custom_op("biomamba::scan_adjoint", mutates_args=())
-def _adjoint(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Return adjoint_t = g_t + a_{t+1} adjoint_{t+1}, where g_t = dL/dh_t with h_{t+1} held; and that of h0."""
-    adjoint = torch.empty_like(g)
-    after = torch.zeros_like(g[:, 0])  # a_{t+1} adjoint_{t+1}
+def _adjoint(a: Tensor, g: Tensor, h0: Tensor, h: Tensor, kernels: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dL/da, dL/db and dL/dh0 for g_t = dL/dh_t with h_{t+1} held.
+
+    dL/db_t = g_t + a_{t+1} dL/db_{t+1},   dL/da_t = dL/db_t h_{t-1},   dL/dh0 = a_1 dL/db_1.
+    """
+    by_b, after = h.new_empty(h.shape), h0.new_empty(h0.shape)  # after: a_{t+1} dL/db_{t+1}
+    if kernels != "torch":
+        by_a = h.new_empty(h.shape)
+        module(kernels).scan_adjoint(a, g, h0, h, by_a, by_b, after)
+        return by_a.sum_to_size(a.shape), by_b, after
+    after.zero_()
     for t in reversed(range(g.shape[1])):
-        torch.add(g[:, t], after, out=adjoint[:, t])
-        after = a[:, t] * adjoint[:, t]
-    return adjoint, after
+        torch.add(g[:, t], after, out=by_b[:, t])
+        torch.mul(a[:, t], by_b[:, t], out=after)
+    h_prev = torch.cat([h0.unsqueeze(1), h[:, :-1]], dim=1)
+    return (by_b * h_prev).sum_to_size(a.shape), by_b, after
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    a, _, h0 = inputs
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, str], output: Tensor) -> None:
+    a, _, h0, ctx.kernels = inputs
     ctx.save_for_backward(a, h0, output)
 
 
-def _backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
     a, h0, h = ctx.saved_tensors
-    adjoint, after = _adjoint(a, g)
-    h_prev = torch.cat([h0.unsqueeze(1), h[:, :-1]], dim=1)
-    return (adjoint * h_prev).sum_to_size(a.shape), adjoint, after
+    return *torch.ops.biomamba.scan_adjoint(a, g, h0, h, ctx.kernels), None
 
 
-_scan.register_fake(lambda a, b, h0: torch.empty_like(b))
-_adjoint.register_fake(lambda a, g: (torch.empty_like(g), torch.empty_like(g[:, 0])))
-_scan.register_autograd(_backward, setup_context=_remember)
+LIBRARY.define("scan(Tensor a, Tensor b, Tensor h0, str kernels) -> Tensor")
+LIBRARY.define("scan_adjoint(Tensor a, Tensor g, Tensor h0, Tensor h, str kernels) -> (Tensor, Tensor, Tensor)")
+LIBRARY.impl("scan", _scan, "CompositeExplicitAutograd")
+LIBRARY.impl("scan_adjoint", _adjoint, "CompositeExplicitAutograd")
+torch.library.register_fake("biomamba::scan", lambda a, b, h0, kernels: b.new_empty(b.shape))
+torch.library.register_fake(
+    "biomamba::scan_adjoint",
+    lambda a, g, h0, h, kernels: (a.new_empty(a.shape), h.new_empty(h.shape), h0.new_empty(h0.shape)),
+)
+torch.library.register_autograd("biomamba::scan", _backward, setup_context=_remember)

@@ -2,8 +2,8 @@
 
     dL/dtheta  =  dL/dtheta |_(h0 held)   +   dL/dh0 . Z
 
-The first term is autograd's. `past` gives the second, `carry` moves Z = dh0/dtheta on to where the next chunk
-begins: pure arithmetic on tensors, which `credit` brings to `.grad` and `online` may compile.
+The first term is autograd's. `meet` gives the second, and moves Z = dh0/dtheta on to where the next chunk begins:
+both in one pass over the trace, which is by far the largest thing an online learner holds.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,8 @@ from torch import Tensor
 from ..blocks.base import Block, Tape
 from ..state import Tree
 
+Gradients = dict[str, Tensor]
+
 
 class Signal(NamedTuple):
     """The learning signal of one block: how the loss of a chunk depends on its states."""
@@ -27,7 +29,7 @@ class Signal(NamedTuple):
 class LearningRule(ABC):
     """How the past of a stream gets its share of the gradient."""
 
-    reads_h: ClassVar[bool] = False  # whether `past` wants the signal of every step
+    reads_h: ClassVar[bool] = False  # whether `meet` wants the signal of every step
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         """Take the blocks of a model, in order."""
@@ -38,23 +40,22 @@ class LearningRule(ABC):
         """Return the trace of `batch` streams that have seen nothing: one tree per block."""
 
     @abstractmethod
-    def past(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> dict[str, Tensor]:
-        """Return the gradient of the block's effective parameters that comes through the past, by name.
+    def meet(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
+    ) -> tuple[Gradients, Tree]:
+        """Return the gradient of the block's effective parameters through the past, and the trace `advance` steps on.
 
-        trace is the block's own; `new` is how many of the last steps have not been learned from before.
+        trace is the block's own, and its memory is used again; `new` is how many of the last steps have not been
+        learned from before. Where go, () bool, is false, the trace is left as it was.
         """
 
-    @abstractmethod
-    def carry(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None) -> Tree:
-        """Return the trace `advance` steps after the tapes' start (default: at their end).
+    def backward(
+        self, loss: Tensor, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, new: int | None = None
+    ) -> Tree:
+        """Add the whole gradient to `.grad`, and return the trace `advance` steps after the tapes' start.
 
-        The memory of the trace given is used again: keep the one returned.
-        """
-
-    def credit(self, loss: Tensor, tapes: Sequence[Tape], trace: Tree, new: int | None = None) -> None:
-        """Add the gradient inside the chunk, and that through the past, to `.grad` of the parameters.
-
-        `new` is how many of the last steps have not been learned from before (default: all of them).
+        advance: default, at the tapes' end. new: how many of the last steps have not been learned from before
+        (default: all). The memory of the trace given is used again: keep the one returned.
         Raises ValueError where a tape's state is no leaf: begin chunks from `biomamba.cut(state)`.
         """
         for tape in tapes:
@@ -65,51 +66,76 @@ class LearningRule(ABC):
             if self.reads_h:
                 tape.h.retain_grad()
         loss.backward()
-        signals = [
-            None if tape.h0.grad is None else Signal(tape.h0.grad, tape.h.grad if self.reads_h else None)
+        signals = [  # a block that the loss does not reach has no signal
+            silence(tape) if tape.h0.grad is None else Signal(tape.h0.grad, tape.h.grad if self.reads_h else None)
             for tape in tapes
         ]
-        effective, past = self._through(tapes, signals, trace, new)
-        if effective:
-            torch.autograd.backward(effective, past)
+        reached, past, trace = self._through(tapes, signals, trace, advance, new)
+        if reached:
+            torch.autograd.backward(reached, past)
+        return trace
 
-    def gradients(
-        self, loss: Tensor, parameters: Sequence[Tensor], tapes: Sequence[Tape], trace: Tree, new: int | None = None
-    ) -> list[Tensor]:
-        """Return what `credit` adds to `.grad`, as values, and touch nothing; zero for a parameter not reached."""
+    def signals(
+        self, loss: Tensor, parameters: Sequence[Tensor], tapes: Sequence[Tape]
+    ) -> tuple[list[Tensor], list[Signal]]:
+        """Return the gradient inside the chunk, and each block's signal; zero for what the loss does not reach."""
         h0s, hs = [tape.h0 for tape in tapes], [tape.h for tape in tapes] if self.reads_h else []
         inside = torch.autograd.grad(
             loss, [*parameters, *h0s, *hs], retain_graph=True, allow_unused=True, materialize_grads=True
         )
         own, signal0, signal = inside[: len(parameters)], inside[len(parameters) :][: len(h0s)], inside[-len(h0s) :]
-        signals = [Signal(h0, h if self.reads_h else None) for h0, h in zip(signal0, signal, strict=True)]
-        effective, past = self._through(tapes, signals, trace, new)
-        if not effective:
-            return list(own)
-        outside = torch.autograd.grad(effective, parameters, past, allow_unused=True)
-        return [a if b is None else a + b for a, b in zip(own, outside, strict=True)]
+        return list(own), [Signal(h0, h if self.reads_h else None) for h0, h in zip(signal0, signal, strict=True)]
 
-    def backward(
-        self, loss: Tensor, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, new: int | None = None
-    ) -> Tree:
-        """Fill `.grad` and return the next trace: `credit`, then `carry`."""
-        self.credit(loss, tapes, trace, new)
-        return self.carry(tapes, trace, advance)
+    def past(
+        self,
+        parameters: Sequence[Tensor],
+        tapes: Sequence[Tape],
+        signals: Sequence[Signal],
+        trace: Tree,
+        advance: int | None = None,
+        new: int | None = None,
+        go: Tensor | None = None,
+    ) -> tuple[list[Tensor | None], Tree]:
+        """Return each parameter's gradient through the past (None where there is none), and the trace moved on."""
+        reached, past, trace = self._through(tapes, signals, trace, advance, new, go)
+        if not reached:
+            return [None] * len(parameters), trace
+        return list(torch.autograd.grad(reached, parameters, past, allow_unused=True)), trace
+
+    def carry(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, go: Tensor | None = None) -> Tree:
+        """Return the trace `advance` steps after the tapes' start (default: at their end), nothing learned."""
+        return self._through(tapes, [silence(tape) for tape in tapes], trace, advance, go=go)[2]
 
     def _through(
-        self, tapes: Sequence[Tape], signals: Sequence[Signal | None], trace: Tree, new: int | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return effective parameters on the autograd graph, and their gradients: autograd goes on to the true ones."""
+        self,
+        tapes: Sequence[Tape],
+        signals: Sequence[Signal],
+        trace: Tree,
+        advance: int | None = None,
+        new: int | None = None,
+        go: Tensor | None = None,
+    ) -> tuple[list[Tensor], list[Tensor], Tree]:
+        """Return effective parameters on the graph, their gradients (autograd goes on to the true ones), and the trace.
+
+        go: default, true.
+        """
+        go = torch.ones((), dtype=torch.bool, device=tapes[0].h.device) if go is None else go
         reached: list[Tensor] = []
         pasts: list[Tensor] = []
+        moved = []
         for block, tape, signal, own in zip(self.blocks, tapes, signals, trace, strict=True):
-            if signal is None:  # the loss does not reach this block
-                continue
+            t = tape.h.shape[1]
             with torch.no_grad():
-                past = self.past(block, tape, signal, own, new or tape.h.shape[1])
+                past, after = self.meet(block, tape, signal, own, new or t, t if advance is None else advance, go)
+            moved.append(after)
             effective = block.effective() if past else {}
             for name, gradient in past.items():
                 if effective[name].requires_grad:
                     reached.append(effective[name])
                     pasts.append(gradient)
-        return reached, pasts
+        return reached, pasts, moved
+
+
+def silence(tape: Tape) -> Signal:
+    """Return the signal of a loss that does not reach the block."""
+    return Signal(torch.zeros_like(tape.h0), torch.zeros_like(tape.h))

@@ -3,13 +3,11 @@
 A chunk of the whole sequence is full BPTT, a chunk of K steps TBPTT(K), a chunk of one the immediate gradient.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from ..blocks.base import Block, Tape
 from ..state import Tree
-from .base import LearningRule, Signal
+from .base import Gradients, LearningRule, Signal
 
 
 class BPTT(LearningRule):
@@ -19,14 +17,8 @@ class BPTT(LearningRule):
         """Return empty traces: nothing is remembered."""
         return [None for _ in self.blocks]
 
-    def credit(self, loss: Tensor, tapes: Sequence[Tape], trace: Tree, new: int | None = None) -> None:
-        """Add the gradient inside the chunk to `.grad`."""
-        loss.backward()
-
-    def past(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> dict[str, Tensor]:
-        """Return nothing: no gradient comes through the past."""
-        return {}
-
-    def carry(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None) -> Tree:
-        """Return the empty traces."""
-        return trace
+    def meet(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
+    ) -> tuple[Gradients, Tree]:
+        """Return no gradient through the past, and the empty trace."""
+        return {}, trace

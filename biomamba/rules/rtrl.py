@@ -10,47 +10,60 @@ the window) is dropped: depth is approximate.
 Weights move while Z remembers older ones: inherent in RTRL.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from ..blocks.base import Block, Drive, Tape, first
-from ..ops.influence import contract, decay_ahead, influence
+from ..blocks.base import Block, Tape, first
+from ..ops.influence import contract_naive, cross, decay_ahead, shape
 from ..state import Tree
-from .base import LearningRule, Signal
+from .base import Gradients, LearningRule, Signal
 
 
 class RTRL(LearningRule):
-    """Exact online gradients: the eligibility traces Z of every parameter that reaches a block's state."""
+    """Exact online gradients: the eligibility traces Z of every parameter that reaches a block's state.
+
+    The trace of a block is {name: Z} for each of its influences, laid out as `ops.influence` says.
+    """
+
+    def __init__(self, blocks: Iterable[Block], trace_dtype: str | None = None) -> None:
+        """Take the blocks, and the precision the traces are kept in: bfloat16, or None for that of the weights.
+
+        bfloat16 halves memory and traffic and rounds at each update; all arithmetic stays in the weights' precision.
+        Raises ValueError for another precision.
+        """
+        super().__init__(blocks)
+        if trace_dtype not in (None, "bfloat16"):
+            raise ValueError(f"trace_dtype: got {trace_dtype!r}, expected bfloat16, or null for that of the weights")
+        self.trace_dtype = torch.bfloat16 if trace_dtype else None
 
     def init(self, batch: int) -> Tree:
-        """Return zero traces: for each block and influence Z (b, c, r) or (b, c, r, j)."""
-        return [{name: _zeros(block, name, batch) for name in block.influences} for block in self.blocks]
+        """Return zero traces."""
+        return [{name: self._zeros(block, name, batch) for name in block.influences} for block in self.blocks]
 
-    def past(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> dict[str, Tensor]:
-        """Return signal . Z for all before the chunk."""
-        return {name: contract(signal.h0, trace[name], axes) for name, axes in block.influences.items()}
-
-    @torch.no_grad()
-    def carry(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None) -> Tree:
-        """Return Z `advance` steps after the tapes' start; the memory of the trace given is used again."""
+    def meet(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
+    ) -> tuple[Gradients, Tree]:
+        """Return signal . Z for all before the chunk, and Z at its step `advance`."""
         if advance == 0:
-            return trace
-        moved = []
-        for block, whole, Z in zip(self.blocks, tapes, trace, strict=True):
-            tape = whole if advance is None else first(whole, advance)
-            moved.append(self.move(block, tape, block.drives(tape), Z))
-        return moved
+            exact = {name: trace[name].to(tape.h.dtype) for name in block.influences}
+            return {name: contract_naive(signal.h0, exact[name], a) for name, a in block.influences.items()}, trace
+        part = first(tape, advance)
+        ahead = decay_ahead(part.log_a, part.reset)
+        arrived, names = block.arrivals(part, ahead), list(block.influences)
+        gradients = cross(
+            [trace[name] for name in names],
+            list(block.influences.values()),
+            [arrived[name] for name in names],
+            ahead.start,
+            signal.h0,
+            go,
+            block.kernels,
+        )
+        return dict(zip(names, gradients, strict=True)), trace
 
-    def move(self, block: Block, tape: Tape, drives: dict[str, Drive], Z: Tree) -> Tree:
-        """Return one block's Z at the end of the tape."""
-        ahead = decay_ahead(tape.log_a, tape.reset)
-        return {name: influence(Z[name], ahead, axes, *drives[name]) for name, axes in block.influences.items()}
-
-
-def _zeros(block: Block, name: str, batch: int) -> Tensor:
-    """Return the zero influence of one effective parameter."""
-    c, r = block.shape if block.influences[name][0] == "e" else block.shape[::-1]
-    j = [block.fan_in[name]] if name in block.fan_in else []
-    return next(block.parameters()).new_zeros(batch, c, r, *j)
+    def _zeros(self, block: Block, name: str, batch: int) -> Tensor:
+        """Return the zero influence of one effective parameter."""
+        size = shape(block.influences[name], batch, *block.shape, block.fan_in.get(name, 0))
+        return next(block.parameters()).new_zeros(size, dtype=self.trace_dtype)

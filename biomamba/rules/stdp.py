@@ -12,11 +12,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..blocks.base import Block, Drive, Tape
-from ..ops.influence import contract_now
+from ..blocks.base import Block, Tape
+from ..ops.influence import Drive, contract_now
 from ..ops.scan import scan
 from ..state import Tree
-from .base import Signal
+from .base import Gradients, Signal
 from .rtrl import RTRL
 
 
@@ -28,12 +28,14 @@ class RTRLSTDP(RTRL):
 
     reads_h = True
 
-    def __init__(self, blocks: Iterable[Block], a_post: float = 0.2, lam: float = 0.5) -> None:
+    def __init__(
+        self, blocks: Iterable[Block], a_post: float = 0.2, lam: float = 0.5, trace_dtype: str | None = None
+    ) -> None:
         """Take the blocks, the weight a_post of the non-causal half and its decay lam per step.
 
-        Raises ValueError where lam is outside [0, 1).
+        Raises ValueError where lam is outside [0, 1), and as `RTRL` does.
         """
-        super().__init__(blocks)
+        super().__init__(blocks, trace_dtype)
         if not 0 <= lam < 1:
             raise ValueError(f"lam is the decay of a trace per step: got {lam}, expected 0 <= lam < 1")
         self.a_post, self.lam = a_post, lam
@@ -46,32 +48,29 @@ class RTRLSTDP(RTRL):
             empty.append({"Z": Z, "Q": {name: like.new_zeros(batch, *block.shape) for name in block.fan_in}})
         return empty
 
-    def past(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> dict[str, Tensor]:
-        """Return the gradient through the past, and of the inputs that came after a post."""
-        gradients = super().past(block, tape, signal, trace["Z"], new)
-        if signal.h is None:
-            return gradients
-        old = signal.h.shape[1] - new
-        drives = block.drives(tape)
+    def meet(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
+    ) -> tuple[Gradients, Tree]:
+        """Return the gradient through the past and of the inputs that came after a post, and the trace moved on."""
+        drives, t = block.drives(tape), tape.h.shape[1]
+        assert signal.h is not None
+        signal_new = signal.h.clone()
+        signal_new[:, : t - new] = 0
+        half, Qs = {}, {}
         for name, before in trace["Q"].items():
-            _, pre, taps = drives[name]
-            assert pre is not None
-            Q, decay = self.posts(drives[name], tape, before)
+            drive = drives[name]
+            assert drive.pre is not None
+            Q, decay = self.posts(drive, before, tape.reset, block.kernels)
             R = decay * torch.cat([before.unsqueeze(1), Q[:, :-1]], dim=1)
-            weights = signal.h * R
-            weights[:, :old] = 0
-            half = contract_now(weights, block.influences[name], pre, taps)
-            gradients[name] = gradients[name] + self.a_post * half
-        return gradients
+            half[name] = contract_now(signal_new * R, block.influences[name], drive.pre, drive.taps)
+            Qs[name] = torch.where(go, Q[:, advance - 1], before) if advance else before
+        gradients, Z = super().meet(block, tape, signal, trace["Z"], new, advance, go)
+        gradients |= {name: gradients[name] + self.a_post * gradient for name, gradient in half.items()}
+        return gradients, {"Z": Z, "Q": Qs}
 
-    def posts(self, drive: Drive, tape: Tape, before: Tensor) -> tuple[Tensor, Tensor]:
+    def posts(self, drive: Drive, before: Tensor, reset: Tensor | None, kernels: str) -> tuple[Tensor, Tensor]:
         """Return Q (b, t, e, n), the decaying sum of posts, and the decay (b, t, 1, 1) that met it."""
         decay = drive.post.new_full((*drive.post.shape[:2], 1, 1), self.lam)
-        if tape.reset is not None:
-            decay = decay.masked_fill(tape.reset[..., None, None], 0)
-        return scan(decay, drive.post.contiguous(), before), decay
-
-    def move(self, block: Block, tape: Tape, drives: dict[str, Drive], Z: Tree) -> Tree:
-        """Return one block's trace at the end of the tape."""
-        Q = {name: self.posts(drives[name], tape, before)[0][:, -1].clone() for name, before in Z["Q"].items()}
-        return {"Z": super().move(block, tape, drives, Z["Z"]), "Q": Q}
+        if reset is not None:
+            decay = decay.masked_fill(reset[..., None, None], 0)
+        return scan(decay, drive.post.contiguous(), before, kernels), decay

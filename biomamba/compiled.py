@@ -1,0 +1,203 @@
+"""The whole update, the optimiser's step too, as one graph of fused kernels: the numbers of `learn.update`.
+
+    trace learn and the optimiser's formula once for a kind of chunk  ->  torch's inductor  ->  call it with tensors
+
+The graph takes weights, moments, state, trace and chunk; it writes weights, moments and trace in place.
+It is made anew for each kind of chunk (its shapes, whether a sequence begins in it, whether it is labelled), which
+takes seconds; torch keeps what it compiled on disk.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import SGD, Adam, Optimizer
+
+from .learn import Pass, Seen, learn, predict, take, update, wanting
+from .model import Model
+from .rules.base import LearningRule
+from .state import Tree, flat, tree_map
+from .stream import Task
+
+MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
+    Adam: ("exp_avg", "exp_avg_sq"),
+    SGD: ("momentum_buffer",),
+}
+RARE = {
+    "amsgrad": False,
+    "maximize": False,
+    "nesterov": False,
+    "dampening": 0,
+    "decoupled_weight_decay": False,
+}  # options that `stepped` leaves out
+CONSTANT = ("betas", "eps", "weight_decay", "momentum")  # options that a graph is made for
+
+
+class Kind(NamedTuple):
+    """What a graph is made for."""
+
+    shape: torch.Size  # of x
+    new: int
+    advance: int
+    resets: bool
+    labelled: bool
+    options: tuple[Any, ...]  # of the optimiser
+
+
+class Graph(NamedTuple):
+    """A compiled update."""
+
+    call: Callable[..., Sequence[Tensor]]
+    kept: list[bool]  # of each tensor of the trace: it is moved in place
+
+
+class Update(nn.Module):
+    """`learn.learn` and `learn.predict` as a module, so that weights can be given from outside."""
+
+    def __init__(self, model: Model, task: Task, rule: LearningRule, clip: float | None) -> None:
+        """Take what an update needs."""
+        super().__init__()
+        self.model, self.task, self.rule, self.clip = model, task, rule, clip
+
+    def forward(self, seen: Seen, advance: int, labelled: bool) -> Pass:
+        """Return the pass of a chunk."""
+        if labelled:
+            return learn(self.model, self.task, self.rule, seen, advance, self.clip)
+        return predict(self.model, self.task, self.rule, seen, advance)
+
+
+class Compiled:
+    """`learn.update` of one model as graphs, one for each kind of chunk.
+
+    Adam and SGD step inside the graph, which leaves no `.grad`; other optimisers, rarer options of these and
+    several groups of parameters step after it.
+    """
+
+    def __init__(self, model: Model, task: Task, rule: LearningRule, optimizer: Optimizer, clip: float | None) -> None:
+        """Take what an update needs. Raises ValueError where this torch or this machine cannot compile."""
+        if not hasattr(torch._inductor, "standalone_compile"):
+            raise ValueError(f"compile: torch {torch.__version__} is too old: install 2.8 or newer, or do without")
+        try:
+            torch.compile(torch.neg)(torch.ones(1))
+        except Exception as error:  # whatever a missing compiler makes of it
+            raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
+        self.whole, self.optimizer = Update(model, task, rule, clip), optimizer
+        self.names, self.parameters = zip(*model.named_parameters(), strict=True)
+        self.wanting = wanting(model)
+        group = optimizer.param_groups[0]
+        ours = type(optimizer) in MOMENTS and [*map(id, group["params"])] == [*map(id, self.wanting)]
+        self.inside = ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
+        self.rates = [self.wanting[0].new_zeros(()) for _ in range(2)]
+        self.counts: Tensor | None = None
+        self.graphs: dict[Kind, Graph] = {}
+
+    def __call__(self, seen: Seen, advance: int, labelled: bool) -> Pass:
+        """Return what `learn.update` returns; see there."""
+        moments = self._moments() if labelled and self.inside else []
+        if moments and moments[-1][-1] is None:  # torch makes them at its first step
+            whole = self.whole
+            return update(whole.model, whole.task, whole.rule, self.optimizer, whole.clip, seen, advance, labelled)
+        group = self.optimizer.param_groups[0]
+        options = tuple(group.get(name) for name in CONSTANT) if labelled and self.inside else ()
+        kind = Kind(seen.x.shape, seen.chunk.x.shape[1], advance, seen.reset is not None, labelled, options)
+        weights = [parameter.detach() for parameter in self.parameters]
+        given = [weights, moments, self._rates(group) if options else [], seen]
+        inputs = flat(given)
+        if kind not in self.graphs:
+            self.graphs[kind] = self._make(kind, given, inputs)
+        graph = self.graphs[kind]
+        out, loss, good, *others = graph.call(*inputs)
+        rest, kept = iter(others), iter(graph.kept)
+        norm, fine = (next(rest), next(rest)) if labelled else (None, None)
+        state = tree_map(lambda _: next(rest), seen.state)
+        trace = tree_map(lambda old: old if next(kept) else next(rest), seen.trace)
+        passed = Pass(out, loss, good, state, trace, norm, fine, list(rest))
+        if fine is not None and bool(fine):
+            if self.counts is not None and options:
+                self.counts += 1
+            elif not options:
+                take(self.optimizer, self.wanting, passed.gradients)
+        return passed
+
+    def _moments(self) -> list[list[Tensor | None]]:
+        """Return the optimiser's averages, a list per parameter."""
+        group, names = self.optimizer.param_groups[0], MOMENTS[type(self.optimizer)]
+        if not group.get("momentum", True):
+            return []
+        return [[self.optimizer.state[parameter].get(name) for name in names] for parameter in self.wanting]
+
+    def _rates(self, group: dict[str, Any]) -> list[Tensor]:
+        """Return the numbers of a step that change with time: for Adam, lr over its first correction, and the second.
+
+        What the optimiser counts for each parameter becomes a view of one tensor, which one addition moves.
+        """
+        lr, state = float(group["lr"]), self.optimizer.state
+        if "step" in state[self.wanting[0]]:
+            if self.counts is None or state[self.wanting[0]]["step"]._base is not self.counts:
+                self.counts = torch.stack([state[parameter]["step"] for parameter in self.wanting])
+                for i, parameter in enumerate(self.wanting):
+                    state[parameter]["step"] = self.counts[i]
+            step = float(self.counts[0]) + 1
+            self.rates[0].fill_(lr / (1 - group["betas"][0] ** step))
+            self.rates[1].fill_((1 - group["betas"][1] ** step) ** 0.5)
+        else:
+            self.rates[0].fill_(lr)
+        return self.rates
+
+    def _make(self, kind: Kind, template: Tree, inputs: Sequence[Tensor]) -> Graph:
+        """Return the graph of a kind of chunk; nothing is changed."""
+        kept: list[bool] = []
+
+        def whole(*tensors: Tensor) -> list[Tensor]:
+            given = iter(tensors)
+            weights, moments, rates, seen = tree_map(lambda _: next(given), template)
+            fresh = [
+                weight.detach().requires_grad_(parameter.requires_grad)
+                for weight, parameter in zip(weights, self.parameters, strict=True)
+            ]
+            named = {f"model.{name}": weight for name, weight in zip(self.names, fresh, strict=True)}
+            passed: Pass = functional_call(self.whole, named, (seen, kind.advance, kind.labelled))
+            gradients = passed.gradients
+            if kind.options:
+                assert passed.fine is not None
+                learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
+                for i, (weight, gradient) in enumerate(zip(learning, gradients, strict=True)):
+                    own = moments[i] if moments else []
+                    now = stepped(type(self.optimizer), kind.options, rates, weight, gradient, own)
+                    for old, new in zip([weight, *own], now, strict=True):
+                        old.copy_(torch.where(passed.fine, new, old))
+                gradients = ()
+            after = flat(passed.trace)
+            kept[:] = [old is new for old, new in zip(flat(seen.trace), after, strict=True)]
+            moved = [tensor for tensor, same in zip(after, kept, strict=True) if not same]
+            norm = [] if passed.norm is None or passed.fine is None else [passed.norm, passed.fine]
+            return [passed.out, passed.loss, passed.good, *norm, *flat(passed.state), *moved, *gradients]
+
+        graph = make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        return Graph(torch._inductor.standalone_compile(graph, list(inputs)), kept)
+
+
+def stepped(
+    optimizer: type[Optimizer],
+    options: Sequence[Any],
+    rates: Sequence[Tensor],
+    weight: Tensor,
+    gradient: Tensor,
+    moments: Sequence[Tensor],
+) -> list[Tensor]:
+    """Return weight and moments after a step, as torch.optim's documentation defines it.
+
+    options are those that CONSTANT names; rates are the learning rate and, for Adam, what `Compiled._rates` says.
+    """
+    betas, eps, decay, momentum = options
+    if decay:
+        gradient = gradient + decay * weight
+    if optimizer is SGD:
+        moment = momentum * moments[0] + gradient if momentum else gradient
+        return [weight - rates[0] * moment, *([moment] if momentum else [])]
+    first = moments[0].lerp(gradient, 1 - betas[0])
+    second = betas[1] * moments[1] + (1 - betas[1]) * gradient * gradient
+    return [weight - rates[0] * first / (second.sqrt() / rates[1] + eps), first, second]

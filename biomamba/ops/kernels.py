@@ -1,0 +1,49 @@
+"""Which kernels do the work that torch's own operations do slowly: chosen by name, never changed silently.
+
+    torch     torch operations only; every device
+    numba     compiled loops for the CPU (pip install "biomamba[fast]"): one pass over a trace, one over a scan
+    triton    the same for a GPU (comes with torch's CUDA builds)
+
+`auto` is numba on a CPU and triton on a GPU where they are installed, torch otherwise; `resolve` says which.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+from typing import Any
+
+import torch
+
+LIBRARY = torch.library.Library("biomamba", "DEF")  # of our operators, so that graphs may contain them
+NAMES = ("auto", "torch", "numba", "triton")
+HOW = {"numba": 'pip install "biomamba[fast]"', "triton": "pip install triton"}
+
+
+@functools.cache
+def resolve(name: str, device: str = "cpu") -> str:
+    """Return torch, numba or triton for tensors of a device type (cpu, cuda).
+
+    Raises ValueError for an unknown name and for kernels that this device or this machine does not have.
+    """
+    if name not in NAMES:
+        raise ValueError(f"kernels: got {name!r}, expected one of {', '.join(NAMES)}")
+    if name == "auto":
+        usual = "triton" if device == "cuda" else "numba"
+        return usual if _installed(usual) and (device in ("cpu", "cuda")) else "torch"
+    if name == "numba" and device != "cpu":
+        raise ValueError(f"kernels: numba works on the CPU only, the tensors are on {device}: give auto")
+    if name == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError("kernels: triton works on a GPU, or with TRITON_INTERPRET=1 step by step: give auto")
+    if name in HOW and not _installed(name):
+        raise ValueError(f"kernels: {name} is not installed: {HOW[name]}, or give auto")
+    return name
+
+
+def module(kernels: str) -> Any:
+    """Return the module of these kernels; imported late, because it may be absent and takes its time."""
+    return importlib.import_module(f".{kernels}_kernels", __package__)
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
