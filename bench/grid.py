@@ -48,22 +48,45 @@ def key(setting: Row) -> str:
     return json.dumps(setting, sort_keys=True)
 
 
+def write(rows: Iterable[Row], file: Path | None) -> None:
+    """Write the rows as JSON lines, where a file is given."""
+    if file:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def prepare() -> None:
     """Set up a process that measures."""
     torch.set_num_threads(1)
     keep_freed_memory()
 
 
-def heading(command: str) -> str:
-    """Return what a reader of the table must know: the command, the day, the machine, one thread per run."""
-    threads = f"{os.cpu_count()} {platform.machine()} cores, one thread per run"
-    return f"`{command}`, {datetime.date.today()}, {threads}, torch {torch.__version__}\n"
+def heading(command: str, threads: str = "one thread per run") -> str:
+    """Return what a reader of the table must know: the command, the day, the machine, the threads."""
+    machine = f"{os.cpu_count()} {platform.machine()} cores ({processor()}), {threads}"
+    return f"`{command}`, {datetime.date.today()}, {machine}, torch {torch.__version__}\n"
+
+
+def processor() -> str:
+    """Return the processor's name and its widest vectors, as torch sees them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def table(header: list[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *map(list, rows)]]
     return "\n".join(lines)
+
+
+def markdown(rows: list[Row]) -> str:
+    """Return rows of one kind as a Markdown table, numbers to three digits."""
+
+    def text(value: Any) -> str:
+        return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}") if isinstance(value, float) else str(value)
+
+    return table(list(rows[0]), [[text(value) for value in row.values()] for row in rows])
 
 
 def spread(values: list[float], digits: int = 3) -> str:

@@ -19,7 +19,7 @@ from torch.optim import SGD, Adam, Optimizer
 from .learn import Pass, Seen, learn, predict, take, update, wanting
 from .model import Model
 from .rules.base import LearningRule
-from .state import Tree, flat, tree_map
+from .state import flat, tree_map
 from .stream import Task
 
 MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
@@ -91,65 +91,72 @@ class Compiled:
         ours = type(optimizer) in MOMENTS and [*map(id, group["params"])] == [*map(id, self.wanting)]
         self.inside = ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
         self.rates = [self.wanting[0].new_zeros(()) for _ in range(2)]
-        self.counts: Tensor | None = None
+        self.moments: list[Tensor] = []
+        self.counts: Tensor | None = None  # steps that the optimiser has taken, for each parameter
         self.graphs: dict[Kind, Graph] = {}
 
     def __call__(self, seen: Seen, advance: int, labelled: bool) -> Pass:
         """Return what `learn.update` returns; see there."""
-        moments = self._moments() if labelled and self.inside else []
-        if moments and moments[-1][-1] is None:  # torch makes them at its first step
+        inside = labelled and self.inside
+        group = self.optimizer.param_groups[0]
+        if inside and not self._find():  # torch makes an optimiser's averages at its first step
             whole = self.whole
             return update(whole.model, whole.task, whole.rule, self.optimizer, whole.clip, seen, advance, labelled)
-        group = self.optimizer.param_groups[0]
-        options = tuple(group.get(name) for name in CONSTANT) if labelled and self.inside else ()
+        options = tuple(group.get(name) for name in CONSTANT) if inside else ()
         kind = Kind(seen.x.shape, seen.chunk.x.shape[1], advance, seen.reset is not None, labelled, options)
-        weights = [parameter.detach() for parameter in self.parameters]
-        given = [weights, moments, self._rates(group) if options else [], seen]
-        inputs = flat(given)
-        if kind not in self.graphs:
-            self.graphs[kind] = self._make(kind, given, inputs)
-        graph = self.graphs[kind]
-        out, loss, good, *others = graph.call(*inputs)
+        graph = self.graphs.get(kind)
+        if graph is None:
+            graph = self.graphs[kind] = self._make(kind, seen)
+        rates = self._rates(group) if inside else []
+        with torch.no_grad():
+            out, loss, good, *others = graph.call(
+                *self.parameters, *(self.moments if inside else ()), *rates, *flat(seen)
+            )
         rest, kept = iter(others), iter(graph.kept)
         norm, fine = (next(rest), next(rest)) if labelled else (None, None)
         state = tree_map(lambda _: next(rest), seen.state)
         trace = tree_map(lambda old: old if next(kept) else next(rest), seen.trace)
         passed = Pass(out, loss, good, state, trace, norm, fine, list(rest))
         if fine is not None and bool(fine):
-            if self.counts is not None and options:
-                self.counts += 1
-            elif not options:
+            if not inside:
                 take(self.optimizer, self.wanting, passed.gradients)
+            elif self.counts is not None:
+                self.counts += 1
         return passed
 
-    def _moments(self) -> list[list[Tensor | None]]:
-        """Return the optimiser's averages, a list per parameter."""
-        group, names = self.optimizer.param_groups[0], MOMENTS[type(self.optimizer)]
-        if not group.get("momentum", True):
-            return []
-        return [[self.optimizer.state[parameter].get(name) for name in names] for parameter in self.wanting]
-
-    def _rates(self, group: dict[str, Any]) -> list[Tensor]:
-        """Return the numbers of a step that change with time: for Adam, lr over its first correction, and the second.
-
-        What the optimiser counts for each parameter becomes a view of one tensor, which one addition moves.
-        """
-        lr, state = float(group["lr"]), self.optimizer.state
-        if "step" in state[self.wanting[0]]:
-            if self.counts is None or state[self.wanting[0]]["step"]._base is not self.counts:
+    def _find(self) -> bool:
+        """Find the optimiser's averages, all of a parameter together; say whether they are there."""
+        group, state = self.optimizer.param_groups[0], self.optimizer.state
+        names = MOMENTS[type(self.optimizer)] if group.get("momentum", True) else ()
+        own = [state[parameter].get(name) for parameter in self.wanting[:1] for name in names]
+        if any(moment is None for moment in own):
+            return False
+        if own and (not self.moments or own[0] is not self.moments[0]):  # the first time, or after a loading
+            self.moments = [state[parameter][name] for parameter in self.wanting for name in names]
+            if "step" in state[self.wanting[0]]:  # becomes a view of one tensor, which one addition moves
                 self.counts = torch.stack([state[parameter]["step"] for parameter in self.wanting])
                 for i, parameter in enumerate(self.wanting):
                     state[parameter]["step"] = self.counts[i]
+        return True
+
+    def _rates(self, group: dict[str, Any]) -> list[Tensor]:
+        """Return what changes from step to step: for Adam, lr over its first correction, and the second."""
+        lr = float(group["lr"])
+        if self.counts is None:
+            self.rates[0].fill_(lr)
+        else:
             step = float(self.counts[0]) + 1
             self.rates[0].fill_(lr / (1 - group["betas"][0] ** step))
             self.rates[1].fill_((1 - group["betas"][1] ** step) ** 0.5)
-        else:
-            self.rates[0].fill_(lr)
         return self.rates
 
-    def _make(self, kind: Kind, template: Tree, inputs: Sequence[Tensor]) -> Graph:
+    def _make(self, kind: Kind, seen: Seen) -> Graph:
         """Return the graph of a kind of chunk; nothing is changed."""
         kept: list[bool] = []
+        weights = [parameter.detach() for parameter in self.parameters]
+        each = len(self.moments) // len(self.wanting)
+        moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.wanting))] if kind.options else []
+        template = [weights, moments, self.rates if kind.options else [], seen]
 
         def whole(*tensors: Tensor) -> list[Tensor]:
             given = iter(tensors)
@@ -165,7 +172,7 @@ class Compiled:
                 assert passed.fine is not None
                 learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
                 for i, (weight, gradient) in enumerate(zip(learning, gradients, strict=True)):
-                    own = moments[i] if moments else []
+                    own = moments[i]
                     now = stepped(type(self.optimizer), kind.options, rates, weight, gradient, own)
                     for old, new in zip([weight, *own], now, strict=True):
                         old.copy_(torch.where(passed.fine, new, old))
@@ -176,8 +183,11 @@ class Compiled:
             norm = [] if passed.norm is None or passed.fine is None else [passed.norm, passed.fine]
             return [passed.out, passed.loss, passed.good, *norm, *flat(passed.state), *moved, *gradients]
 
-        graph = make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
-        return Graph(torch._inductor.standalone_compile(graph, list(inputs)), kept)
+        graph = make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat(template))
+        # one step at a time, calling kernels takes longer than their work, so what calls them is compiled too
+        single = kind.new == 1 and weights[0].device.type == "cpu"
+        with torch._inductor.config.patch(cpp_wrapper=single, size_asserts=False):
+            return Graph(torch._inductor.standalone_compile(graph, [*flat(template)]), kept)
 
 
 def stepped(

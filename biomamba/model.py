@@ -43,8 +43,8 @@ class Model(nn.Module):
         """Draw initial weights.
 
         tied: the head uses the embedding's weights. kernels: what does the work, see `ops.kernels`.
-        Raises ValueError for an unknown block or kernels, for both or neither of vocab and d_in, and for a tied head that does
-        not fit; TypeError for an option the block does not have.
+        Raises ValueError for an unknown block or kernels, for both or neither of vocab and d_in, and for a tied head
+        that does not fit; TypeError for an option the block does not have.
         """
         super().__init__()
         if (vocab is None) == (d_in is None):

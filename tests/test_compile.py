@@ -26,18 +26,18 @@ OPTIMIZERS: dict[str, Any] = {
 
 
 def after(
-    fuse: bool, rule: str, block: str, length: int, window: int | None, t: int, optimizer_name: str = "adam"
+    fuse: bool, rule: str, block: str, length: int, window: int | None, resets: float, optimizer: str, t: int = 24
 ) -> dict[str, torch.Tensor]:
-    """Return weights, state and trace after a stream with resets and, but for every third step, no labels."""
+    """Return weights, moments, state and trace after a stream with silent updates, and with resets where asked for."""
     torch.manual_seed(1)
-    (x, y), reset = random_tokens(t), torch.rand(BATCH, t) < 0.1
+    (x, y), reset = random_tokens(t), torch.rand(BATCH, t) < resets
     stream = [chunk._replace(mask=chunk.mask & (i % 3 == 0)) for i, chunk in enumerate(chunks(x, y, length, reset))]
-    model = random_model(block, n_layers=2)
-    learning, optimizer = RULES[rule](model.blocks), OPTIMIZERS[optimizer_name](model.parameters())
+    model = random_model(block, n_layers=2 if window else 1)
+    learning, stepping = RULES[rule](model.blocks), OPTIMIZERS[optimizer](model.parameters())
     task: Any = Labelled()
-    *_, report = biomamba.online(stream, task, model, learning, optimizer, window=window, compile=fuse)
+    *_, report = biomamba.online(stream, task, model, learning, stepping, window=window, compile=fuse)
     assert report.carry.updates > 1
-    moments = {f"{i}.{k}": v for i, own in optimizer.state_dict()["state"].items() for k, v in own.items()}
+    moments = {f"{i}.{k}": v for i, own in stepping.state_dict()["state"].items() for k, v in own.items()}
     return {**model.state_dict(), **dict(leaves([report.carry.state, report.carry.trace])), **moments}
 
 
@@ -50,18 +50,25 @@ class Labelled(SummedLoss):
 
 
 @pytest.mark.parametrize(
-    "rule, block, length, window",
+    "rule, block, length, window, resets, optimizer",
     [
-        ("rtrl", "mamba2", 1, None),
-        pytest.param("rtrl_stdp", "mamba2", 3, 6, marks=pytest.mark.slow),
-        pytest.param("rtrl_stdp", "mamba", 1, None, marks=pytest.mark.slow),
-        pytest.param("bptt", "diagonal", 4, None, marks=pytest.mark.slow),
+        ("rtrl", "mamba2", 3, None, 0.0, "adam"),
+        pytest.param("rtrl", "mamba2", 1, None, 0.1, "sgd", marks=pytest.mark.slow),
+        pytest.param("rtrl_stdp", "mamba2", 3, 6, 0.1, "adam", marks=pytest.mark.slow),
+        pytest.param("rtrl_stdp", "mamba", 1, None, 0.0, "plain sgd", marks=pytest.mark.slow),
+        pytest.param("bptt", "diagonal", 4, None, 0.0, "rmsprop", marks=pytest.mark.slow),
     ],
 )
 def test_compiled_is_plain(
-    rule: str, block: str, length: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+    rule: str,
+    block: str,
+    length: int,
+    window: int | None,
+    resets: float,
+    optimizer: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain = after(False, rule, block, length, window, t=24)
+    plain = after(False, rule, block, length, window, resets, optimizer)
     made = []
     make = Compiled._make
 
@@ -70,9 +77,10 @@ def test_compiled_is_plain(
         return make(self, kind, *given)
 
     monkeypatch.setattr(Compiled, "_make", counted)
-    fused = after(True, rule, block, length, window, t=24)
+    fused = after(True, rule, block, length, window, resets, optimizer)
     assert {kind.labelled for kind in made} == {True, False}
-    assert {kind.resets for kind in made} == {True, False}
+    assert {kind.resets for kind in made} == ({True, False} if resets else {False})
+    assert any(kind.options for kind in made) == (optimizer != "rmsprop")
     assert plain.keys() == fused.keys()
     for name, tensor in plain.items():
         torch.testing.assert_close(

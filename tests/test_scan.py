@@ -1,21 +1,58 @@
 """Laws of the ops: every fast op equals its naive twin, values and gradients to every input."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from biomamba.blocks.base import Drive
 from biomamba.ops.conv import conv, conv_naive, fold, reach, windows
 from biomamba.ops.influence import arrive, contract_naive, cross, decay_ahead, influence_naive, shape
+from biomamba.ops.kernels import resolve
 from biomamba.ops.scan import scan, scan_naive
 
 TIMES = [1, 2, 7, 63, 64]
-KERNELS = ["torch", "numba"]
+AXES = [*((axes, False) for axes in ("e", "en", "ej", "nj", "ek", "nk")), ("ej", True), ("nj", True)]  # and taps
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.fixture(params=["torch", "numba", "triton"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name all kernels in turn; new tensors lie where they work: triton's on a GPU, else its interpreter runs them."""
+    name: str = request.param
+    device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
+    try:
+        resolve(name, device)
+    except ValueError as reason:
+        pytest.skip(str(reason))
+    with torch.device(device):
+        yield name
+
+
+@pytest.fixture
+def nan_memory() -> Iterator[None]:
+    """Fill new memory with NaN: whatever is computed from it is NaN too."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(9).isnan().all(), "the tests say nothing if memory is not filled"
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def walled(tensor: torch.Tensor, wall: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tensor in the middle of NaN, and all of it."""
+    whole = torch.full((tensor.numel() + 2 * wall,), torch.nan, dtype=tensor.dtype)
+    return whole[wall:-wall].view(tensor.shape).copy_(tensor), whole
+
+
+def ordered(x: torch.Tensor) -> torch.Tensor:
+    """Return the place of each bfloat16 among all of them."""
+    bits = x.view(torch.int16).int()
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)
 
 
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("wide", [True, False])
-@pytest.mark.parametrize("kernels", KERNELS)
 def test_scan_is_its_naive_twin(t: int, wide: bool, kernels: str) -> None:
     def scan_fast(a: torch.Tensor, b: torch.Tensor, h0: torch.Tensor) -> torch.Tensor:
         return scan(a, b, h0, kernels)
@@ -30,6 +67,19 @@ def test_scan_is_its_naive_twin(t: int, wide: bool, kernels: str) -> None:
     for naive, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
     assert float(results[0][3].abs().max()) > 0, "the law says nothing if no gradient reaches h0"
+
+
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.usefixtures("nan_memory")
+@pytest.mark.parametrize("b", [1, 3])
+def test_scan_uses_only_what_was_written(kernels: str, b: int) -> None:
+    sizes = (b, 7, 30, 1), (b, 7, 30, 5), (b, 30, 5)
+    inputs = [walled(torch.randn(size))[0].requires_grad_() for size in sizes]
+    results = []
+    for h in (scan_naive(*inputs), scan(*inputs, kernels)):
+        results.append([h, *torch.autograd.grad(h.square().sum(), inputs)])
+    for naive, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -72,8 +122,8 @@ def test_fold_is_the_transpose_of_windows() -> None:
     torch.testing.assert_close((fold(post, taps) * x).sum(), forward)
 
 
-def drive(axes: str, taps: bool, t: int, n: int) -> Drive:
-    b, e, j, k = 3, 4, 33, 4
+def drive(axes: str, taps: bool, t: int, n: int, e: int = 4, j: int = 33, b: int = 3) -> Drive:
+    k = 4
     c = e if axes[0] == "e" else n
     post = torch.randn(b, t, e, n)
     if axes in ("e", "en"):
@@ -85,17 +135,16 @@ def drive(axes: str, taps: bool, t: int, n: int) -> Drive:
     return Drive(post, torch.randn(b, k - 1 + t, j), torch.randn(b, t, c, k))
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("t", TIMES)
-@pytest.mark.parametrize(
-    "axes, taps", [*((axes, False) for axes in ("e", "en", "ej", "nj", "ek", "nk")), ("ej", True), ("nj", True)]
-)
+@pytest.mark.parametrize("axes, taps", AXES)
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("n, decays", [(5, 5), (5, 1), (2, 1)])
 def test_cross_is_its_naive_twin(
     kernels: str, t: int, axes: str, taps: bool, resets: bool, n: int, decays: int
 ) -> None:
     """One pass gives both the gradient before the chunk and the trace after it; where told to stay, it stays."""
+    if kernels == "triton" and not torch.cuda.is_available() and (t == 64 or (n, decays) == (5, 1)):
+        pytest.skip("triton's interpreter takes its time, and the kernel sees nothing new in these sizes")
     push = drive(axes, taps, t, n)
     log_a, signal = -torch.rand(3, t, 4, decays), torch.randn(3, 4, n)
     reset = torch.rand(3, t) < 0.2 if resets else None
@@ -109,6 +158,68 @@ def test_cross_is_its_naive_twin(
     kept = Z.clone()
     cross([kept], [axes], [arrived], ahead.start, signal, torch.tensor(False), kernels)
     assert torch.equal(kept, Z)
+
+
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.usefixtures("nan_memory")
+@pytest.mark.parametrize("t", [1, 7])
+@pytest.mark.parametrize("b", [1, 3])
+@pytest.mark.parametrize("axes, taps", AXES)
+def test_cross_uses_only_what_was_written(kernels: str, t: int, b: int, axes: str, taps: bool) -> None:
+    """No tile holds all of these traces; a number from beyond one, or from before it is written, would be NaN."""
+    e, n, j = {"ej": 6, "nj": 40}.get(axes, 130), 5, 130
+    push = drive(axes, taps, t, n, e, j, b)
+    log_a, signal = -torch.rand(b, t, e, n), torch.randn(b, e, n)
+    Z = torch.randn(shape(axes, b, e, n, 4 if axes[-1] == "k" else j))
+    gradient, after = contract_naive(signal, Z, axes), influence_naive(Z, log_a, None, axes, push)
+    kept, whole = walled(Z)
+    ahead = decay_ahead(log_a)
+    arrived = Drive(*(x if x is None else walled(x)[0] for x in arrive(push, ahead, axes)))
+    (got,) = cross([kept], [axes], [arrived], ahead.start, signal, torch.tensor(True), kernels)
+    torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(kept, after, rtol=1e-9, atol=1e-12)
+    assert int(whole.isfinite().sum()) == Z.numel(), "it wrote beyond the trace"
+
+
+@pytest.mark.parametrize("t", [1, 7])
+@pytest.mark.parametrize("axes", ["ek", "nk"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_channels_or_states_may_share_their_post(kernels: str, t: int, axes: str, dtype: torch.dtype) -> None:
+    b, e, n, k = 3, 4, 5, 4
+    torch.set_default_dtype(torch.float64 if dtype == torch.float64 else torch.float32)
+    Z, decay, signal = torch.randn(b, n, k, e).to(dtype), torch.rand(b, e, n), torch.randn(b, e, n)
+    post = torch.randn(b, t, n, 1) if axes == "ek" else torch.randn(b, t, 1, e)
+    pre = torch.randn(b, t, k, e) if axes == "ek" else torch.randn(b, t, n, k)
+    results = []
+    for each in (post.squeeze(3 if axes == "ek" else 2), post.expand(b, t, n, e).contiguous()):
+        kept = Z.clone()
+        (got,) = cross([kept], [axes], [Drive(each, pre)], decay, signal, torch.tensor(True), kernels)
+        results.append((got, kept))
+    (got, kept), (same, expected) = results
+    torch.testing.assert_close(got, same, rtol=0, atol=0)
+    close = 1e-9 if dtype == torch.float64 else 2**-6
+    torch.testing.assert_close(kept, expected, rtol=close, atol=close)
+    assert not torch.allclose(expected, Z, rtol=2**-3, atol=2**-3), "the law says nothing if Z does not move"
+
+
+@pytest.mark.parametrize("t", [1, 7])
+@pytest.mark.parametrize("axes, taps", AXES)
+def test_a_trace_may_be_kept_in_bfloat16(kernels: str, t: int, axes: str, taps: bool) -> None:
+    """Only what is stored is rounded: to a unit after one step; a chunk may be rounded before its products too."""
+    push = Drive(*(x if x is None else x.float() for x in drive(axes, taps, t, 5)))
+    log_a, signal = -torch.rand(3, t, 4, 5).float(), torch.randn(3, 4, 5).float()
+    exact = torch.randn(shape(axes, 3, 4, 5, 4 if axes[-1] == "k" else 33)).float()
+    Z = exact.bfloat16()
+    gradient, after = contract_naive(signal, Z.float(), axes), influence_naive(Z.float(), log_a, None, axes, push)
+    kept, ahead = Z.clone(), decay_ahead(log_a)
+    (got,) = cross([kept], [axes], [arrive(push, ahead, axes)], ahead.start, signal, torch.tensor(True), kernels)
+    torch.testing.assert_close(got, gradient, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(contract_naive(signal, exact, axes), gradient, rtol=1e-4, atol=1e-4), "Z was not rounded"
+    apart = (ordered(kept) - ordered(after.bfloat16())).abs()
+    if t == 1:
+        assert int(apart.max()) <= 1
+    torch.testing.assert_close(kept.float(), after, rtol=2**-7, atol=2**-7)
+    assert int((ordered(kept) - ordered(Z)).abs().max()) > 100, "the law says nothing if Z does not move"
 
 
 def test_decay_ahead_survives_what_underflows() -> None:

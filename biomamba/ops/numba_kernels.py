@@ -160,17 +160,25 @@ def of_channel(lo, hi, gradient, Z, start, signal, post, pre):
 def of_state(lo, hi, gradient, Z, start, signal, post, pre):
     """Contract and carry Z (b, n, k, e) of a state's own inputs: pre (b, t, n, k), gradient (n, k), else as above."""
     _, m, k, e = Z.shape
-    now = np.empty(e, gradient.dtype)
+    now, zero = np.empty(e, gradient.dtype), gradient.dtype.type(0)
     for at in range(lo, hi):
         i, y = at // m, at % m
         a, g = start[i, y], signal[i, y]
         for x in range(k):
-            z, total = Z[i, y, x], gradient[y, x]
+            z = Z[i, y, x]
+            sum0, sum1, sum2, sum3 = gradient[y, x], zero, zero, zero  # four: each addition waits for the one before
             for c in range(e):
-                v = wide(z[c])
-                total += g[c] * v
-                now[c] = a[c] * v
-            gradient[y, x] = total
+                now[c] = wide(z[c])
+            for c in range(0, e - 3, 4):
+                sum0 += g[c] * now[c]
+                sum1 += g[c + 1] * now[c + 1]
+                sum2 += g[c + 2] * now[c + 2]
+                sum3 += g[c + 3] * now[c + 3]
+            for c in range(e - e % 4, e):
+                sum0 += g[c] * now[c]
+            gradient[y, x] = (sum0 + sum1) + (sum2 + sum3)
+            for c in range(e):
+                now[c] *= a[c]
             for s in range(post.shape[1]):
                 p, q = post[i, s, y], pre[i, s, y, x]
                 for c in range(e):

@@ -1,0 +1,195 @@
+"""How long does an online update take, and how far from the floor? One table, everything a user gets in each number.
+
+    python -m bench.online --quick                 the settings that the project promises, under two minutes
+    python -m bench.online --json online.json      streams, widths, states, lengths, rules, threads and kernels
+
+An update is predict, score, learn, Adam, as `online()` does it on bytes. The floor is what the same arithmetic takes at
+the copy bandwidth (of as many bytes as the traces have) and the matrix rate measured in the same run:
+
+    2 trace bytes / bandwidth, or 3 b t e n d multiply-adds / rate where that is longer        (rtrl, per block)
+    + 3 b t parameters multiply-adds / rate + 28 parameters bytes / bandwidth                  (the model, Adam)
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import biomamba
+from bench.grid import heading, markdown, write
+from biomamba.memory import keep_freed_memory
+from biomamba.ops.kernels import module, resolve
+from biomamba.rules import RULES
+from biomamba.state import nbytes
+from tasks.language import Language
+
+Row = dict[str, Any]
+LARGEST = 1 << 30  # bytes of traces that are still measured
+BASE = {"streams": 16, "d_model": 64, "d_state": 16, "n_layers": 1, "length": 1, "rule": "rtrl", "threads": 1}
+PROMISED = [
+    BASE | {"streams": 1, "backend": "numba, compiled"},
+    BASE | {"threads": 2, "backend": "numba, compiled"},
+]
+CHUNKED = [
+    BASE | {"length": 32, "d_model": d, "n_layers": layers, "rule": rule, "backend": "numba"}
+    for d, layers, rule in itertools.product((64, 256), (1, 4), ("bptt", "rtrl"))
+]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only the settings that are promised")
+    parser.add_argument("--json", type=Path, help="write the rows there, one JSON object per line")
+    args = parser.parse_args()
+    keep_freed_memory()
+    print(heading(f"python -m bench.online{' --quick' if args.quick else ''}", "threads as stated"))
+    passes = list(trace_passes())
+    settings = PROMISED + CHUNKED if args.quick else PROMISED + CHUNKED + grid()
+    rows = [online_row(setting) for setting in tqdm(settings, disable=None) if fits(setting)]
+    print(markdown(passes), "", markdown(rows), "", markdown(differences(rows)), sep="\n")
+    write(passes + rows, args.json)
+
+
+def grid() -> list[Row]:
+    """Return every combination of sizes, lengths and rules, and what threads, kernels and graphs change."""
+    sizes = itertools.product((1, 16, 64), (64, 128, 256), (16, 64), (1, 8, 32, 128), ("bptt", "rtrl", "rtrl_stdp"))
+    names = ("streams", "d_model", "d_state", "length", "rule")
+    every = [BASE | dict(zip(names, values, strict=True)) | {"backend": "numba"} for values in sizes]
+    two = [row | {"threads": 2} for row in every if row["d_model"] != 128 and row["rule"] == "rtrl"]
+    plain = [BASE | {"streams": b, "length": t, "backend": "torch"} for b in (1, 16, 64) for t in (1, 32)]
+    graphs = [BASE | {"streams": b, "length": t, "backend": "numba, compiled"} for b in (1, 16, 64) for t in (1, 32)]
+    return every + two + plain + graphs
+
+
+def fits(setting: Row) -> bool:
+    """Say whether the traces are not too large."""
+    return 4 * trace_numbers(setting) <= LARGEST
+
+
+def trace_numbers(setting: Row) -> int:
+    """Return about how many numbers the traces of all streams and blocks hold: 3 e n d each."""
+    d = setting["d_model"]
+    return int(3 * setting["streams"] * setting["n_layers"] * 2 * d * setting["d_state"] * d)
+
+
+def online_row(setting: Row) -> Row:
+    """Return the setting with what was measured."""
+    torch.set_num_threads(setting["threads"])
+    torch.manual_seed(0)
+    kernels, _, compiled = setting["backend"].partition(", ")
+    names = ("d_model", "d_state", "n_layers")
+    sizes: dict[str, Any] = {name: setting[name] for name in names}
+    model = biomamba.Model(vocab=256, d_out=256, block="mamba2", headdim=64, kernels=kernels, **sizes)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    task = Language()
+    stream = task.stream("all", batch=setting["streams"], length=setting["length"], seed=0)
+    rule = RULES[setting["rule"]](model.blocks)
+    loop = biomamba.online(stream, task, model, rule, optimizer, compile=bool(compiled))
+    seconds = median(lambda: next(loop), warm=5, least=20, budget=2.0)
+    traces = nbytes(next(loop).carry.trace)
+    bandwidth, rate = copy_bandwidth(max(traces, 1 << 20)), matrix_rate()
+    numbers = sum(p.numel() for p in model.parameters())
+    tokens = setting["streams"] * setting["length"]
+    model_floor = 6 * tokens * numbers / rate + 28 * numbers / bandwidth
+    floor = trace_floor(setting, traces, bandwidth, rate) + model_floor
+    return setting | {
+        "us_per_step": 1e6 * seconds / setting["length"],
+        "tokens_per_s": tokens / seconds,
+        "trace_bytes": traces,
+        "floor_us": 1e6 * floor / setting["length"],
+        "us_per_update": 1e6 * seconds,
+        "trace_floor_us": 1e6 * trace_floor(setting, traces, bandwidth, rate),
+        "copy_gb_per_s": bandwidth / 1e9,
+        "matrix_gflop_per_s": rate / 1e9,
+    }
+
+
+def trace_floor(setting: Row, traces: int, bandwidth: float, rate: float) -> float:
+    """Return the least seconds per update that carrying the traces takes."""
+    work = 2 * trace_numbers(setting) * setting["length"] / rate if setting["length"] > 1 else 0
+    return max(work, 2 * traces / bandwidth) if traces else 0.0
+
+
+def trace_passes() -> Iterator[Row]:
+    """Yield how fast one step's pass over a single trace is, from 1 MB to 1 GB, beside copying as much."""
+    e, n, j = 128, 16, 64
+    for megabytes, threads in itertools.product((1, 4, 16, 64, 256, 1024), (1, 2)):
+        torch.set_num_threads(threads)
+        b = max(1, megabytes * 2**20 // (4 * e * n * j))
+        Z = torch.randn(b, e, n, j)
+        start, signal = torch.rand(b, e, n), torch.randn(b, e, n)
+        drive = torch.randn(b, 1, e, n), torch.randn(b, 1, j)
+        seconds = median(lambda: one(Z, drive, start, signal), warm=3, least=10, budget=1.0)  # noqa: B023
+        rate = 2 * Z.nbytes / seconds
+        copy = copy_bandwidth(Z.nbytes)
+        yield {
+            "trace_bytes": Z.nbytes,
+            "threads": threads,
+            "backend": resolve("auto"),
+            "pass_gb_per_s": rate / 1e9,
+            "copy_gb_per_s": copy / 1e9,
+            "share": rate / copy,
+        }
+
+
+def one(Z: torch.Tensor, drive: tuple[torch.Tensor, torch.Tensor], start: torch.Tensor, signal: torch.Tensor) -> None:
+    """Contract and carry a single trace: what `cross` calls when everything lies where it should."""
+    none, gradient = signal.new_empty(0), signal.new_empty(Z.shape[1] * Z.shape[3])
+    module(resolve("auto")).cross_all([Z], gradient, ["ej"], [drive[0]], [drive[1]], [none], [start, signal] * 2)
+
+
+def copy_bandwidth(size: int) -> float:
+    """Return the bytes per second, read and written, of copying `size` bytes with torch's present threads."""
+    source = torch.ones(size // 4)
+    target = torch.empty_like(source)
+    return 2 * size / median(lambda: target.copy_(source), warm=2, least=9, budget=0.2)
+
+
+def matrix_rate() -> float:
+    """Return the operations per second of a large float32 matrix product with torch's present threads."""
+    a = torch.randn(1024, 1024)
+    out = torch.empty_like(a)
+    return 2 * 1024**3 / median(lambda: torch.mm(a, a, out=out), warm=2, least=7, budget=0.2)
+
+
+def median(call: Callable[[], object], warm: int, least: int, budget: float) -> float:
+    """Return the median seconds of a call, at least `least` times and for `budget` seconds, after `warm` calls."""
+    for _ in range(warm):
+        call()
+    times: list[float] = []
+    while len(times) < least or (sum(times) < budget and len(times) < 500):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def differences(rows: list[Row]) -> list[Row]:
+    """Return what the traces cost in a chunk, rtrl less bptt, beside their floor."""
+    same = ("streams", "d_model", "d_state", "n_layers", "length", "threads", "backend")
+    pairs = [
+        (row, other)
+        for row, other in itertools.product(rows, rows)
+        if (row["rule"], other["rule"]) == ("rtrl", "bptt") and all(row[name] == other[name] for name in same)
+    ]
+    return [
+        {
+            **{name: row[name] for name in same},
+            "rtrl - bptt, us/update": row["us_per_update"] - other["us_per_update"],
+            "trace floor us": row["trace_floor_us"],
+            "times floor": (row["us_per_update"] - other["us_per_update"]) / row["trace_floor_us"],
+            "rtrl / bptt": row["us_per_update"] / other["us_per_update"],
+        }
+        for row, other in pairs
+    ]
+
+
+if __name__ == "__main__":
+    main()
