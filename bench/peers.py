@@ -2,17 +2,17 @@
 
     python -m bench.peers [--json FILE] [--venv FOLDER] [--rounds 2]
 
-Three comparisons, every program in a process of its own, one at a time and in turn (ours, theirs, ours, theirs):
+Two comparisons, every program in a process of its own, one at a time and in turn (ours, theirs, ours, theirs):
 
     online     an update at every byte: predict, score, learn, Adam; a network and a head of 256 scores, float32.
                biomamba: `online(..., compile=True)` with `rtrl`, one Mamba-2 block of width 64, n 16.
-               braintrace: D-RTRL of one LRU layer, jit-compiled; what it does is less, see trace and numbers
+               braintrace: D-RTRL of one LRU layer, jit-compiled; trace and numbers (parameters) say how they differ
     chunk      a chunk of 64 bytes of 16 streams, eager, forward and with BPTT: biomamba, transformers' Mamba-2 (its
                chunked torch path) and mambapy's Mamba-1 (its parallel scan)
 
 The median is over all rounds; p10 is the time that a tenth of the calls stay under, which other load disturbs less.
-braintrace and mambapy are installed into a virtual environment that this script makes and keeps (about 1.5 GB); what
-cannot be installed or run is named under the table and left out of it.
+braintrace and mambapy are installed into a virtual environment that this script makes and keeps (1.7 GB, more where
+torch comes with CUDA); what cannot be installed or run is named under the table and left out of it.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, default=VENV, help="where the peers are installed (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="how often each program runs (default: %(default)s)")
     args = parser.parse_args()
-    python, failures = args.venv / "bin" / "python", {}
+    python, failures = args.venv.absolute() / "bin" / "python", {}
     for module in PACKAGES:
         try:
             install(args.venv, python, module)
@@ -195,7 +195,7 @@ def versions(rows: list[Row]) -> str:
     learned = [f"{row['bits_per_byte']:.2f} ({row['who']}, {row['what'][8:]}, {row['streams']})" for row in rows
                if "bits_per_byte" in row and "scan" not in row["what"]]  # fmt: skip
     named = ", ".join(dict.fromkeys(part for row in rows for part in row["version"].split(", ")))
-    return f"Versions: {named}.\n\nBits per byte after 300 steps, to see that they learn: {'; '.join(learned)}."
+    return f"Versions: {named}.\n\nBits per byte of steps 300 to 400, to see that they learn: {'; '.join(learned)}."
 
 
 if __name__ == "__main__":

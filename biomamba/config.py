@@ -110,7 +110,7 @@ class RunConfig:
     device: cpu, cuda, cuda:1, ...
     dtype: precision of weights, state and trace
     threads: of the processor; null: as torch chooses
-    kernels: what does the work on traces: auto, torch, numba (CPU) or triton (GPU); what auto chose is printed
+    kernels: what does the work on traces: auto, torch, numba (CPU), triton or mamba_ssm (GPU); auto's choice is printed
     compile: make one graph of the update: half a minute to begin with, then faster; needs g++
     report_every: time steps between two lines of metrics.jsonl
     save_every: seconds between two checkpoints; null: only when stopped and at the end

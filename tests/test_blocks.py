@@ -1,9 +1,13 @@
 """Laws of the blocks: `chunk` is t calls of `step`, streams do not see the future, drives are the Jacobian."""
 
+import importlib.util
+import sys
+import types
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import biomamba
 from biomamba.blocks import BLOCKS as REGISTRY
@@ -156,3 +160,61 @@ def test_real_valued_input_and_tied_head() -> None:
     tied = biomamba.Model(vocab=9, d_out=9, d_model=8, tied=True, block="diagonal")
     assert tied.head.weight is tied.encoder.weight
     assert isinstance(copy(tied.init_state(2))[0], BlockState)
+
+
+def combined(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int,
+    D: Tensor,
+    initial_states: Tensor,
+    seq_idx: Tensor | None,
+) -> Tensor:
+    """What mamba_ssm documents of `mamba_chunk_scan_combined`: heads share B and C, sequences are numbered."""
+    h, ys = initial_states, []
+    for s in range(x.shape[1]):
+        a = torch.exp(dt[:, s] * A)
+        if seq_idx is not None:
+            before = seq_idx[:, s - 1] if s else torch.zeros_like(seq_idx[:, 0])
+            a = a.masked_fill((seq_idx[:, s] != before)[:, None], 0)
+        h = a[..., None, None] * h + torch.einsum("bh,bhp,bn->bhpn", dt[:, s], x[:, s], B[:, s, 0])
+        ys.append(torch.einsum("bhpn,bn->bhp", h, C[:, s, 0]) + D[:, None] * x[:, s])
+    return torch.stack(ys, 1)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_chunk_of_mamba_ssm_is_ours(resets: bool, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients, the state before the chunk included; by the package's kernel or by what it documents."""
+    if installed and not (torch.cuda.is_available() and importlib.util.find_spec("mamba_ssm")):
+        pytest.skip("mamba_ssm is not installed, or has no GPU to run on")
+    if not installed:
+        module = types.ModuleType("mamba_ssm.ops.triton.ssd_combined")
+        monkeypatch.setattr(module, "mamba_chunk_scan_combined", combined, raising=False)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    device, dtype = ("cuda", torch.float32) if installed else ("cpu", torch.float64)
+    model = random_model("mamba2").to(device, dtype)
+    layer, reset = model.blocks[0], torch.rand(BATCH, 9, device=device) < 0.3
+    x, results = torch.randn(BATCH, 9, D_MODEL, device=device, dtype=dtype), []
+    before = random_state(model)[0]
+    for kernels in ("torch", "mamba_ssm"):
+        layer.kernels = kernels
+        state = biomamba.cut(before)
+        y, after, tape = layer.chunk(x, state, reset if resets else None)
+        gradients = torch.autograd.grad(y.square().sum(), [*layer.parameters(), state.ssm, state.conv])
+        results.append([y, after.ssm, tape.h, *gradients])
+    tolerance = 1e-3 if installed else 1e-9
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=tolerance, atol=tolerance)
+
+
+def test_mamba_ssm_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
+    model = random_model("mamba2", kernels="mamba_ssm")
+    with pytest.raises(ImportError, match=r'pip install "biomamba\[mamba\]"'):
+        model(torch.zeros(1, 2, dtype=torch.long), model.init_state(1))
+    with pytest.raises(ValueError, match="no learning signal of single steps"):
+        biomamba.rules.RTRLSTDP(model.blocks)

@@ -3,6 +3,7 @@
     torch     torch operations only; every device
     numba     compiled loops for the CPU (pip install "biomamba[fast]"): one pass over a trace, one over a scan
     triton    the same for a GPU (comes with torch's CUDA builds)
+    mamba_ssm the inside of a Mamba-2 chunk by that package (CUDA), the rest as auto
 
 `auto` is numba on a CPU and triton on a GPU where they are installed, torch otherwise; `resolve` says which.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 LIBRARY = torch.library.Library("biomamba", "DEF")  # of our operators, so that graphs may contain them
-NAMES = ("auto", "torch", "numba", "triton")
+NAMES = ("auto", "torch", "numba", "triton", "mamba_ssm")
 HOW = {"numba": 'pip install "biomamba[fast]"', "triton": "pip install triton"}
 
 
@@ -28,7 +29,7 @@ def resolve(name: str, device: str = "cpu") -> str:
     """
     if name not in NAMES:
         raise ValueError(f"kernels: got {name!r}, expected one of {', '.join(NAMES)}")
-    if name == "auto":
+    if name in ("auto", "mamba_ssm"):
         usual = "triton" if device == "cuda" else "numba"
         return usual if _installed(usual) and (device in ("cpu", "cuda")) else "torch"
     if name == "numba" and device != "cpu":

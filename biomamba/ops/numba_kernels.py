@@ -31,6 +31,8 @@ _torch_threads = torch.get_num_threads()
 numba.set_num_threads(1)  # starts numba's threads, which may set the number that torch uses
 torch.set_num_threads(_torch_threads)
 
+CACHE = 1 << 20  # bytes of a trace that are met and multiplied before the next
+
 KIND, Z, POST, PRE, TAPS, START, SIGNAL, AT, C, R, J, T = range(12)  # columns of the table; AT: of the gradient
 ALONE, STEP, TAPPED, DECAY, OF_CHANNEL, OF_STATE = range(6)  # kinds of pass
 KINDS = {"e": ALONE, "en": ALONE, "ek": OF_CHANNEL, "nk": OF_STATE}
@@ -337,33 +339,60 @@ def cross_all(
     by: list[Tensor],
 ) -> None:
     """Write the gradients and move every Z: what `influence.cross_torch` does, each trace in one pass."""
-    start_e, signal_e, start_n, signal_n = (address(tensor) for tensor in by)
-    table, products, at = [], [], 0
+    table, products, at, flat = [], [], 0, gradient.numpy()
+    kept = np.empty(0, np.uint16) if traces[0].dtype == torch.bfloat16 else flat[:0]
     for z, a, p, q, w in zip(traces, axes, post, pre, taps, strict=True):
+        start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]
         b, c, r, j = z.shape if z.ndim == 4 else (*z.shape, 1)
-        steps = q.shape[1] if q.numel() else 1
-        kind = KINDS.get(a, TAPPED if w.numel() else STEP)
-        if kind == STEP and p.shape[1] > 1:
-            kind = DECAY
-            products.append((add_, z, p, q))
-        elif a in ("ek", "nk") and p.ndim == 3:
-            steps = 0
-            products.append((functools.partial(add_own_, axes=a), z, p, q))
-        start, signal = (start_e, signal_e) if a in ("e", "en", "ej") else (start_n, signal_n)
-        addresses = address(z), address(p), address(q), address(w), start, signal
-        table.append((kind, *addresses, at, c, r, j, steps))
-        at += r * j if a == "ek" else c * r if a in ("e", "en", "nk") else c * j
+        size = r * j if a == "ek" else c * j if a in ("ej", "nj") else c * r
+        if a in ("ej", "nj") and p.shape[1] > 1:
+            products.append(functools.partial(chunk, flat[at : at + size], kept, z, p, q, start, signal))
+        else:
+            kind, steps = KINDS.get(a, TAPPED if w.numel() else STEP), q.shape[1] if q.numel() else 1
+            if a in ("ek", "nk") and p.ndim == 3:  # decays here; what is the same for all e or n is a product
+                products.append(functools.partial(added, add_own_, z, axes=a, post=p, pre=q))
+                steps = 0
+            table.append((kind, *map(address, (z, p, q, w, start, signal)), at, c, r, j, steps))
+        at += size
+    if table:
+        run(table, b, kept, flat)
+    for product in products:
+        product()
+
+
+def chunk(gradient: Any, kept: Any, z: Tensor, post: Tensor, pre: Tensor, start: Tensor, signal: Tensor) -> None:
+    """Do a chunk of several steps for Z (b, c, r, j): our pass, then torch's product, by streams that a cache holds."""
+    b, c, r, j = z.shape
+    group = max(1, CACHE // (z.nbytes // b))
+    gradient[:] = 0
+    own = np.empty_like(gradient)
+    for lo in range(0, b, group):
+        part = slice(lo, lo + group)
+        run(
+            [(DECAY, address(z[part]), 0, 0, 0, address(start[part]), address(signal[part]), 0, c, r, j, 0)],
+            len(z[part]),
+            kept,
+            own,
+        )
+        gradient += own
+        added(add_, z[part], post=post[part], pre=pre[part])
+
+
+def added(add: Any, z: Tensor, **drive: Any) -> None:
+    """Add a product to z, in the precision of the product."""
+    exact = z if z.dtype == drive["pre"].dtype else z.to(drive["pre"].dtype)
+    add(exact, **drive)
+    if exact is not z:
+        z.copy_(exact)
+
+
+def run(table: list[Any], streams: int, kept: Any, gradient: Any) -> None:
+    """Do every row of the table, by as many threads as torch uses."""
     parts = threads()
-    kept = np.empty(0, np.uint16) if traces[0].dtype == torch.bfloat16 else gradient.numpy()[:0]
-    gradients = gradient.numpy()[None] if parts == 1 else np.empty((parts, at), kept.dtype)
-    all_rows(np.array(table, dtype=np.int64), b, kept, gradients)
+    own = gradient[None] if parts == 1 else np.empty((parts, gradient.size), gradient.dtype)
+    all_rows(np.array(table, dtype=np.int64), streams, kept, own)
     if parts > 1:
-        gradients.sum(0, out=gradient.numpy())
-    for add, z, p, q in products:  # what is a matrix product is torch's
-        exact = z if z.dtype == gradient.dtype else z.to(gradient.dtype)
-        add(exact, post=p, pre=q)
-        if exact is not z:
-            z.copy_(exact)
+        own.sum(0, out=gradient)
 
 
 def scan(a: Tensor, b: Tensor, h0: Tensor, h: Tensor) -> None:

@@ -33,11 +33,13 @@ class RTRLSTDP(RTRL):
     ) -> None:
         """Take the blocks, the weight a_post of the non-causal half and its decay lam per step.
 
-        Raises ValueError where lam is outside [0, 1), and as `RTRL` does.
+        Raises ValueError where lam is outside [0, 1), for blocks with the kernels mamba_ssm, and as `RTRL` does.
         """
         super().__init__(blocks, trace_dtype)
         if not 0 <= lam < 1:
             raise ValueError(f"lam is the decay of a trace per step: got {lam}, expected 0 <= lam < 1")
+        if any(block.kernels == "mamba_ssm" for block in self.blocks):
+            raise ValueError("kernels: mamba_ssm gives no learning signal of single steps, which stdp reads: give auto")
         self.a_post, self.lam = a_post, lam
 
     def init(self, batch: int) -> Tree:
