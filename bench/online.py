@@ -92,7 +92,7 @@ def online_row(setting: Row) -> Row:
     stream = task.stream("all", batch=setting["streams"], length=setting["length"], seed=0)
     rule = RULES[setting["rule"]](model.blocks)
     loop = biomamba.online(stream, task, model, rule, optimizer, compile=bool(compiled))
-    seconds = median(lambda: next(loop), warm=5, least=20, budget=2.0)
+    seconds = median(lambda: next(loop), warm=4, least=9, budget=1.0)
     traces = nbytes(next(loop).carry.trace)
     bandwidth, rate = copy_bandwidth(max(traces, 1 << 20)), matrix_rate()
     numbers = sum(p.numel() for p in model.parameters())
