@@ -30,7 +30,7 @@ from biomamba.state import nbytes
 from tasks.language import Language
 
 Row = dict[str, Any]
-LARGEST = 1 << 30  # bytes of traces that are still measured
+LARGEST = 2 << 30  # bytes of traces, or of a chunk's states and what is made of them, that are still measured
 BASE = {"streams": 16, "d_model": 64, "d_state": 16, "n_layers": 1, "length": 1, "rule": "rtrl", "threads": 1}
 PROMISED = [
     BASE | {"streams": 1, "backend": "numba, compiled"},
@@ -53,6 +53,8 @@ def main() -> None:
     passes = list(trace_passes())
     settings = PROMISED + CHUNKED if args.quick else PROMISED + CHUNKED + grid()
     rows = [online_row(setting) for setting in tqdm(settings, disable=None) if fits(setting)]
+    again = [online_row(setting) for setting in CHUNKED if fits(setting)]  # a difference of two needs both undisturbed
+    rows = [min([row, *(r for r in again if same_setting(r, row))], key=lambda r: r["us_per_update"]) for row in rows]
     print(markdown(passes), "", markdown(rows), "", markdown(differences(rows)), sep="\n")
     write(passes + rows, args.json)
 
@@ -69,14 +71,20 @@ def grid() -> list[Row]:
 
 
 def fits(setting: Row) -> bool:
-    """Say whether the traces are not too large."""
-    return 4 * trace_numbers(setting) <= LARGEST
+    """Say whether neither the traces nor what a chunk leaves for its gradient, some ten times its states, is huge."""
+    states = 2 * setting["d_model"] * setting["d_state"] * setting["streams"] * setting["length"] * setting["n_layers"]
+    return max(4 * trace_numbers(setting), 40 * states) <= LARGEST
 
 
 def trace_numbers(setting: Row) -> int:
     """Return about how many numbers the traces of all streams and blocks hold: 3 e n d each."""
     d = setting["d_model"]
     return int(3 * setting["streams"] * setting["n_layers"] * 2 * d * setting["d_state"] * d)
+
+
+def same_setting(row: Row, other: Row) -> bool:
+    """Say whether two rows were measured at the same setting."""
+    return all(row[name] == other[name] for name in (*BASE, "backend"))
 
 
 def online_row(setting: Row) -> Row:

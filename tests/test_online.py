@@ -165,6 +165,21 @@ def test_carry_is_plain_tensors_of_constant_size(rule: str, window: int | None) 
     assert sizes[-1] == sizes[len(sizes) // 2]
 
 
+@pytest.mark.parametrize("kernels, copies", [("numba", False), ("torch", True)])
+def test_an_update_allocates_nothing_of_the_traces_size(kernels: str, copies: bool) -> None:
+    """By torch's profiler; torch's own operations, the control, need as much again."""
+    x, y = random_tokens(6)
+    model = random_model("mamba2", d_model=24, d_state=8, headdim=4, kernels=kernels)
+    rule, optimizer = RTRL(model.blocks), torch.optim.Adam(model.parameters())
+    loop = biomamba.online(chunks(x, y, 1), SummedLoss(), model, rule, optimizer)
+    for _ in range(4):
+        next(loop)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        report = next(loop)
+    largest = max(tensor.nbytes for _, tensor in leaves(report.carry.trace))
+    assert (max(event.self_cpu_memory_usage for event in seen.events()) >= largest) == copies
+
+
 @pytest.mark.slow
 def test_resident_memory_stays_flat() -> None:
     """Under 5 MB of growth between step 1,000 and step 20,000, one step per update."""
