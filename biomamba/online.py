@@ -75,9 +75,9 @@ def online(
     """Yield a report per chunk: predict, score, learn.
 
     window: steps of exact credit through the whole stack, replayed at each update (default: the chunk).
-    clip: largest norm of the gradient. carry: where an earlier loop stopped. compile: make one graph of fused
-    kernels of each update (torch 2.13 and a C++ compiler; it takes half a minute before the second update); the first
-    update and chunks of another length stay as they are.
+    clip: largest norm of the gradient. carry: where an earlier loop stopped. compile: make one graph of each update
+    (torch 2.8 and a C++ compiler; half a minute for each kind of chunk); the first update and chunks of another length
+    stay as they are.
 
     An update without a labelled step moves state and trace, not the optimiser. Where outputs, loss or learning
     signals are not finite nothing moves: weights, state and trace are held, and where only the gradient is not, the

@@ -221,9 +221,8 @@ def cross_torch(
 ) -> None:
     """Write the gradients and move every Z, of any precision, by torch operations.
 
-    post, pre and taps as `_lay` gives them, empty where there are none; by holds decay and signal, (b, e, n) and then
-    (b, n, e). The gradient
-    holds the numbers of all, one after the other; that of an `ek` is (k, e), that of an `e` (e, n).
+    post, pre and taps as `arrive` gives them, empty where there are none; by holds decay and signal, (b, e, n) and
+    then (b, n, e). gradient holds the numbers of all, one after the other; that of an `ek` is (k, e), of an `e` (e, n).
     """
     gradients = split(gradient, [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)])
     for z, a, p, q, w, to in zip(Z, axes, post, pre, taps, gradients, strict=True):

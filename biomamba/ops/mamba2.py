@@ -43,44 +43,22 @@ def arrived(
     return Arrived(*torch.ops.biomamba.mamba2_arrived(h, delta, slope, x, B, ahead, A, taps_x, taps_B))
 
 
-def _arrived(
-    h: Tensor,
-    delta: Tensor,
-    slope: Tensor,
-    x: Tensor,
-    B: Tensor,
-    ahead: Tensor,
-    A: Tensor,
-    taps_x: Tensor,
-    taps_B: Tensor,
-) -> tuple[Tensor, ...]:
-    kernels = module("numba")
-
-    def array(tensor: Tensor) -> object:
-        return tensor.contiguous().numpy()
-
-    out = _shapes(h, delta, slope, x, B, ahead, A, taps_x, taps_B)
+def _arrived(*given: Tensor) -> tuple[Tensor, ...]:
+    h, delta, slope, x, B, ahead, A, taps_x, taps_B = (tensor.contiguous() for tensor in given)
+    kernels, out, by_x = module("numba"), _empty(*given), delta * ahead
     of_A, of_dt, to_dt, to_x, to_B = (tensor.numpy() for tensor in out)
-    parts, by_x = kernels.threads(), delta * ahead
-    kernels.mamba2_of_h(parts, *map(array, (h, delta, slope, x, B, ahead, A)), of_A, of_dt, to_dt)
-    kernels.mamba2_folded(parts, *map(array, (by_x, by_x * x, B, taps_x, taps_B)), to_x, to_B)
+    read = [tensor.numpy() for tensor in (h, delta, slope, x, B, ahead, A)]
+    kernels.mamba2_of_h(kernels.threads(), *read, of_A, of_dt, to_dt)
+    read = [tensor.numpy() for tensor in (by_x, by_x * x, B, taps_x, taps_B)]
+    kernels.mamba2_folded(kernels.threads(), *read, to_x, to_B)
     return out
 
 
-def _shapes(
-    h: Tensor,
-    delta: Tensor,
-    slope: Tensor,
-    x: Tensor,
-    B: Tensor,
-    ahead: Tensor,
-    A: Tensor,
-    taps_x: Tensor,
-    taps_B: Tensor,
-) -> tuple[Tensor, ...]:
-    b, t, e, n = h.shape
-    rows = t + taps_x.shape[-1] - 1
-    return tuple(h.new_empty(size) for size in ((b, e, n), (b, e, n), (b, t, e, n), (b, rows, e, n), (b, rows, n, e)))
+def _empty(*given: Tensor) -> tuple[Tensor, ...]:
+    """Return what `Arrived` holds, not yet written."""
+    (b, t, e, n), k = given[0].shape, given[-1].shape[-1]
+    sizes = (b, e, n), (b, e, n), (b, t, e, n), (b, k - 1 + t, e, n), (b, k - 1 + t, n, e)
+    return tuple(given[0].new_empty(size) for size in sizes)
 
 
 LIBRARY.define(
@@ -88,4 +66,4 @@ LIBRARY.define(
     "Tensor taps_B) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 LIBRARY.impl("mamba2_arrived", _arrived, "CompositeExplicitAutograd")
-torch.library.register_fake("biomamba::mamba2_arrived", _shapes)
+torch.library.register_fake("biomamba::mamba2_arrived", _empty)

@@ -67,7 +67,7 @@ class LearningRule(ABC):
                 tape.h.retain_grad()
         loss.backward()
         signals = [  # a block that the loss does not reach has no signal
-            silence(tape) if tape.h0.grad is None else Signal(tape.h0.grad, tape.h.grad if self.reads_h else None)
+            self._silence(tape) if tape.h0.grad is None else Signal(tape.h0.grad, tape.h.grad if self.reads_h else None)
             for tape in tapes
         ]
         reached, past, trace = self._through(tapes, signals, trace, advance, new)
@@ -104,7 +104,7 @@ class LearningRule(ABC):
 
     def carry(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, go: Tensor | None = None) -> Tree:
         """Return the trace `advance` steps after the tapes' start (default: at their end), nothing learned."""
-        return self._through(tapes, [silence(tape) for tape in tapes], trace, advance, go=go)[2]
+        return self._through(tapes, [self._silence(tape) for tape in tapes], trace, advance, go=go)[2]
 
     def _through(
         self,
@@ -135,7 +135,6 @@ class LearningRule(ABC):
                     pasts.append(gradient)
         return reached, pasts, moved
 
-
-def silence(tape: Tape) -> Signal:
-    """Return the signal of a loss that does not reach the block."""
-    return Signal(torch.zeros_like(tape.h0), torch.zeros_like(tape.h))
+    def _silence(self, tape: Tape) -> Signal:
+        """Return the signal of a loss that does not reach the block."""
+        return Signal(torch.zeros_like(tape.h0), torch.zeros_like(tape.h) if self.reads_h else None)
