@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 if __name__ == "__main__" and sys.stderr.isatty():
     print("loading torch ...", end="\r", file=sys.stderr, flush=True)
@@ -37,10 +37,10 @@ from biomamba.config import Config
 from biomamba.memory import keep_freed_memory
 from biomamba.online import Carry
 from biomamba.ops.kernels import resolve
-from biomamba.report import bytes_text, compare_table, gather, plot, progress_line, score_table
+from biomamba.report import bytes_text, compare_table, confusion_table, gather, plot, progress_line, score_table
 from biomamba.rules import RULES, LearningRule
 from biomamba.state import nbytes
-from biomamba.stream import Chunk
+from biomamba.stream import Chunk, Split
 from tasks import TASKS
 
 HERE = Path(__file__).resolve()
@@ -73,11 +73,13 @@ class Compare:
 class Evaluate:
     """Score a finished run's weights with learning off, and with learning on from there.
 
-    split: which part of the data
+    split: which part of the data; null: the task's held-out one
+    each: adapt to each person or record of the split by itself, from the same weights; the scores are of all together
     steps: time steps of each stream; null: the whole split, or as many as the run had where the task never ends
     """
 
-    split: Literal["train", "valid", "all"] = "valid"
+    split: Split | None = None
+    each: bool = False
     steps: PositiveInt | None = None
 
 
@@ -311,7 +313,10 @@ def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress:
     peak = progress.peak or log.peak_rss_bytes()
     checkpoint.save(folder / "model.safetensors", checkpoint.weights(parts.model))
     scores = progress.scores(carry)
+    if settings.run.held_out:
+        add_held_out(scores, settings, parts.task, parts.model)
     others = baselines(settings, parts) if settings.run.baselines else {}
+    confusion = log.confusion(carry.meters)
     summary = log.Summary(
         task=settings.task.name,
         source=parts.task.source,
@@ -324,6 +329,7 @@ def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress:
         streams=settings.stream.batch,
         scores=scores,
         baselines=others,
+        confusion=confusion,
         steps_per_second=carry.steps / progress.seconds,
         trace_bytes=nbytes(carry.trace),
         peak_rss_bytes=peak,
@@ -335,6 +341,8 @@ def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress:
     )
     log.write(folder / "summary.json", log.to_json(asdict(summary)))
     print(score_table({settings.rule.name: scores, **others}))
+    if confusion:
+        print(confusion_table(confusion))
     print(
         f"{carry.steps * settings.stream.batch / progress.seconds:,.0f} samples/s, {progress.seconds:.1f} s, "
         f"{carry.skipped} updates skipped; traces {bytes_text(summary.trace_bytes)}, memory {bytes_text(peak)}"
@@ -342,15 +350,34 @@ def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress:
     print(f"{folder}/summary.json")
 
 
+def add_held_out(scores: log.Scores, settings: Config, task: Task, model: Model) -> None:
+    """Add the scores of the held-out split, read once with learning off."""
+    scored = frozen(settings, task, model, task.held_out, None, f"split {task.held_out}")
+    for name, value in scored.scores.items():
+        scores[name]["held_out"] = value["all"]
+
+
+def frozen(settings: Config, task: Task, model: Model, split: str, wanted: int | None, label: str) -> log.Scored:
+    """Score a split with learning off."""
+    if not sys.stderr.isatty():
+        print(f"scoring {label}, learning off ...", flush=True)
+    batch, total = settings.stream.batch, steps(task, split, settings.stream.batch, wanted)
+    chunks = task.stream(split, batch=batch, length=min(LONG, total), seed=settings.run.seed)
+    return log.score(evaluate(until(chunks, total), task, model), task, total, label)
+
+
 def baselines(settings: Config, parts: Parts) -> dict[str, log.Scores]:
     """Score the model as the seed drew it, with learning off, and the task's trivial predictors."""
-    stream, seed = settings.stream, settings.run.seed
-    if not sys.stderr.isatty():
-        print("scoring the baselines ...", flush=True)
-    chunks = parts.task.stream(stream.split, batch=stream.batch, length=min(LONG, parts.total), seed=seed)
-    reports = evaluate(until(chunks, parts.total), parts.task, draw(settings, parts.task))
-    frozen = log.score(reports, parts.task, parts.total, "frozen")
-    return {"frozen": frozen, **parts.task.baseline(stream.split, batch=stream.batch, seed=seed, steps=parts.total)}
+    stream, seed, task = settings.stream, settings.run.seed, parts.task
+    untrained = draw(settings, task)
+    scores = {"frozen": frozen(settings, task, untrained, stream.split, parts.total, "the untrained model").scores}
+    scores |= task.baseline(stream.split, batch=stream.batch, seed=seed, steps=parts.total)
+    if settings.run.held_out:
+        add_held_out(scores["frozen"], settings, task, untrained)
+        for label, own in task.baseline(task.held_out, batch=stream.batch, seed=seed).items():
+            for name, value in own.items():
+                scores[label][name]["held_out"] = value["all"]
+    return scores
 
 
 def evaluate_run(argv: Sequence[str]) -> int:
@@ -361,24 +388,49 @@ def evaluate_run(argv: Sequence[str]) -> int:
     asked = argv[0] in ("-h", "--help")
     given = ["--help"] if asked else ["--config", str(run_config(folder))]
     parsed = config.parse([*given, *rest], REGISTRIES, DEFAULT, Evaluate, "evaluate RUN_DIR ")
-    settings, split, wanted = parsed.config, parsed.command.split, parsed.command.steps
+    settings, wanted = parsed.config, parsed.command.steps
     task, learned, batch = make_task(settings), settings.stream.split, settings.stream.batch
+    split = parsed.command.split or task.held_out
     endless = task.steps(split, batch=batch) is None
     wanted = wanted or (settings.stream.steps if endless else None)
     settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted))
     parts = build(settings, task)
     weights, _ = checkpoint.load(folder / "model.safetensors")
+    checkpoint.put(parts.model, weights)
     print(f"{folder}: {task.source}")
-    print(f"split {split}: {batch} streams of {parts.total:,} steps; {overlap(learned, split, endless)}")
-    scores = {}
-    for label, length in {"learning off": min(LONG, parts.total), "learning on": settings.stream.length}.items():
-        checkpoint.put(parts.model, weights)
-        chunks = until(task.stream(split, batch=batch, length=length, seed=settings.run.seed), parts.total)
-        on = label == "learning on"
-        reports = learning(settings, parts, chunks) if on else evaluate(chunks, task, parts.model)
-        scores[label] = log.score(reports, task, parts.total, label)
-    print(score_table(scores))
+    print(f"split {split}: {batch} streams of {parts.total:,} steps; {overlap(task, learned, split, endless)}")
+    scored = {"learning off": frozen(settings, task, parts.model, split, parts.total, "learning off")}
+    chunks = until(task.stream(split, batch=batch, length=settings.stream.length, seed=settings.run.seed), parts.total)
+    scored["learning on"] = log.score(learning(settings, parts, chunks), task, parts.total, "learning on")
+    if parsed.command.each:
+        scored["each by itself"] = adapt(settings, task, split, weights)
+    print(score_table({label: own.scores for label, own in scored.items()}))
+    for label, own in scored.items():
+        if counts := log.confusion(own.meters):
+            print(f"{label}\n{confusion_table(counts)}")
+    if task.step_seconds:
+        factor = parts.total * task.step_seconds / scored["learning on"].seconds
+        print(f"learning on: {factor:.1f} times faster than real time, {batch} streams at once")
     return 0
+
+
+def adapt(settings: Config, task: Task, split: str, weights: checkpoint.Tensors) -> log.Scored:
+    """Score each part of a split with learning on, every one from the same weights; the scores are of all together."""
+    own, whole, last_tenth = task.parts(split), task.meters(), task.meters()
+    if not own:
+        raise ValueError(f"each: got true, expected false, as split {split} of {settings.task.name} has no parts")
+    began = time.perf_counter()
+    for name, part in tqdm(own.items(), desc="each by itself", disable=None):
+        parts = build(replace(settings, stream=replace(settings.stream, steps=None)), part)
+        checkpoint.put(parts.model, weights)
+        stream = part.stream(split, batch=settings.stream.batch, length=settings.stream.length, seed=settings.run.seed)
+        for report in learning(settings, parts, stream):
+            log.take_end(report, last_tenth, parts.total)
+            for meter in whole.values():
+                meter.update(report.out, report.chunk)
+        if not sys.stderr.isatty():
+            print(f"{name} done", flush=True)
+    return log.Scored(log.both(whole, last_tenth), whole, time.perf_counter() - began)
 
 
 def run_config(folder: Path) -> Path:
@@ -389,15 +441,16 @@ def run_config(folder: Path) -> Path:
     return folder / "config.yaml"
 
 
-def overlap(learned: str, split: str, endless: bool) -> str:
+def overlap(task: Task, learned: str, split: str, endless: bool) -> str:
     """Say in words what a split shares with the one that was learned from."""
     if learned == split:
         return f"the very stream that was learned from: its split was {learned} too"
     if endless:
         return f"drawn apart from split {learned}, which was learned from"
+    words = f"split {learned} ({task.splits[learned]}; {split}: {task.splits[split]})"
     if "all" in (learned, split):
-        return f"it overlaps what was learned from: split {learned} (train: the first 90 %, valid: the rest, all: both)"
-    return f"nothing of it was learned from: the run's split was {learned} (train: the first 90 %, valid: the rest)"
+        return f"it overlaps what was learned from: {words}"
+    return f"nothing of it was learned from: the run's was {words}"
 
 
 def compare(argv: Sequence[str]) -> int:

@@ -20,6 +20,8 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from .stream import Split
+
 Registry = Mapping[str, Callable[..., Any]]
 CHOSEN_BY = {"task": "name", "model": "block", "rule": "name", "optim": "name"}
 
@@ -89,13 +91,13 @@ class OptimConfig:
 class StreamConfig:
     """How the task is read.
 
-    split: train is the first 90 % of a text, valid the rest, all the whole
+    split: which part of the data; a text: train (the first 90 %), valid (the rest), all; recordings: train, test
     batch: streams side by side
     length: time steps per update
     steps: time steps of each stream in all; null: to its end, for tasks that have one
     """
 
-    split: Literal["train", "valid", "all"] = "all"
+    split: Split = "all"
     batch: PositiveInt = 16
     length: PositiveInt = 8
     steps: PositiveInt | None = None
@@ -115,6 +117,7 @@ class RunConfig:
     report_every: time steps between two lines of metrics.jsonl
     save_every: seconds between two checkpoints; null: only when stopped and at the end
     baselines: score the untrained model and the task's baselines at the end
+    held_out: score the task's held-out split with learning off at the end
     resume: go on with the interrupted run in dir
     overwrite: start afresh in dir, whatever run it holds
     """
@@ -129,6 +132,7 @@ class RunConfig:
     report_every: PositiveInt = 1000
     save_every: NonNegativeFloat | None = 60.0
     baselines: bool = True
+    held_out: bool = False
     resume: bool = False
     overwrite: bool = False
 
@@ -153,7 +157,10 @@ SECTIONS: dict[str, type] = {
     "stream": StreamConfig,
     "run": RunConfig,
 }
-FREE = {f"run.{name}" for name in ("dir", "threads", "report_every", "save_every", "baselines", "resume", "overwrite")}
+FREE = {
+    f"run.{name}"
+    for name in ("dir", "threads", "report_every", "save_every", "baselines", "held_out", "resume", "overwrite")
+}
 
 
 class Option(NamedTuple):

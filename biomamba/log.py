@@ -11,15 +11,17 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from . import __version__
+from .metrics import Confusion
 from .online import Carry, Report
 from .stream import Chunk, Meter, Task
 
@@ -66,8 +68,9 @@ class Summary:
     steps: time steps of each stream
     streams: side by side; steps times streams is the samples seen
     scores: by name (accuracy, bits_per_byte, loss in nats, ...), {"all": over the whole stream, "last_tenth": over its
-        last tenth}, every prediction made before it was learned from
+        last tenth}, every prediction made before it was learned from; "held_out": of the held-out split, learning off
     baselines: by name, of the same form: `frozen`, the model as drawn, and the task's own; empty where not asked for
+    confusion: by name of a score that counts decisions, {"classes": names, "counts": rows of the true class}
     steps_per_second: time steps of each stream per second of learning
     trace_bytes: what the rule remembers of all streams
     peak_rss_bytes: the process's largest memory while it learned, before a first checkpoint was written
@@ -89,6 +92,7 @@ class Summary:
     streams: int
     scores: Scores
     baselines: dict[str, Scores]
+    confusion: dict[str, Any]
     steps_per_second: float
     trace_bytes: int
     peak_rss_bytes: int
@@ -207,14 +211,29 @@ class Progress:
         self.loss, self.norm, self.seconds, self.peak = (saved[name] for name in ("loss", "norm", "seconds", "peak"))
 
 
-def score(reports: Iterable[Report], task: Task, total: int, label: str) -> Scores:
+class Scored(NamedTuple):
+    """A run through a loop."""
+
+    scores: Scores
+    meters: dict[str, Meter]  # of the whole stream
+    seconds: float
+
+
+def score(reports: Iterable[Report], task: Task, total: int, label: str) -> Scored:
     """Run through a loop of `total` steps and return its scores."""
-    last_tenth = task.meters()
+    last_tenth, began = task.meters(), time.perf_counter()
     with tqdm(total=total, desc=label, unit=" steps", disable=None) as bar:
         for report in reports:
             take_end(report, last_tenth, total)
             bar.update(report.chunk.x.shape[1])
-    return both(report.carry.meters, last_tenth)
+    meters = report.carry.meters
+    return Scored(both(meters, last_tenth), meters, time.perf_counter() - began)
+
+
+def confusion(meters: Mapping[str, Meter]) -> dict[str, Any]:
+    """Return the counts of those meters that count decisions."""
+    counting = {name: meter for name, meter in meters.items() if isinstance(meter, Confusion)}
+    return {name: {"classes": list(m.classes), "counts": m.matrix.tolist()} for name, m in counting.items()}
 
 
 def take_end(report: Report, meters: dict[str, Meter], total: int) -> None:

@@ -1,6 +1,8 @@
 """Streaming meters: update() with each prediction before it is learned from, get() at any time."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from .stream import Chunk
 
 
 def labelled_cross_entropy(out: Tensor, chunk: Chunk) -> Tensor:
-    """Return the cross entropy (nats) of `out` (b, t, d_out), summed over the labelled steps: a loss to learn from."""
+    """Return the cross entropy (nats) of `out` (b, t, d_out) to `y` (b, t), summed over the masked steps: a loss."""
     nothing = -100  # a target that F.cross_entropy leaves out, so that shapes do not depend on how many are labelled
     y = chunk.y.masked_fill(~chunk.mask, nothing)
     return F.cross_entropy(out.flatten(0, 1), y.flatten(), ignore_index=nothing, reduction="sum")
@@ -42,11 +44,11 @@ class Mean:
         """Return the mean so far; nan where nothing was labelled."""
         return self.total / self.count if self.count else math.nan
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the sum and the count."""
         return {"total": self.total, "count": self.count}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved sum and count."""
         self.total, self.count = state["total"], state["count"]
 
@@ -67,23 +69,88 @@ class CrossEntropy(Mean):
         return F.cross_entropy(out, y, reduction="none")
 
 
-class Bits:
-    """Mean cross entropy in bits (bits per byte where the targets are bytes), of what a meter in nats has seen."""
+class Derived:
+    """A score computed from what another meter, updated beside this one, has seen."""
 
-    def __init__(self, nats: CrossEntropy) -> None:
-        """Take the meter, which must be updated beside this one."""
-        self.nats = nats
+    def __init__(self, score: Callable[[], float]) -> None:
+        """Take the function that returns the score."""
+        self.get = score
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
-        """Do nothing: the meter in nats has counted."""
+        """Do nothing: the other meter has counted."""
 
-    def get(self) -> float:
-        """Return the mean so far, bits."""
-        return self.nats.get() / math.log(2)
-
-    def state_dict(self) -> dict[str, float]:
-        """Return nothing: the meter in nats has it."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the other meter has it."""
         return {}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Do nothing."""
+
+
+def bits(nats: CrossEntropy) -> Derived:
+    """Return the meter's mean in bits (bits per byte where the targets are bytes)."""
+    return Derived(lambda: nats.get() / math.log(2))
+
+
+class Confusion:
+    """Which class was said of which: counts (true, said). Its own score is the accuracy.
+
+    classes: their names. decisions: returns the classes said (m,) and the true ones (m,) of the predictions for a
+    chunk and the chunk.
+    """
+
+    def __init__(self, classes: Sequence[str], decisions: Callable[[Tensor, Chunk], tuple[Tensor, Tensor]]) -> None:
+        """Start with nothing counted."""
+        self.classes, self.decisions = classes, decisions
+        self.matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+
+    def update(self, out: Tensor, chunk: Chunk) -> None:
+        """Count the decisions of a chunk."""
+        said, true = self.decisions(out, chunk)
+        size = len(self.matrix)
+        self.matrix += torch.bincount(true.cpu() * size + said.cpu(), minlength=size**2).view(size, size)
+
+    def get(self) -> float:
+        """Return the accuracy so far; nan where nothing was decided."""
+        return _ratio(self.matrix.trace(), self.matrix.sum())
+
+    def sensitivity(self, true: int) -> float:
+        """Return the share of a class that was said to be it (recall); nan where there was none of it."""
+        return _ratio(self.matrix[true, true], self.matrix[true].sum())
+
+    def predictivity(self, said: int) -> float:
+        """Return the share of what was said to be a class that was it (precision); nan where it was never said."""
+        return _ratio(self.matrix[said, said], self.matrix[:, said].sum())
+
+    def f1(self, which: int) -> float:
+        """Return 2 true positives / (2 true positives + false ones); nan where the class neither was nor was said."""
+        return _ratio(2 * self.matrix[which, which], self.matrix[which].sum() + self.matrix[:, which].sum())
+
+    def macro_f1(self, classes: Iterable[int] | None = None) -> float:
+        """Return the mean F1 of the classes (all, without them); one that is nan counts 0."""
+        scores = [self.f1(c) for c in (range(len(self.matrix)) if classes is None else classes)]
+        return sum(0.0 if math.isnan(score) else score for score in scores) / len(scores)
+
+    def balanced_accuracy(self) -> float:
+        """Return the mean sensitivity of the classes that there were; nan where nothing was decided."""
+        there = [s for c in range(len(self.matrix)) if not math.isnan(s := self.sensitivity(c))]
+        return sum(there) / len(there) if there else math.nan
+
+    def kappa(self) -> float:
+        """Return Cohen's kappa (1960): agreement beyond chance, (p_o - p_e) / (1 - p_e); nan where p_e is 1."""
+        total = self.matrix.sum()
+        chance = _ratio((self.matrix.sum(0) * self.matrix.sum(1)).sum(), total**2)
+        return _ratio(self.get() - chance, 1 - chance)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {"matrix": self.matrix.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from saved counts."""
+        self.matrix = torch.tensor(state["matrix"])
+
+
+def _ratio(part: Tensor | float, whole: Tensor | float) -> float:
+    """Return part / whole; nan where the whole is 0."""
+    return float(part) / float(whole) if whole else math.nan

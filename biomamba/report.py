@@ -5,17 +5,19 @@ A setting is a rule, a length and a window; its runs differ in their seed. sprea
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .log import Record, Scores
 
-PARTS = {"all": "", "last_tenth": " last tenth"}
+PARTS = {"all": "", "last_tenth": " last tenth", "held_out": " held out"}
+WIDE = 6  # columns of scores, beyond which a table is turned on its side
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Iterable[Sequence[str]]) -> str:
     """Return rows of cells as aligned text, the first row above a line; the first column to the left."""
+    rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -27,11 +29,20 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def score_table(scores: Mapping[str, Scores]) -> str:
-    """Return one row per label: every score over the whole stream and over its last tenth."""
-    names = list(next(iter(scores.values())))
-    header = ["", *(name + part for name in names for part in PARTS.values())]
-    rows = [[label, *(_number(own.get(n, {}).get(p)) for n in names for p in PARTS)] for label, own in scores.items()]
-    return table([header, *rows])
+    """Return every score over the whole stream, over its last tenth and held out; one row per label, or per score."""
+    columns = _columns(scores.values())
+    header = ["", *(name + PARTS[part] for name, part in columns)]
+    rows = [[label, *(_number(own.get(n, {}).get(p)) for n, p in columns)] for label, own in scores.items()]
+    return table([header, *rows] if len(columns) <= WIDE else list(zip(header, *rows, strict=True)))
+
+
+def confusion_table(confusion: Mapping[str, Any]) -> str:
+    """Return one table per score that counts decisions, as `log.confusion` has them."""
+    tables = []
+    for name, own in confusion.items():
+        rows = [[f"true {c}", *map(str, counts)] for c, counts in zip(own["classes"], own["counts"], strict=True)]
+        tables.append(table([[name, *(f"said {c}" for c in own["classes"])], *rows]))
+    return "\n".join(tables)
 
 
 def progress_line(record: Record, total: int) -> str:
@@ -68,22 +79,14 @@ def gather(settings: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
 
 
 def compare_table(result: Mapping[str, Any]) -> str:
-    """Return the table of a comparison: one row per setting, then the baselines."""
+    """Return the table of a comparison: one row per setting, then the baselines; the first scores only."""
     settings, baselines = result["settings"], result["baselines"]
-    names = list(next(iter(settings.values()))["scores"])
-    header = [
-        "",
-        *(name + part for name in names for part in PARTS.values()),
-        "samples",
-        "seconds",
-        "trace",
-        "peak memory",
-    ]
-    rows = [header]
+    columns = _columns(own["scores"] for own in settings.values())[:WIDE]
+    rows = [["", *(name + PARTS[part] for name, part in columns), "samples", "seconds", "trace", "peak memory"]]
     for label, own in settings.items():
         costs = [f"{own['samples']:,}", _both(own["wall_seconds"], 1), bytes_text(own["trace_bytes"])]
-        rows.append([label, *_cells(own["scores"], names), *costs, bytes_text(own["peak_rss_bytes"]["mean"])])
-    rows += [[label, *_cells(scores, names), *[""] * 4] for label, scores in baselines.items()]
+        rows.append([label, *_cells(own["scores"], columns), *costs, bytes_text(own["peak_rss_bytes"]["mean"])])
+    rows += [[label, *_cells(scores, columns), *[""] * 4] for label, scores in baselines.items()]
     return table(rows)
 
 
@@ -136,7 +139,8 @@ def _setting(runs: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> dict
 
 def _mean_scores(runs: Sequence[Scores]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return mean and spread of every score over runs."""
-    return {name: {part: _mean([run[name][part] for run in runs]) for part in PARTS} for name in runs[0]}
+    parts = {name: [part for part in PARTS if part in runs[0][name]] for name in runs[0]}
+    return {name: {part: _mean([run[name][part] for run in runs]) for part in own} for name, own in parts.items()}
 
 
 def _mean(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -159,9 +163,15 @@ def _curve(folders: Sequence[Path], streams: int, name: str) -> tuple[list[int],
     return list(at), means, [statistics.stdev(values) if len(values) > 1 else 0.0 for values in at.values()]
 
 
-def _cells(scores: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def _columns(scores: Iterable[Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, str]]:
+    """Return the name and part of every score that the first row has."""
+    first = next(iter(scores))
+    return [(name, part) for name, parts in first.items() for part in PARTS if part in parts]
+
+
+def _cells(scores: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
     """Return the cells of one row's scores."""
-    return [_both(scores[name][part], 3) if name in scores else "" for name in names for part in PARTS]
+    return [_both(scores[name][part], 3) if part in scores.get(name, {}) else "" for name, part in columns]
 
 
 def _both(value: Mapping[str, float | None], digits: int) -> str:

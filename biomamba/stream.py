@@ -5,18 +5,20 @@
 Shapes: b streams side by side, t steps of time.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
+
+Split = Literal["train", "valid", "test", "all"]
 
 
 class Chunk(NamedTuple):
     """The next t steps of b streams."""
 
     x: Tensor  # (b, t) tokens, int64, or (b, t, d_in) real values
-    y: Tensor  # (b, t) or (b, t, ...) targets; anything where `mask` is false
-    mask: Tensor  # (b, t) bool: this step is labelled, it is scored and has a loss
+    y: Tensor  # (b, t) or (b, t, ...) what the task's loss and meters need to know
+    mask: Tensor  # (b, t) bool: this step has a loss; a chunk without one moves state and trace alone
     reset: Tensor  # (b, t) bool: a new sequence begins at this step
 
 
@@ -29,7 +31,10 @@ class Spec(NamedTuple):
 
 
 class Meter(Protocol):
-    """A streaming score. `get` may be asked at any time; nan where nothing has been scored."""
+    """A streaming score. `get` may be asked at any time; nan where nothing has been scored.
+
+    One that is computed from another meter of the same task (see `metrics.Derived`) need not be updated itself.
+    """
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Take in the predictions `out` (b, t, d_out) for a chunk, made before learning from it."""
@@ -37,10 +42,10 @@ class Meter(Protocol):
     def get(self) -> float:
         """Return the score of everything taken in so far."""
 
-    def state_dict(self) -> dict[str, float]:
-        """Return what `load_state_dict` needs to go on from here (plain numbers only)."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on from here (anything JSON can hold)."""
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
 
 
@@ -50,6 +55,18 @@ class Task(Protocol):
     @property
     def spec(self) -> Spec:
         """What the model must take and give."""
+
+    @property
+    def splits(self) -> Mapping[str, str]:
+        """Every part of the data that can be asked for, by name, each in a few words."""
+
+    @property
+    def held_out(self) -> Split:
+        """The split that scores what was learned from split "train"."""
+
+    @property
+    def step_seconds(self) -> float | None:
+        """How long a time step lasts in the world, seconds; None where it does not."""
 
     @property
     def source(self) -> str:
@@ -65,7 +82,7 @@ class Task(Protocol):
         """
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
-        """Return the scalar loss (nats) of the labelled steps of a chunk; 0 where none is labelled."""
+        """Return the scalar loss (nats) of the masked steps of a chunk; 0 where there is none."""
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters by name, such as `accuracy`, `bits_per_byte`, `loss`."""
@@ -76,4 +93,10 @@ class Task(Protocol):
         """Return the trivial baselines over the first `steps` steps of the split, by name.
 
         Each is {"score": {"all": x, "last_tenth": y}}, with the scores of `meters`.
+        """
+
+    def parts(self, split: str) -> Mapping[str, "Task"]:
+        """Return, by name, a task for each person or record of a split, to adapt to each from the same weights.
+
+        Empty where the split does not come in parts.
         """

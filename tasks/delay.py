@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomamba.metrics import Accuracy, CrossEntropy, labelled_cross_entropy
-from biomamba.stream import Chunk, Meter, Spec
+from biomamba.stream import Chunk, Meter, Spec, Split, Task
+
+from .files import check_split
 
 NOISE, SYMBOLS, GAPS = 4, 8, 10  # how many noise tokens, symbols and lengths of the noise before a store there are
 STORE, RECALL = 8, 20
-SPLITS = ("train", "valid", "all")
 CYCLES = 512  # drawn at once, so that drawing costs little per step; another number makes other streams
 BLOCK = 4096  # steps handed from numpy to torch at once; the streams do not depend on it
 
@@ -44,6 +45,20 @@ class Delay:
         return Spec(vocab=RECALL + 1, d_out=SYMBOLS)
 
     @property
+    def splits(self) -> dict[str, str]:
+        """Return the splits, all simulated, which differ in their seed."""
+        return dict.fromkeys(("train", "valid", "all"), "drawn apart")
+
+    @property
+    def held_out(self) -> Split:
+        """Return valid."""
+        return "valid"
+
+    @property
+    def step_seconds(self) -> None:
+        """Return None: the steps have no length in time."""
+
+    @property
     def source(self) -> str:
         """Say that the data is simulated."""
         return f"simulated: store-recall, delay {self.delay}"
@@ -57,9 +72,9 @@ class Delay:
 
         Stream i depends on (seed, split, i) only, not on `batch`. Raises ValueError for an unknown split.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
-        seeds = [np.random.SeedSequence((seed, SPLITS.index(split), i)) for i in range(batch)]
+        check_split(split, self.splits)
+        which = list(self.splits).index(split)
+        seeds = [np.random.SeedSequence((seed, which, i)) for i in range(batch)]
         return self._chunks([np.random.default_rng(s) for s in seeds], length, start)
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
@@ -79,6 +94,10 @@ class Delay:
         """Return chance: one of eight symbols, and the loss (nats) of giving each the same probability."""
         scores = {"accuracy": 1 / SYMBOLS, "loss": math.log(SYMBOLS)}
         return {"chance": {name: {"all": score, "last_tenth": score} for name, score in scores.items()}}
+
+    def parts(self, split: str) -> dict[str, Task]:
+        """Return none."""
+        return {}
 
     def _chunks(self, generators: list[np.random.Generator], length: int, start: int) -> Iterator[Chunk]:
         """Cut the streams side by side into chunks; a block holds whole chunks only."""

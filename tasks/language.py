@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biomamba.metrics import Bits, CrossEntropy, labelled_cross_entropy
-from biomamba.stream import Chunk, Meter, Spec
+from biomamba.metrics import CrossEntropy, bits, labelled_cross_entropy
+from biomamba.stream import Chunk, Meter, Spec, Split, Task
 
-from .byte_counter import bits
+from . import byte_counter
+from .files import check_split
 
 BYTES = 256
 CORPORA = ("tinyshakespeare", "warpeace", "wikitext2")
@@ -65,6 +66,20 @@ class Language:
         return Spec(vocab=BYTES, d_out=BYTES)
 
     @property
+    def splits(self) -> dict[str, str]:
+        """Return the parts of the text."""
+        return {"train": "the first 90 %", "valid": "the last 10 %", "all": "the whole text"}
+
+    @property
+    def held_out(self) -> Split:
+        """Return valid."""
+        return "valid"
+
+    @property
+    def step_seconds(self) -> None:
+        """Return None: reading takes no time of its own."""
+
+    @property
     def source(self) -> str:
         """Name the text and how many bytes of it are in use; this reads it."""
         name, data = self._text
@@ -102,7 +117,7 @@ class Language:
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of all steps."""
         nats = CrossEntropy()
-        return {"bits_per_byte": Bits(nats), "loss": nats}
+        return {"bits_per_byte": bits(nats), "loss": nats}
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
@@ -114,18 +129,21 @@ class Language:
         """
         available = self.steps(split, batch=batch)
         total = batch * (available if steps is None else min(steps, available))
-        scores = bits(self._bytes(split)[: total + 1])[1:]
+        scores = byte_counter.bits(self._bytes(split)[: total + 1])[1:]
         score = {"all": float(scores.mean()), "last_tenth": float(scores[len(scores) * 9 // 10 :].mean())}
         loss = {part: value * math.log(2) for part, value in score.items()}
         return {"order5_counter": {"bits_per_byte": score, "loss": loss}}
+
+    def parts(self, split: str) -> dict[str, Task]:
+        """Return none."""
+        return {}
 
     def _bytes(self, split: str) -> bytes:
         """Return the bytes of a split: the first 90 %, the rest, or all of them."""
         data = self._text[1]
         cut = len(data) * 9 // 10
         parts = {"train": slice(0, cut), "valid": slice(cut, None), "all": slice(None)}
-        if split not in parts:
-            raise ValueError(f"split is {split!r}, expected one of {', '.join(parts)}")
+        check_split(split, self.splits)
         return data[parts[split]]
 
     @cached_property

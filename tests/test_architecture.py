@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = ["ops", "state", "stream", "metrics", "blocks", "model", "official", "rules", "learn", "compiled", "online"]
-HEAVY = {"datasets", "transformers", "mamba_ssm", "torchaudio", "wfdb", "matplotlib", "numba", "triton", "mne"}
+HEAVY = {"datasets", "transformers", "mamba_ssm", "torchaudio", "wfdb", "matplotlib", "numba", "triton", "mne", "edfio"}
+HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn"}
 SOURCES = sorted([*ROOT.glob("biomamba/**/*.py"), *ROOT.glob("tasks/*.py"), ROOT / "train.py"])
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import train
 from biomamba import checkpoint, log
+from tasks import Delay
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "configs" / "delay.yaml"), "--task.delay", "4", "--run.report_every", "10"]
@@ -289,7 +290,7 @@ def test_evaluate_scores_with_learning_off_and_on(tmp_path, capsys):
     ],
 )
 def test_evaluate_says_what_overlaps(learned, split, endless, words):
-    assert words in train.overlap(learned, split, endless)
+    assert words in train.overlap(Delay(), learned, split, endless)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
