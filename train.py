@@ -28,6 +28,7 @@ if __name__ == "__main__" and sys.stderr.isatty():
 import torch
 import yaml
 from jsonargparse.typing import PositiveInt
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from tqdm import tqdm
 
@@ -40,7 +41,7 @@ from biomamba.ops.kernels import resolve
 from biomamba.report import bytes_text, compare_table, confusion_table, gather, plot, progress_line, score_table
 from biomamba.rules import RULES, LearningRule
 from biomamba.state import nbytes
-from biomamba.stream import Chunk, Split
+from biomamba.stream import Attentive, Chunk, Split
 from tasks import TASKS
 
 HERE = Path(__file__).resolve()
@@ -93,6 +94,40 @@ class Parts(NamedTuple):
     total: int  # time steps of each stream
 
 
+class Until:
+    """The first `left` steps of a stream, which may have to be told what the model says of them."""
+
+    def __init__(self, stream: Iterator[Chunk], left: int) -> None:
+        """Take the stream."""
+        self.stream, self.left = stream, left
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Chunk:
+        """Return the next chunk, cut where the steps end."""
+        if self.left <= 0:
+            raise StopIteration
+        chunk = next(self.stream)
+        left, self.left = self.left, self.left - chunk.x.shape[1]
+        return chunk if self.left >= 0 else Chunk(*(tensor[:, :left] for tensor in chunk))
+
+    def hear(self, out: Tensor, chunk: Chunk) -> None:
+        """Pass on what the model says."""
+        if isinstance(self.stream, Attentive):
+            self.stream.hear(out, chunk)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the stream's state; nothing where it has none."""
+        return self.stream.state_dict() if isinstance(self.stream, Attentive) else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Give the stream its state back."""
+        if isinstance(self.stream, Attentive):
+            self.stream.load_state_dict(state)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run a command and return its exit code; what the user can mend is one line and exit code 2."""
     if argv and argv[0] in ("-h", "--help"):
@@ -115,14 +150,14 @@ def train(argv: Sequence[str]) -> int:
     parsed = config.parse(argv, REGISTRIES, DEFAULT, usage="train ")
     settings = parsed.config
     parts = build(settings, make_task(settings))
-    carry, progress = None, log.Progress(parts.task, parts.total)
+    carry, heard, progress = None, dict[str, Tensor](), log.Progress(parts.task, parts.total)
     if settings.run.resume:
         folder = find(settings)
         if (folder / "summary.json").exists():
             print(f"{folder} is finished: nothing is left to resume. python train.py evaluate {folder}")
             return 0
         if (folder / "checkpoint.safetensors").exists():
-            carry = resume(settings, parts, folder, progress)
+            carry, heard = resume(settings, parts, folder, progress)
         else:
             (folder / "metrics.jsonl").write_text("")
     else:
@@ -130,7 +165,7 @@ def train(argv: Sequence[str]) -> int:
         settings = replace(settings, run=replace(settings.run, dir=str(folder), overwrite=False))
         log.write(folder / "config.yaml", config.to_yaml(settings))
     introduce(settings, parts, folder, carry, parsed.notes)
-    carry, signal_number = learn(settings, parts, folder, carry, progress)
+    carry, signal_number = learn(settings, parts, folder, carry, heard, progress)
     if signal_number is not None:
         again = f"python train.py train --config {shlex.quote(str(folder / 'config.yaml'))} --run.resume true"
         print(f"stopped at step {carry.steps:,} of {parts.total:,}, saved; to go on: {again}")
@@ -152,7 +187,7 @@ def build(settings: Config, task: Task) -> Parts:
     length, window = settings.stream.length, settings.rule.window
     if window is not None and window < length:
         raise ValueError(f"rule.window: got {window} steps, expected at least stream.length, {length} steps")
-    total = steps(task, settings.stream.split, settings.stream.batch, settings.stream.steps)
+    total = steps(task, settings.stream.split, settings.stream.batch, settings.run.seed, settings.stream.steps)
     if total < length:
         raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
     model = draw(settings, task)
@@ -162,9 +197,9 @@ def build(settings: Config, task: Task) -> Parts:
     return Parts(task, model, rule, optimizer(model.parameters(), **options), total)
 
 
-def steps(task: Task, split: str, batch: int, wanted: int | None) -> int:
+def steps(task: Task, split: str, batch: int, seed: int, wanted: int | None) -> int:
     """Return how many steps of each stream to take. Raises ValueError where that many are not to be had."""
-    available = task.steps(split, batch=batch)
+    available = task.steps(split, batch=batch, seed=seed)
     if available is None and wanted is None:
         raise ValueError("stream.steps: got null, expected a number of time steps, as this task never ends: give 12000")
     if available is not None and wanted is not None and wanted > available:
@@ -225,22 +260,27 @@ def find(settings: Config) -> Path:
     return folder
 
 
-def resume(settings: Config, parts: Parts, folder: Path, progress: log.Progress) -> Carry:
-    """Put everything back as it was at the last checkpoint. Raises ValueError where file or data do not fit."""
+def resume(settings: Config, parts: Parts, folder: Path, progress: log.Progress) -> tuple[Carry, checkpoint.Tensors]:
+    """Put everything back as it was at the last checkpoint, and return the loop's carry and the stream's own state.
+
+    Raises ValueError where file or data do not fit.
+    """
     tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
     if facts["source"] != parts.task.source:
         raise ValueError(f"task: the run learned from {facts['source']!r}, given is {parts.task.source!r}")
     progress.load_state_dict(facts["progress"])
     log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
-    return checkpoint.restore(
+    carry = checkpoint.restore(
         tensors, facts["loop"], parts.task, parts.model, parts.rule, parts.optimizer, settings.stream.batch
     )
+    return carry, checkpoint.under(tensors, "stream.")
 
 
-def save(parts: Parts, folder: Path, carry: Carry, progress: log.Progress) -> None:
+def save(parts: Parts, folder: Path, carry: Carry, chunks: Until, progress: log.Progress) -> None:
     """Write a checkpoint."""
     progress.peak = progress.peak or log.peak_rss_bytes()
     tensors, loop = checkpoint.collect(parts.model, parts.optimizer, carry)
+    tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
     facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": parts.task.source}
     facts["metrics_bytes"] = log.sync(folder / "metrics.jsonl")
     checkpoint.save(folder / "checkpoint.safetensors", tensors, facts)
@@ -264,17 +304,25 @@ def introduce(settings: Config, parts: Parts, folder: Path, carry: Carry | None,
 
 
 def learn(
-    settings: Config, parts: Parts, folder: Path, carry: Carry | None, progress: log.Progress
+    settings: Config,
+    parts: Parts,
+    folder: Path,
+    carry: Carry | None,
+    heard: checkpoint.Tensors,
+    progress: log.Progress,
 ) -> tuple[Carry, int | None]:
     """Learn to the end of the stream, or until a signal; return the loop's carry and the signal."""
     stream, run, done = settings.stream, settings.run, carry.steps if carry else 0
-    chunks = parts.task.stream(stream.split, batch=stream.batch, length=stream.length, seed=run.seed, start=done)
-    reports = learning(settings, parts, until(chunks, parts.total - done), carry)
+    whole = parts.task.stream(stream.split, batch=stream.batch, length=stream.length, seed=run.seed, start=done)
+    chunks = Until(whole, parts.total - done)
+    chunks.load_state_dict(heard)
+    reports = learning(settings, parts, chunks, carry)
     bar = tqdm(total=parts.total, initial=done, unit=" steps", disable=None)
     began, saved = time.perf_counter() - progress.seconds, time.perf_counter()
     with bar, jobs.signals() as caught:
         for report in reports:
             carry, now, new = report.carry, time.perf_counter(), report.chunk.x.shape[1]
+            set_rate(parts, settings, carry.steps)
             progress.take(report, now - began)
             bar.update(new)
             if carry.steps // run.report_every > (carry.steps - new) // run.report_every or carry.steps == parts.total:
@@ -284,13 +332,24 @@ def learn(
                 if bar.disable:
                     print(progress_line(record, parts.total), flush=True)
             if caught or carry.steps == parts.total or (run.save_every is not None and now - saved >= run.save_every):
-                save(parts, folder, carry, progress)
+                save(parts, folder, carry, chunks, progress)
                 saved = now
             if caught:
                 return carry, caught[0]
     if carry is None:
-        raise AssertionError("unreachable: a stream has at least one chunk")
+        raise ValueError(f"{parts.task.source}: it ended before its first step, expected at least one")
+    if carry.steps < parts.total:  # a live stream may end before what was asked of it
+        log.append(folder / "metrics.jsonl", progress.record(carry))
+        save(parts, folder, carry, chunks, progress)
     return carry, None
+
+
+def set_rate(parts: Parts, settings: Config, done: int) -> None:
+    """Set the learning rate of the update after `done` steps, where it is to change along the stream."""
+    first, last = settings.optim.lr, settings.optim.lr_end
+    if last is not None:
+        for group in parts.optimizer.param_groups:
+            group["lr"] = first + (last - first) * done / parts.total
 
 
 def learning(settings: Config, parts: Parts, chunks: Iterator[Chunk], carry: Carry | None = None) -> Iterator[Report]:
@@ -298,14 +357,6 @@ def learning(settings: Config, parts: Parts, chunks: Iterator[Chunk], carry: Car
     task, model, rule, optimizer, _ = parts
     window, clip, fuse = settings.rule.window, settings.optim.clip, settings.run.compile
     return online(chunks, task, model, rule, optimizer, window=window, clip=clip, carry=carry, compile=fuse)
-
-
-def until(stream: Iterator[Chunk], left: int) -> Iterator[Chunk]:
-    """Yield the first `left` steps of the stream."""
-    while left > 0:
-        chunk = next(stream)
-        yield chunk if chunk.x.shape[1] <= left else Chunk(*(tensor[:, :left] for tensor in chunk))
-        left -= chunk.x.shape[1]
 
 
 def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress: log.Progress) -> None:
@@ -361,9 +412,10 @@ def frozen(settings: Config, task: Task, model: Model, split: str, wanted: int |
     """Score a split with learning off."""
     if not sys.stderr.isatty():
         print(f"scoring {label}, learning off ...", flush=True)
-    batch, total = settings.stream.batch, steps(task, split, settings.stream.batch, wanted)
-    chunks = task.stream(split, batch=batch, length=min(LONG, total), seed=settings.run.seed)
-    return log.score(evaluate(until(chunks, total), task, model), task, total, label)
+    batch, seed = settings.stream.batch, settings.run.seed
+    total = steps(task, split, batch, seed, wanted)
+    chunks = task.stream(split, batch=batch, length=min(LONG, total), seed=seed)
+    return log.score(evaluate(Until(chunks, total), task, model), task, total, label)
 
 
 def baselines(settings: Config, parts: Parts) -> dict[str, log.Scores]:
@@ -393,14 +445,15 @@ def evaluate_run(argv: Sequence[str]) -> int:
     split = parsed.command.split or task.held_out
     endless = task.steps(split, batch=batch) is None
     wanted = wanted or (settings.stream.steps if endless else None)
-    settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted))
+    optim = replace(settings.optim, lr=settings.optim.lr_end or settings.optim.lr)  # as where the run ended
+    settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted), optim=optim)
     parts = build(settings, task)
     weights, _ = checkpoint.load(folder / "model.safetensors")
     checkpoint.put(parts.model, weights)
     print(f"{folder}: {task.source}")
     print(f"split {split}: {batch} streams of {parts.total:,} steps; {overlap(task, learned, split, endless)}")
     scored = {"learning off": frozen(settings, task, parts.model, split, parts.total, "learning off")}
-    chunks = until(task.stream(split, batch=batch, length=settings.stream.length, seed=settings.run.seed), parts.total)
+    chunks = Until(task.stream(split, batch=batch, length=settings.stream.length, seed=settings.run.seed), parts.total)
     scored["learning on"] = log.score(learning(settings, parts, chunks), task, parts.total, "learning on")
     if parsed.command.each:
         scored["each by itself"] = adapt(settings, task, split, weights)

@@ -100,9 +100,9 @@ def restore(
     batch: int,
 ) -> Carry:
     """Put weights, optimiser and torch's generator back, and return the carry of `batch` streams."""
-    put(model, _under(tensors, "model."))
+    put(model, under(tensors, "model."))
     state = {int(index): dict(values) for index, values in facts["optimizer"]["state"].items()}
-    for key, tensor in _under(tensors, "optimizer.").items():
+    for key, tensor in under(tensors, "optimizer.").items():
         index, _, name = key.partition(".")
         state[int(index)][name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": facts["optimizer"]["groups"]})
@@ -121,7 +121,7 @@ def restore(
     )
 
 
-def _under(tensors: Tensors, prefix: str) -> Tensors:
+def under(tensors: Tensors, prefix: str) -> Tensors:
     """Return the tensors whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 

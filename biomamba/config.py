@@ -73,6 +73,7 @@ class OptimConfig:
 
     name: which optimiser
     lr: learning rate
+    lr_end: learning rate at the end of the stream, reached in a straight line; null: it stays
     betas: decay of adam's two averages per update
     momentum: of sgd and rmsprop
     weight_decay: per update, as the optimiser defines it
@@ -81,6 +82,7 @@ class OptimConfig:
 
     name: str = "adam"
     lr: PositiveFloat = 3e-3
+    lr_end: PositiveFloat | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: NonNegativeFloat = 0.0
     weight_decay: NonNegativeFloat = 0.0

@@ -20,7 +20,7 @@ from .learn import Seen, update
 from .model import Model
 from .rules.base import LearningRule
 from .state import Tree, copy
-from .stream import Chunk, Meter, Task
+from .stream import Attentive, Chunk, Meter, Task
 
 PATIENCE = 100  # updates in a row that may fail before the loop gives up
 
@@ -102,8 +102,7 @@ def online(
         seen = Seen(x, reset if bool(reset.any()) else None, chunk, carry.state, carry.trace)
         labelled = bool(chunk.mask.any())
         passed = (fused if usual else plain)(seen, advance, labelled)
-        for meter in carry.meters.values():
-            meter.update(passed.out, chunk)
+        _tell(stream, carry.meters, passed.out, chunk)
 
         carry.state, carry.trace, carry.steps = passed.state, passed.trace, carry.steps + new
         if bool(passed.good):
@@ -135,10 +134,17 @@ def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | N
         with torch.no_grad():
             out, state, _ = model(chunk.x, carry.state, chunk.reset if bool(chunk.reset.any()) else None)
             loss = task.loss(out, chunk)
-        for meter in carry.meters.values():
-            meter.update(out, chunk)
+        _tell(stream, carry.meters, out, chunk)
         carry.state, carry.steps = copy(state), carry.steps + chunk.x.shape[1]
         yield Report(chunk, out, loss, None, carry)
+
+
+def _tell(stream: Iterable[Chunk], meters: dict[str, Meter], out: Tensor, chunk: Chunk) -> None:
+    """Show the predictions to the meters, and to a stream that wants to hear them."""
+    for meter in meters.values():
+        meter.update(out, chunk)
+    if isinstance(stream, Attentive):
+        stream.hear(out, chunk)
 
 
 def _append(held: Tensor, new: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Shapes: b streams side by side, t steps of time.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,6 +20,20 @@ class Chunk(NamedTuple):
     y: Tensor  # (b, t) or (b, t, ...) what the task's loss and meters need to know
     mask: Tensor  # (b, t) bool: this step has a loss; a chunk without one moves state and trace alone
     reset: Tensor  # (b, t) bool: a new sequence begins at this step
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """A stream whose next chunk depends on what the model said of those before, so it must be told."""
+
+    def hear(self, out: Tensor, chunk: Chunk) -> None:
+        """Take in the predictions (b, t, d_out) for a chunk; the loops call it before they draw the next."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what `load_state_dict` needs to go on from here."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state, the stream having been started at that time step."""
 
 
 class Spec(NamedTuple):
@@ -72,8 +86,8 @@ class Task(Protocol):
     def source(self) -> str:
         """One line naming the data in use, for example the file, or that it is simulated."""
 
-    def steps(self, split: str, *, batch: int) -> int | None:
-        """Return how many time steps each stream of the split has; None where it never ends."""
+    def steps(self, split: str, *, batch: int, seed: int = 0) -> int | None:
+        """Return how many time steps each stream of the split has, drawn by `seed`; None where it never ends."""
 
     def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
         """Yield the split from time step `start` on, `length` steps at a time (the last may be shorter).

@@ -4,7 +4,20 @@ from collections.abc import Callable
 
 from biomamba.stream import Task
 
+from .arrays import Arrays
 from .delay import Delay
+from .ecg import Ecg
+from .eeg import Eeg
 from .language import Language
+from .speech import Speech
+from .speech_ctc import SpeechCTC
 
-TASKS: dict[str, Callable[..., Task]] = {"delay": Delay, "language": Language}
+TASKS: dict[str, Callable[..., Task]] = {
+    "arrays": Arrays,
+    "delay": Delay,
+    "ecg": Ecg,
+    "eeg": Eeg,
+    "language": Language,
+    "speech": Speech,
+    "speech_ctc": SpeechCTC,
+}

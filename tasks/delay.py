@@ -63,7 +63,7 @@ class Delay:
         """Say that the data is simulated."""
         return f"simulated: store-recall, delay {self.delay}"
 
-    def steps(self, split: str, *, batch: int) -> int | None:
+    def steps(self, split: str, *, batch: int, seed: int = 0) -> int | None:
         """Return None: the streams never end."""
         return None
 

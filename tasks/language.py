@@ -85,7 +85,7 @@ class Language:
         name, data = self._text
         return f"{name}, {len(data):,} bytes"
 
-    def steps(self, split: str, *, batch: int) -> int:
+    def steps(self, split: str, *, batch: int, seed: int = 0) -> int:
         """Return how many time steps each stream has. Raises ValueError where there is not even one."""
         steps = (len(self._bytes(split)) - 1) // batch
         if steps < 1:

@@ -12,7 +12,7 @@ Shapes: b rows, t steps of a chunk, s steps of a piece.
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,12 +39,21 @@ class Recording(Protocol):
         """Yield it from its beginning, at most `steps` steps in all; what is missing at its end is filled up."""
 
 
+class Lasting(Protocol):
+    """What takes time on a row."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps."""
+
+
 Rows = Sequence[Sequence[Recording]]
+Piecewise = TypeVar("Piecewise", bound=Lasting)
 
 
-def deal(recordings: Iterable[Recording], batch: int) -> Rows:
+def deal(recordings: Iterable[Piecewise], batch: int) -> list[list[Piecewise]]:
     """Return the recordings in `batch` rows: in their order, each to the row that ends first."""
-    rows: list[list[Recording]] = [[] for _ in range(batch)]
+    rows: list[list[Piecewise]] = [[] for _ in range(batch)]
     ends = [(0, row) for row in range(batch)]
     for recording in recordings:
         end, row = heapq.heappop(ends)
@@ -53,7 +62,7 @@ def deal(recordings: Iterable[Recording], batch: int) -> Rows:
     return rows
 
 
-def steps(rows: Rows) -> int:
+def steps(rows: Iterable[Iterable[Lasting]]) -> int:
     """Return how many steps the longest row has."""
     return max(sum(recording.steps for recording in row) for row in rows)
 
@@ -117,11 +126,10 @@ class _Row:
 
 def _filled(recording: Recording, blank: Piece) -> Iterator[Piece]:
     """Yield the pieces of a recording, no more than its steps, and what they lack of these."""
-    left = recording.steps
-    for piece in recording.read():
-        if left and len(piece.mask):
-            yield Piece(*(field[:left] for field in piece))
-            left -= min(left, len(piece.mask))
+    left, pieces = recording.steps, recording.read()
+    while left and (piece := next(pieces, None)) is not None:  # no further than its steps: it may hold many more
+        yield Piece(*(field[:left] for field in piece))
+        left -= min(left, len(piece.mask))
     if left:
         yield _repeat(blank, left)
 

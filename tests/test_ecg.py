@@ -1,0 +1,741 @@
+"""The laws of the ECG task: what flows, when labels arrive, what the quality gate keeps, what bad files do."""
+
+import math
+import os
+import shutil
+import socket
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+import biomamba
+import train
+from biomamba.rules import RTRL
+from biomamba.stream import Chunk
+from tasks import TASKS, ecg_scores, ecg_simulated, files
+from tasks.ecg import COUNTS, SPLITS, Ecg
+from tasks.ecg_files import BLOCK, CLASSES, KIND, RATE, read_beats
+from tasks.ecg_signal import WINDOW, good
+from tasks.ecg_stream import LEARN, LOST, SCORE, SKIPPED
+
+wfdb = pytest.importorskip("wfdb", reason='wfdb reads the records: pip install "biomamba[ecg]"')
+pytest.importorskip("neurokit2", reason='neurokit2 simulates ECG: pip install "biomamba[ecg]"')
+
+DATA = os.environ.get("BIOMAMBA_DATA")
+real = pytest.mark.skipif(
+    not DATA or not (Path(DATA) / "mitdb").is_dir(), reason="needs MIT-BIH: BIOMAMBA_DATA holds no folder mitdb"
+)
+SAMPLES = 3 * BLOCK + 1000
+SYMBOL = "NAVF/"  # one for each class
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test reach the network, nor find data that was not written for it."""
+
+    def refuse(*args: object) -> None:
+        raise OSError("no network in a test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.delenv("BIOMAMBA_DATA", raising=False)
+
+
+def simulated(name: str) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+    """Return a short signal (s, 2), mV, its beats and their symbols."""
+    record = ecg_simulated.simulate(name, 2)
+    signal = np.concatenate(list(record.blocks()))[:SAMPLES]
+    inside = record.beats < SAMPLES - RATE
+    return signal, record.beats[inside], [SYMBOL[kind] for kind in record.kinds[inside]]
+
+
+def write(
+    folder: Path,
+    name: str,
+    signal: NDArray[np.float64],
+    beats: NDArray[np.int64],
+    symbols: list[str],
+    leads: tuple[str, ...] = ("MLII", "V5"),
+) -> None:
+    """Write a record in the format of MIT-BIH, with a rhythm annotation before its beats."""
+    count = signal.shape[1]
+    wfdb.wrsamp(
+        name, fs=RATE, units=["mV"] * count, sig_name=list(leads), p_signal=signal, fmt=["212"] * count,
+        adc_gain=[200.0] * count, baseline=[0] * count, write_dir=str(folder),
+    )  # fmt: skip
+    wfdb.wrann(
+        name, "atr", np.array([9, *beats]), ["+", *symbols], write_dir=str(folder), aux_note=["(N", *[""] * len(beats)]
+    )
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write three short records of DS1 and two of DS2; 114 has its leads swapped."""
+    path = tmp_path_factory.mktemp("mitdb")
+    for name in ("101", "106", "114", "100", "103"):
+        signal, beats, symbols = simulated(name)
+        swapped = name == "114"
+        write(
+            path,
+            name,
+            signal[:, ::-1] if swapped else signal,
+            beats,
+            symbols,
+            ("V5", "MLII") if swapped else ("MLII", "V5"),
+        )
+    return path
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of one record, 100, to be changed."""
+    for file in folder.glob("100.*"):
+        shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+def join(chunks: Iterator[Chunk]) -> Chunk:
+    return Chunk(*(torch.cat(field, dim=1) for field in zip(*chunks, strict=True)))
+
+
+def whole(task: Ecg, split: str = "test", batch: int = 1, length: int = 500, seed: int = 0, start: int = 0) -> Chunk:
+    return join(task.stream(split, batch=batch, length=length, seed=seed, start=start))
+
+
+def same(one: Chunk, other: Chunk) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def of(folder: Path, **options: Any) -> Ecg:
+    return Ecg(path=str(folder), **options)
+
+
+# what flows
+
+
+@pytest.mark.parametrize("leads", ["both", "MLII"])
+@pytest.mark.parametrize("decimate", [1, 4])
+def test_shapes(folder: Path, leads: Any, decimate: int) -> None:
+    task = of(folder, leads=leads, decimate=decimate, records=("101", "106", "114"))
+    c = (2 if leads == "both" else 1) + 3  # of the rhythm
+    assert task.spec == (5, None, c)
+    assert task.steps("train", batch=2) == 2 * (SAMPLES // decimate)
+    chunk = next(task.stream("train", batch=2, length=100, seed=0))
+    assert [field.shape for field in chunk] == [(2, 100, c), (2, 100, 4), (2, 100), (2, 100)]
+    assert [field.dtype for field in chunk] == [torch.float32, torch.int64, torch.bool, torch.bool]
+    assert task.step_seconds == decimate / 360
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_streams_repeat_and_depend_neither_on_length_nor_on_start(folder: Path, delay: int) -> None:
+    task = of(folder, records=("101", "106", "114"), label_delay=delay, passes=2)
+    one = whole(task, "train", batch=2)
+    assert same(one, whole(task, "train", batch=2, length=333))
+    for start in (1, 1234, SAMPLES // 4):
+        rest = whole(task, "train", batch=2, start=start)
+        assert same(rest, Chunk(*(field[:, start:] for field in one)))
+    assert not torch.equal(whole(task, "train", batch=2, seed=1).x, one.x)  # control: another order
+
+
+def test_every_pass_takes_every_record_in_an_order_of_its_own(folder: Path) -> None:
+    task = of(folder, records=("101", "106", "114"), passes=4)
+    x = whole(task, "train").x.view(4, 3, -1)
+    orders = [tuple(float(record.sum()) for record in one) for one in x]
+    assert len({tuple(sorted(order)) for order in orders}) == 1
+    assert len(set(orders)) > 1
+
+
+def test_reset_is_where_a_record_begins(folder: Path) -> None:
+    steps = SAMPLES // 4
+    reset = whole(of(folder, records=("100", "103"))).reset
+    assert reset.nonzero()[:, 1].tolist() == [0, steps]
+    late = whole(of(folder, records=("100", "103"), label_delay=2), batch=2).reset
+    assert late[0].nonzero()[:, 0].tolist() == [0, steps]
+    assert len(late[1].nonzero()) == 4  # silence, record, silence, record
+
+
+def test_leads_are_taken_by_name(folder: Path) -> None:
+    swapped, other = (whole(of(folder, records=(name,), scale=False), "train").x[0] for name in ("114", "101"))
+    for x in (swapped, other):
+        assert x[:, 0].std() > 1.2 * x[:, 1].std()  # the simulated second lead is 0.6 of the first
+    alone = whole(of(folder, records=("114",), leads="MLII", scale=False), "train").x[0]
+    assert torch.equal(alone[:, 0], swapped[:, 0])
+
+
+def test_a_beat_is_decided_at_the_first_step_that_reaches_its_decision(folder: Path) -> None:
+    beats, kinds = read_beats(folder, "100", SAMPLES)
+    y = whole(of(folder, decimate=3, decision=0.4, records=("100",))).y[0]
+    steps = (y[:, SCORE] >= 0).nonzero()[:, 0]
+    reached = 3 * steps.numpy() + 2  # the last sample that a step has heard of
+    assert len(steps) == len(beats)
+    assert ((reached >= beats + 144) & (reached < beats + 147)).all()
+    assert y[steps, SCORE].tolist() == kinds.tolist()
+    assert torch.equal(y[:, LEARN], y[:, SCORE])
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_the_label_is_not_in_the_input(folder: Path, own: Path, delay: int) -> None:
+    beats, kinds = read_beats(own, "100", SAMPLES)
+    wfdb.wrann("100", "atr", beats, [SYMBOL[(kind + 1) % 5] for kind in kinds], write_dir=str(own))
+    batch = 2 if delay else 1
+    one, other = (whole(of(at, records=("100",), label_delay=delay), batch=batch) for at in (folder, own))
+    assert torch.equal(one.x, other.x)
+    assert not torch.equal(one.y, other.y)  # control
+
+
+@pytest.mark.parametrize("decimate", [1, 4])
+@pytest.mark.parametrize("at", [7199, 7200, 12_345])
+def test_the_future_of_the_signal_changes_nothing_before_it(folder: Path, own: Path, decimate: int, at: int) -> None:
+    signal, beats, symbols = simulated("100")
+    signal[at:] = signal[at:][::-1] + 0.5
+    write(own, "100", signal, beats, symbols)
+    one, other = (whole(of(path, records=("100",), decimate=decimate)).x for path in (folder, own))
+    assert torch.equal(one[:, : at // decimate], other[:, : at // decimate])
+    assert not torch.equal(one[:, at // decimate + 1 :], other[:, at // decimate + 1 :])  # control
+
+
+def test_minutes_that_are_labelled_and_scored(folder: Path) -> None:
+    beats, _ = read_beats(folder, "100", SAMPLES)
+    task = of(folder, records=("100", "101"), labelled=0.5, score_from=0.25)
+    y = whole(task).y[0]
+    assert int((y[:, LEARN] >= 0).sum()) == int((beats < 0.5 * 60 * RATE).sum()) > 0
+    assert int((y[:, SCORE] >= 0).sum()) == int((beats >= 0.25 * 60 * RATE).sum()) > 0
+    trained, _ = read_beats(folder, "101", SAMPLES)
+    assert int((whole(task, "train").y[0, :, LEARN] >= 0).sum()) == len(trained)  # `labelled` is for the test alone
+
+
+def test_splits_parts_and_the_same_person(folder: Path) -> None:
+    train_names, test_names = (SPLITS[split].split() for split in ("train", "test"))
+    assert len(train_names) == len(test_names) == 22 and not set(train_names) & set(test_names)
+    assert not {"102", "104", "107", "217"} & {*train_names, *test_names}  # paced
+    assert list(of(folder).parts("test")) == test_names
+    assert list(of(folder).parts("train")) == train_names
+    assert "201" not in of(folder, same_person=False).parts("train")
+    assert "202" in of(folder, same_person=False).parts("test")
+    part = of(folder, label_delay=2).parts("test")["103"]
+    assert isinstance(part, Ecg)
+    assert part.records == ("103",) and part.label_delay == 2
+    with pytest.raises(ValueError, match="split is 'valid', expected one of train, test"):
+        of(folder).steps("valid", batch=1)
+    with pytest.raises(ValueError, match="records: got 101, expected some of split test: 100"):
+        of(folder, records=("101",)).steps("test", batch=1)
+
+
+# labels that arrive late
+
+
+def test_late_rows_hear_what_live_rows_heard_and_carry_the_labels(folder: Path) -> None:
+    plain = whole(of(folder, records=("100",)))
+    beats, _ = read_beats(folder, "100", SAMPLES)
+    pair = whole(of(folder, records=("100",), label_delay=3), batch=2)
+    lag = math.ceil(int((beats[3:] - beats[:-3]).max()) / 4)
+    assert torch.equal(pair.x[0], plain.x[0])
+    assert torch.equal(pair.y[0, :, SCORE], plain.y[0, :, SCORE])
+    assert (pair.y[0, :, LEARN] == -1).all() and (pair.y[1, :, SCORE] == -1).all() and not pair.mask[0].any()
+    assert torch.equal(pair.x[1, lag:], plain.x[0, :-lag]) and not pair.x[1, :lag].any()
+    assert torch.equal(pair.y[1, lag:, LEARN], plain.y[0, :-lag, LEARN])
+    assert torch.equal(pair.mask[1, lag:], plain.mask[0, :-lag]) and not pair.mask[1, :lag].any()
+
+
+def test_a_label_arrives_so_many_beats_late_at_least(folder: Path) -> None:
+    for delay in (1, 5):
+        pair = whole(of(folder, records=("100",), label_delay=delay), batch=2).y
+        live, late = (pair[row, :, column].ge(0).nonzero()[:, 0] for row, column in ((0, SCORE), (1, LEARN)))
+        followed = live[:-delay]  # so many beats come after them
+        between = [int(((live > own) & (live <= then)).sum()) for own, then in zip(followed, late, strict=False)]
+        assert min(between) == delay  # and once it is no more
+
+
+def live_predictions(task: Ecg, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what an online learner said on the live row (t, 5), and the steps at which labels arrived."""
+    torch.manual_seed(0)
+    model = biomamba.Model(**task.spec._asdict(), d_model=4, block="mamba2", d_state=2, headdim=4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    stream = task.stream("test", batch=2, length=length, seed=0)
+    reports = list(biomamba.online(stream, task, model, RTRL(model.blocks), optimizer))
+    arrived = torch.cat([report.chunk.mask[1] for report in reports]).nonzero()[:, 0]
+    return torch.cat([report.out[0] for report in reports]), arrived
+
+
+@pytest.mark.parametrize("length, decimate", [(1, 36), (16, 12)])
+def test_what_is_said_live_depends_on_no_label_that_has_not_arrived(
+    folder: Path, own: Path, length: int, decimate: int
+) -> None:
+    beats, kinds = read_beats(own, "100", SAMPLES)
+    first = 12  # the beat from which on the labels are replaced
+    symbols = [SYMBOL[kind if i < first else (kind + 1) % 5] for i, kind in enumerate(kinds)]
+    wfdb.wrann("100", "atr", beats, symbols, write_dir=str(own))
+    task = of(folder, records=("100",), decimate=decimate, label_delay=4)
+    one, arrived = live_predictions(task, length)
+    other, _ = live_predictions(replace(task, path=str(own)), length)
+    arrival = int(arrived[first])  # predictions of the chunk that brings the label were made before it was read
+    assert torch.equal(one[: arrival + 1], other[: arrival + 1])
+    assert not torch.equal(one[arrival + length :], other[arrival + length :])  # control: it arrived
+
+
+def test_delayed_labels_need_pairs_of_rows(folder: Path) -> None:
+    with pytest.raises(ValueError, match="batch is 3, expected an even number with label_delay"):
+        of(folder, label_delay=1).stream("test", batch=3, length=1, seed=0)
+
+
+def test_a_record_with_too_few_beats_never_gets_its_labels(folder: Path) -> None:
+    pair = whole(of(folder, records=("100",), label_delay=10_000), batch=2)
+    assert not pair.mask.any() and (pair.y[0, :, SCORE] >= 0).any()
+
+
+# the quality gate
+
+
+BAD = {
+    "flat": np.full((WINDOW, 2), 0.3),
+    "one lead flat": np.stack([np.sin(np.arange(WINDOW) / 20), np.full(WINDOW, 0.3)], axis=1),
+    "nan": np.full((WINDOW, 2), np.nan),
+    "infinite": np.where(np.arange(2 * WINDOW).reshape(WINDOW, 2) == 99, np.inf, 0.1),
+    "out of range": np.sin(np.arange(2 * WINDOW)).reshape(WINDOW, 2) * 20,
+}
+
+
+def playing(monkeypatch: pytest.MonkeyPatch, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:
+    """Let simulated records be changed on their way to the stream."""
+    plain = ecg_simulated.simulate
+
+    def changed(name: str, leads: int) -> Any:
+        record = plain(name, leads)
+        signal = change(np.concatenate(list(record.blocks())).copy())
+        blocks = [signal[at : at + BLOCK] for at in range(0, len(signal), BLOCK)]
+        return record._replace(blocks=lambda: iter(blocks))
+
+    monkeypatch.setattr(ecg_simulated, "simulate", changed)
+
+
+NAME = "simulated-test-0"
+BRIEF = {"simulate": True, "records": (NAME,), "decimate": 4}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_window_is_cut_out_as_if_it_had_never_been(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    at, n = 40 * WINDOW, WINDOW // 4
+    assert not good(BAD[kind]).any()
+    plain = whole(Ecg(**BRIEF))
+    playing(monkeypatch, lambda signal: np.concatenate([signal[:at], BAD[kind], signal[at:-WINDOW]]))
+    cut = whole(Ecg(**BRIEF))
+    assert torch.equal(cut.x[:, :-n], plain.x[:, :-n])  # filters and stream go on where they were
+    assert not cut.x[:, -n:].any() and not cut.mask[:, -n:].any()  # filled up at the end
+    assert cut.y[..., SKIPPED].sum() == WINDOW and plain.y[..., SKIPPED].sum() == 0
+    assert torch.isfinite(cut.x).all()
+
+
+def test_beats_within_a_bad_window_are_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = ecg_simulated.simulate(NAME, 2)
+
+    def spoil(signal: NDArray[np.float64]) -> NDArray[np.float64]:
+        signal[30 * WINDOW : 33 * WINDOW] = np.nan
+        return signal
+
+    playing(monkeypatch, spoil)
+    y = whole(Ecg(**BRIEF)).y
+
+    def spoilt(at: NDArray[np.int64]) -> Any:
+        return (at >= 30 * WINDOW) & (at < 33 * WINDOW)
+
+    lost = int((spoilt(record.beats) | spoilt(record.beats + round(0.35 * RATE))).sum())
+    assert lost > 0
+    assert int(y[..., LOST].sum()) == lost
+    assert int((y[..., SCORE] >= 0).sum()) == len(record.beats) - lost
+    meters = ecg_scores.meters()
+    for meter in meters.values():
+        meter.update(torch.zeros(1, y.shape[1], 5), Chunk(y, y, y[..., 0] >= 0, y[..., 0] >= 0))
+    assert meters["skipped_seconds"].get() == 3 and meters["lost_beats"].get() == lost
+
+
+def test_no_weight_moves_where_nothing_passes_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Ecg(**BRIEF)
+    torch.manual_seed(0)
+    model = biomamba.Model(**task.spec._asdict(), d_model=4, block="mamba2", d_state=2, headdim=4)
+    before = [parameter.clone() for parameter in model.parameters()]
+
+    def learn() -> biomamba.Report:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        stream = Ecg(**BRIEF).stream("test", batch=1, length=1000, seed=0)
+        return list(biomamba.online(stream, task, model, RTRL(model.blocks), optimizer))[-1]
+
+    playing(monkeypatch, lambda signal: np.full_like(signal, np.nan))
+    report = learn()
+    assert report.carry.updates == report.carry.skipped == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert report.carry.meters["skipped_seconds"].get() == ecg_simulated.SAMPLES / RATE
+    monkeypatch.undo()
+    assert learn().carry.updates > 0  # control
+
+
+# scores
+
+
+def test_scores_are_those_of_scikit_learn() -> None:
+    draw = np.random.default_rng(0)
+    true = draw.choice(5, p=[0.7, 0.1, 0.15, 0.04, 0.01], size=600)
+    said = np.where(draw.random(600) < 0.7, true, draw.integers(5, size=600))
+    y = torch.full((3, 400, 4), -1)
+    y[..., SKIPPED:] = 0
+    places = draw.choice(1200, size=600, replace=False)
+    y.view(-1, 4)[places, SCORE] = torch.from_numpy(true)
+    out = torch.randn(1200, 5)
+    out[places, said] = 100.0
+    meters = ecg_scores.meters()
+    chunk = Chunk(out.view(3, 400, 5), y, y[..., LEARN] >= 0, y[..., LEARN] >= 0)  # nothing is learned: scored it is
+    for meter in meters.values():
+        meter.update(chunk.x, chunk)
+    got = {name: meter.get() for name, meter in meters.items()}
+    recall, precision, f1 = (
+        score(true, said, labels=range(5), average=None) for score in (sk.recall_score, sk.precision_score, sk.f1_score)
+    )
+    kappa = sk.cohen_kappa_score(true, said)
+    j = recall[1] + precision[1] + recall[2] + precision[2]
+    wanted = {
+        "macro_f1": f1[:3].mean(), "jk": kappa / 2 + j / 8, "j": j, "kappa": kappa,
+        "S_sensitivity": recall[1], "S_predictivity": precision[1], "V_sensitivity": recall[2],
+        "V_predictivity": precision[2], "N_f1": f1[0], "S_f1": f1[1], "V_f1": f1[2], "F_f1": f1[3],
+        "balanced_accuracy": recall.mean(), "accuracy": (true == said).mean(),
+    }  # fmt: skip
+    assert {name: got[name] for name in wanted} == pytest.approx(wanted)
+    assert list(got)[:2] == ["macro_f1", "jk"]
+    for name, meter in meters.items():
+        fresh = ecg_scores.meters()[name]
+        if not isinstance(meter, biomamba.metrics.Derived):
+            fresh.load_state_dict(meter.state_dict())
+            assert fresh.get() == got[name]
+
+
+def test_j_counts_what_is_undefined_as_nothing() -> None:
+    counts = biomamba.metrics.Confusion(CLASSES, ecg_scores.decisions)
+    counts.matrix[0, 0] = 9
+    counts.matrix[1, 0] = 1
+    assert ecg_scores.j(counts) == 0 and ecg_scores.jk(counts) == 0
+    counts.matrix[2, 2] = 5
+    assert ecg_scores.j(counts) == 2
+
+
+def test_loss_weighs_classes_and_sums_over_beats() -> None:
+    y = torch.full((2, 30, 4), -1)
+    y[0, 3, LEARN], y[1, 5, LEARN], y[1, 9, LEARN] = 0, 1, 4
+    mask = y[..., LEARN] >= 0
+    chunk = Chunk(torch.zeros(2, 30, 2), y, mask, torch.zeros_like(mask))
+    out = torch.zeros(2, 30, 5, requires_grad=True)
+    assert Ecg(balance=0.0).loss(out, chunk).item() == pytest.approx(3 * math.log(5) / 2)
+    weight = math.sqrt(COUNTS[0] / COUNTS[1])
+    assert Ecg(balance=0.5).loss(out, chunk).item() == pytest.approx((2 + weight) * math.log(5) / 2)
+    nothing = Ecg().loss(out, chunk._replace(mask=torch.zeros_like(mask)))
+    nothing.backward()
+    assert nothing.item() == 0 and out.grad is not None and not out.grad.any()
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_last_label_repeats_what_was_known_by_then(folder: Path, delay: int) -> None:
+    task = of(folder, records=("100", "103"), label_delay=delay)
+    batch = 2 if delay else 1
+    chunk = whole(task, batch=batch)
+    counts, known = torch.zeros(5, 5, dtype=torch.int64), 0
+    for step in range(chunk.x.shape[1]):
+        if chunk.reset[0, step]:
+            known = 0
+        if (true := int(chunk.y[0, step, SCORE])) >= 0:
+            counts[true, known] += 1
+        if (told := int(chunk.y[batch - 1, step, LEARN])) >= 0:
+            known = told
+    wanted = biomamba.metrics.Confusion(CLASSES, ecg_scores.decisions)
+    wanted.matrix = counts
+    scores = task.baseline("test", batch=batch, seed=0)
+    assert scores["last_label"]["accuracy"]["all"] == wanted.get()
+    assert scores["last_label"]["jk"]["all"] == ecg_scores.jk(wanted)
+    always = scores["always_n"]
+    assert always["accuracy"]["all"] == pytest.approx(float(counts[0].sum() / counts.sum()))
+    assert always["kappa"]["all"] == 0 and scores["last_label"].keys() == task.meters().keys()
+    assert not math.isnan(always["accuracy"]["last_tenth"])
+    short = task.baseline("test", batch=batch, seed=0, steps=500)
+    assert short["last_label"] != scores["last_label"]  # control
+
+
+# where the data comes from
+
+
+def test_without_data_and_network_it_is_simulated_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(files, "CACHE", tmp_path)
+    task = Ecg()
+    assert task.source.startswith("SIMULATED ECG")
+    y = whole(task, batch=3).y
+    assert set(y[..., SCORE].unique().tolist()) == {-1, 0, 1, 2}
+    assert list(task.parts("test")) == ["simulated-test-0", "simulated-test-1", "simulated-test-2"]
+
+
+def test_where_there_is_a_network_wfdb_fetches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
+    asked = []
+
+    def fetch(name: str, dl_dir: str) -> None:
+        asked.append(name)
+        shutil.copytree(folder, dl_dir, dirs_exist_ok=True)
+
+    monkeypatch.setattr(files, "CACHE", tmp_path)
+    monkeypatch.setattr(files, "_answers", lambda host: host == "physionet.org")
+    monkeypatch.setattr(wfdb, "dl_database", fetch)
+    task = Ecg(records=("100",))
+    assert task.source.startswith("MIT-BIH") and task.steps("test", batch=1) > 0
+    assert Ecg().source.startswith("MIT-BIH") and asked == ["mitdb"]
+
+
+def test_simulated_beats_can_be_learned() -> None:
+    task = Ecg(simulate=True, decimate=12, passes=1)
+    torch.manual_seed(0)
+    model = biomamba.Model(
+        **task.spec._asdict(), d_model=16, block="mamba2", d_state=4, headdim=2, dt_min=0.01, A_max=2
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    last = task.meters()
+    stream = task.stream("train", batch=3, length=32, seed=0)
+    for report in biomamba.online(stream, task, model, RTRL(model.blocks), optimizer):
+        if report.carry.steps > 12_000:
+            for meter in last.values():
+                meter.update(report.out, report.chunk)
+    always = task.baseline("train", batch=3, seed=0)["always_n"]
+    assert always["jk"]["all"] == 0  # control
+    assert last["jk"].get() > 0.5
+
+
+def test_registry_and_options() -> None:
+    assert TASKS["ecg"] is Ecg
+    for options, said in [
+        ({"decimate": 7}, "decimate is 7, expected a divisor of 360"),
+        ({"decimate": 0}, "decimate is 0, expected a divisor of 360"),
+        ({"decision": 9.0}, "decision is 9.0 s, expected 0 to 2 seconds"),
+        ({"decision": math.nan}, "decision is nan s, expected 0 to 2 seconds"),
+        ({"passes": 0}, "passes is 0 and label_delay 0, expected at least 1"),
+        ({"labelled": -1.0}, "labelled is -1.0 and score_from 0.0, expected minutes"),
+    ]:
+        with pytest.raises(ValueError, match=said) as error:
+            Ecg(**options)  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+
+
+# bad files
+
+
+def header(folder: Path) -> list[str]:
+    return (folder / "100.hea").read_text().splitlines()
+
+
+def put(folder: Path, lines: list[str]) -> None:
+    (folder / "100.hea").write_text("\n".join(lines) + "\n")
+
+
+def spoil_first(old: str, new: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        first, *rest = header(folder)
+        assert old in first
+        put(folder, [first.replace(old, new), *rest])
+
+    return spoil
+
+
+def spoil_signals(old: str, new: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        first, *rest = header(folder)
+        assert all(old in line for line in rest)
+        put(folder, [first, *(line.replace(old, new) for line in rest)])
+
+    return spoil
+
+
+def truncate(name: str, to: int) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:to])
+
+    return spoil
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "0 Hz": (spoil_first(" 360 ", " 0 "), "100.hea: the sampling rate is 0, expected 360 Hz"),
+    "nan Hz": (spoil_first(" 360 ", " nan "), "100.hea: the sampling rate is nan, expected 360 Hz"),
+    "other rate": (spoil_first(" 360 ", " 250 "), "100.hea: the sampling rate is 250, expected 360 Hz"),
+    "1e11 samples": (spoil_first(str(SAMPLES), "100000000000"), "100.hea: claims 100000000000 samples, expected"),
+    "more samples": (spoil_first(str(SAMPLES), str(10 * SAMPLES)), "100.dat has .* bytes, expected"),
+    "1e9 signals": (spoil_first("100 2", "100 1000000000"), "100.hea: 1000000000 signals in 2 lines"),
+    "no signals": (spoil_first("100 2", "100 0"), "100.hea: 0 signals in 2 lines"),
+    "segments": (spoil_first("100 2", "100/9 2"), "100.hea: the first line is '100/9 2"),
+    "a lead lost": (lambda folder: put(folder, header(folder)[:2]), "100.hea: 2 signals in 1 lines"),
+    "no MLII": (
+        lambda folder: put(folder, [line.replace("MLII", "V1") for line in header(folder)]),
+        "100.hea: the leads are V1, V5",
+    ),
+    "another file": (spoil_signals("100.dat", "../100.dat"), "100.hea: a signal is given as '../100.dat"),
+    "unknown format": (spoil_signals(" 212 ", " 999 "), "100.hea: a signal is given as '100.dat 999"),
+    "gain 0": (spoil_signals(" 200.0(", " 0("), "100.hea: a signal's gain is '0"),
+    "gain nan": (spoil_signals(" 200.0(", " nan("), "100.hea: a signal's gain is 'nan"),
+    "microvolts": (spoil_signals("/mV", "/uV"), "100.hea: a signal's gain is"),
+    "empty header": (truncate("100.hea", 0), "100.hea: the first line is nothing"),
+    "truncated signal": (truncate("100.dat", 30_000), "100.dat has 30000 bytes, expected"),
+    "empty signal": (truncate("100.dat", 0), "100.dat has 0 bytes, expected"),
+    "empty annotations": (truncate("100.atr", 0), "100.atr is empty, expected the annotations"),
+    "no beats": (truncate("100.atr", 2), "100.atr"),
+    "no annotations": (lambda folder: (folder / "100.atr").unlink(), "no file .*100.atr, expected the .hea"),
+    "no signal": (lambda folder: (folder / "100.dat").unlink(), "no file .*100.dat, which 100.hea tells of"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_record_is_an_error_of_one_line_that_names_the_file(own: Path, kind: str) -> None:
+    spoil, said = BROKEN[kind]
+    assert whole(of(own, records=("100",))).mask.any()  # control: it was in order
+    spoil(own)
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+        whole(of(own, records=("100",)))
+    assert "\n" not in str(error.value)
+
+
+def test_one_lead_will_do_for_mlii_alone(own: Path) -> None:
+    signal, beats, symbols = simulated("100")
+    write(own, "100", signal[:, :1], beats, symbols, ("MLII",))
+    assert whole(of(own, records=("100",), leads="MLII")).mask.any()
+    with pytest.raises(ValueError, match="the leads are MLII, expected MLII and another"):
+        whole(of(own, records=("100",)))
+
+
+def outcome(folder: Path) -> str:
+    """Return how reading a record ends; an error that was not promised comes through."""
+    try:
+        chunk = whole(of(folder, records=("100",)))
+    except (ValueError, FileNotFoundError) as error:
+        return f"error: {error}"
+    assert torch.isfinite(chunk.x).all()
+    return "read"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_mutated_files_are_errors_or_are_read_in_bounds(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    own = tmp_path_factory.mktemp("fuzz")
+    for file in folder.glob("100.*"):
+        shutil.copy(file, own)
+    name = data.draw(st.sampled_from(["100.hea", "100.hea", "100.atr", "100.dat"]))
+    content = bytearray((own / name).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        bit = data.draw(
+            st.one_of(
+                st.binary(min_size=1, max_size=3),
+                st.sampled_from([b"0", b"-1", b"1e11", b"99999999999", b"nan", b"\xff\xff"]),
+            )
+        )
+        content[at : at + data.draw(st.integers(0, 3))] = bit
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    (own / name).write_bytes(bytes(content))
+    tracemalloc.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        said = outcome(own)
+    assert said == "read" or ("100." in said and "\n" not in said)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    shutil.rmtree(own)
+    assert peak < 100e6
+
+
+def test_the_fuzz_can_fail(own: Path) -> None:
+    assert outcome(own) == "read"
+    (own / "100.hea").write_bytes(b"")
+    assert outcome(own).startswith("error: ")
+
+
+CONFIG = str(Path(train.__file__).parent / "configs" / "ecg.yaml")
+
+
+def command(capsys: pytest.CaptureFixture[str], folder: Path, out: Path, *more: str) -> tuple[int, str, str]:
+    """Run a small training through the command line; return its exit code and what it printed."""
+    small = [
+        "--model.d_model",
+        "4",
+        "--model.d_state",
+        "2",
+        "--task.passes",
+        "1",
+        "--task.decimate",
+        "12",
+        "--stream.batch",
+        "2",
+    ]
+    given = ["train", "--config", CONFIG, "--task.path", str(folder), "--task.records", '["101", "106", "100", "103"]']
+    code = train.main([*given, *small, "--run.dir", str(out), *more])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", ["0 Hz", "1e11 samples", "truncated signal", "empty annotations"])
+def test_the_command_line_says_in_one_line_what_is_wrong(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "in")
+    for file in (tmp_path / "in").glob("100.*"):  # what was written for 100 stands for the first record to be learned
+        file.rename(file.with_name(file.name.replace("100", "109")))
+    bad = tmp_path / "in"
+    for file in bad.glob("101.*"):
+        file.unlink()
+    for file in folder.glob("100.*"):
+        shutil.copy(file, bad)
+    BROKEN[kind][0](bad)
+    small = ["--model.d_model", "4", "--model.d_state", "2", "--stream.batch", "1", "--stream.split", "test"]
+    given = ["train", "--config", CONFIG, "--task.path", str(bad), "--task.records", '["100"]']
+    assert train.main([*given, *small, "--run.dir", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("train.py: ") and "\n" not in said and "100." in said
+
+
+def test_the_command_line_trains_evaluates_and_adapts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = command(capsys, folder, tmp_path / "run", "--run.held_out", "true")
+    assert code == 0
+    assert "jk" in out and "always_n" in out and "held_out" in (tmp_path / "run" / "summary.json").read_text()
+    delayed = ["--each", "true", "--task.label_delay", "3", "--stream.batch", "2"]
+    assert train.main(["evaluate", str(tmp_path / "run"), *delayed]) == 0
+    out = capsys.readouterr().out
+    assert "each by itself" in out and "times faster than real time" in out
+
+
+@real
+def test_counts_are_those_of_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIOMAMBA_DATA", str(DATA))
+    wanted = {"train": [45_866, 944, 3_788, 415, 8], "test": [44_259, 1_837, 3_221, 388, 7]}
+    assert tuple(wanted["train"]) == COUNTS
+    folder = Path(str(DATA)) / "mitdb"
+    for split, counts in wanted.items():
+        kinds = [read_beats(folder, name, 650_000)[1] for name in SPLITS[split].split()]
+        assert np.bincount(np.concatenate(kinds), minlength=5).tolist() == counts
+    y = whole(Ecg(records=("114", "209"), decimate=6), "train", length=5000).y
+    assert y[..., SKIPPED:].sum() == 0
+    assert [int((y[..., SCORE] == kind).sum()) for kind in range(5)] == [4441, 395, 44, 4, 0]
+
+
+@real
+def test_114_has_its_leads_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIOMAMBA_DATA", str(DATA))
+    raw = wfdb.rdrecord(str(Path(str(DATA)) / "mitdb" / "114"), sampto=BLOCK).p_signal
+    x = next(Ecg(records=("114",), decimate=1, scale=False).stream("train", batch=1, length=BLOCK, seed=0)).x[0].numpy()
+    close = [[float(np.corrcoef(x[:, mine], raw[:, theirs])[0, 1]) for theirs in (0, 1)] for mine in (0, 1)]
+    assert close[0][1] > 0.9 > abs(close[0][0]) and close[1][0] > 0.9 > abs(close[1][1])
+
+
+def test_every_symbol_of_ec57_has_a_class() -> None:
+    wanted = {"N": "N", "L": "N", "R": "N", "e": "N", "j": "N", "A": "S", "a": "S", "J": "S", "S": "S"}
+    wanted |= {"V": "V", "E": "V", "F": "F", "/": "Q", "f": "Q", "Q": "Q"}
+    assert {symbol: CLASSES[kind] for symbol, kind in KIND.items()} == wanted
