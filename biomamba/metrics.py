@@ -127,9 +127,10 @@ class Confusion:
         return _ratio(2 * self.matrix[which, which], self.matrix[which].sum() + self.matrix[:, which].sum())
 
     def macro_f1(self, classes: Iterable[int] | None = None) -> float:
-        """Return the mean F1 of the classes (all, without them); one that is nan counts 0."""
+        """Return the mean F1 of the classes (all, without them), 0 for a nan; nan where nothing was decided at all."""
         scores = [self.f1(c) for c in (range(len(self.matrix)) if classes is None else classes)]
-        return sum(0.0 if math.isnan(score) else score for score in scores) / len(scores)
+        whole = sum(0.0 if math.isnan(score) else score for score in scores)
+        return whole / len(scores) if self.matrix.any() else math.nan
 
     def balanced_accuracy(self) -> float:
         """Return the mean sensitivity of the classes that there were; nan where nothing was decided."""

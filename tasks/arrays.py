@@ -74,7 +74,7 @@ class Arrays:
         """Refuse arguments that no table can satisfy."""
         if self.path == "-" and self.kind == "class" and not self.classes:
             raise ValueError("classes: on standard input they must be known beforehand: --task.classes NAME NAME ...")
-        if len(set(self.classes)) < len(self.classes) or (len(self.classes) == 1 and not self._size):
+        if len(set(self.classes)) < len(self.classes) or (len(self.classes) == 1 and (self._size or 0) < 2):
             raise ValueError(
                 f"classes: got {' '.join(self.classes)}, expected two names or more, or how many there are"
             )

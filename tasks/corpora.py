@@ -8,7 +8,6 @@ an4              etc/an4_{train,test}.{fileids,transcription}, wav/, 16 kHz  as 
 
 import hashlib
 import re
-import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from typing import Protocol
 from torch import Tensor
 
 from . import audio
-from .files import locate
+from .files import locate, package
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 OTHERS = ("_silence_", "_unknown_")
@@ -106,11 +105,7 @@ def speech_commands(folder: Path, split: str) -> list[Recorded]:
         kept[word if word in kept else "_unknown_"].append(name)
     usual = max(1, sum(len(kept[word]) for word in KEYWORDS) // len(KEYWORDS))
     kept["_unknown_"] = _hashed(kept["_unknown_"])[:usual]
-    found = [
-        Recorded(_inside(folder, name), word, _speaker(name))
-        for word, own in kept.items()
-        for name in own
-    ]
+    found = [Recorded(_inside(folder, name), word, _speaker(name)) for word, own in kept.items() for name in own]
     return found if kept["_silence_"] else found + _silence(folder, split, usual)
 
 
@@ -134,18 +129,33 @@ def an4(folder: Path, split: str) -> list[Recorded]:
 
 
 def fetch(corpus: str, folder: Path) -> None:
-    """Download a corpus and unpack it into `folder`."""
+    """Download a corpus into `folder`: Speech Commands by torchaudio where it imports, as it checks what it gets."""
+    if corpus == "speech_commands":
+        try:
+            datasets = package("torchaudio.datasets", "torchaudio", "fetching Speech Commands")
+        except ImportError:
+            _fetch(corpus, folder)
+            return
+        datasets.SPEECHCOMMANDS(folder, download=True)
+        for entry in (folder / "SpeechCommands" / "speech_commands_v0.02").iterdir():
+            entry.rename(folder / entry.name)
+    else:
+        _fetch(corpus, folder)
+
+
+def _fetch(corpus: str, folder: Path) -> None:
+    """Download an archive and unpack it into `folder`, without the folder that all of it lies in."""
     beside = folder / "download.tar.gz"
     with urllib.request.urlopen(URLS[corpus], timeout=30) as answer, beside.open("wb") as file:  # noqa: S310 - https
         while block := answer.read(1 << 20):
             file.write(block)
-            print(f"{file.tell() / 1e6:,.0f} MB", end="\r", file=sys.stderr)
     with tarfile.open(beside) as archive:
-        top = "" if corpus == "speech_commands" else f"{archive.getnames()[0].partition('/')[0]}/"
-        for member in archive.getmembers():
-            if member.isfile() and member.name.removeprefix("./").startswith(top):
-                member.name = member.name.removeprefix("./").removeprefix(top)
-                archive.extract(member, folder, filter="data")
+        members = [member for member in archive.getmembers() if member.isfile()]
+        names = [Path(member.name).parts for member in members]
+        inside = 1 if len({parts[0] for parts in names}) == 1 else 0
+        for member, parts in zip(members, names, strict=True):
+            member.name = str(Path(*parts[inside:]))
+            archive.extract(member, folder, filter="data")
     beside.unlink()
 
 

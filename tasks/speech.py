@@ -40,6 +40,7 @@ class Speech:
     speaker: fsdd's test is everything by this speaker, and nothing of theirs is in train; null: the official split
     passes: how often split train is gone through, each time in another order
     stack: frames of 10 ms in a time step
+    align: words are filled up to a multiple of so many steps, so that a chunk as long holds one whole word
     loss_at: every (frame, later ones weigh more) or end (the last frame alone)
     augment: how much the words of split train vary in speed, noise and lost bands; 0: not at all, 1: much
 
@@ -52,13 +53,16 @@ class Speech:
     speaker: str | None = None
     passes: int = 1
     stack: int = 1
+    align: int = 1
     loss_at: Literal["every", "end"] = "every"
     augment: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what no corpus can satisfy."""
-        if self.passes < 1 or self.stack < 1:
-            raise ValueError(f"passes is {self.passes} and stack {self.stack}, expected at least 1 of each")
+        if min(self.passes, self.stack, self.align) < 1:
+            raise ValueError(
+                f"passes is {self.passes}, stack {self.stack}, align {self.align}: expected at least 1 of each"
+            )
         if self.speaker and self.corpus != "fsdd":
             raise ValueError(f"speaker is {self.speaker!r}, expected null: only fsdd is split by speakers on request")
 
@@ -181,7 +185,8 @@ class _Word:
     @cached_property
     def steps(self) -> int:
         """Return how many steps it takes."""
-        return audio.steps(self.change.samples(self.utterance.samples(self.rate)), self.rate, self.task.stack)
+        samples, align = self.change.samples(self.utterance.samples(self.rate)), self.task.align
+        return -(-audio.steps(samples, self.rate, self.task.stack) // align) * align
 
     def read(self) -> Iterator[Piece]:
         """Yield it as one piece."""

@@ -6,11 +6,14 @@ import math
 import os
 import shutil
 import struct
+import sys
+import tarfile
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -271,6 +274,30 @@ def test_an4_is_read_in_its_layout(tmp_path: Path) -> None:
     (folder / "etc" / "an4_test.transcription").write_text("GO (secret)\n")
     with pytest.raises(ValueError, match="expected a file inside the folder"):
         corpora.an4(folder, "test")
+
+
+def test_corpora_are_fetched_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = corpus(tmp_path / "master" / "free-spoken-digit-dataset-master")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    monkeypatch.setitem(corpora.URLS, "fsdd", (tmp_path / "a.tar.gz").as_uri())
+    (tmp_path / "fsdd").mkdir()
+    corpora.fetch("fsdd", tmp_path / "fsdd")
+    assert len(corpora.fsdd(tmp_path / "fsdd", "all", None)) == 120
+    assert [path.name for path in (tmp_path / "fsdd").iterdir()] == ["recordings"]
+
+
+def test_speech_commands_is_fetched_by_torchaudio_where_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(root: Path, download: bool) -> None:
+        assert download
+        commands(root / "SpeechCommands" / "speech_commands_v0.02")
+
+    monkeypatch.setitem(sys.modules, "torchaudio", ModuleType("torchaudio"))
+    monkeypatch.setitem(sys.modules, "torchaudio.datasets", SimpleNamespace(SPEECHCOMMANDS=fake))
+    corpora.fetch("speech_commands", tmp_path)
+    assert len(corpora.speech_commands(tmp_path, "all")) > 30
 
 
 @real

@@ -1,5 +1,6 @@
 """The command line: runs, their folders, resuming, comparing, and one line for what goes wrong."""
 
+import itertools
 import json
 import os
 import signal
@@ -63,6 +64,8 @@ KINDS = {
     "stdp": ["--rule.name", "rtrl_stdp", "--rule.a_post", "0.1", "--stream.length", "3", "--optim.name", "rmsprop"],
     "bptt": ["--rule.name", "bptt", "--stream.length", "4", "--rule.window", "9", "--optim.name", "sgd"],
     "momentum": ["--model.block", "mamba", "--optim.name", "sgd", "--optim.momentum", "0.9", "--run.dtype", "float64"],
+    "rate": ["--optim.lr_end", "1e-5"],
+    "spelling": ["--task.name=speech_ctc", "--task.simulate=true", "--stream.split=train", "--stream.steps=400"],
 }
 
 
@@ -75,6 +78,25 @@ def test_resume_is_bit_for_bit_even_twice(words, tmp_path, monkeypatch):
     assert run(parts, *words, "--run.resume", "true", stop_at=4, monkeypatch=monkeypatch) == 128 + signal.SIGTERM
     assert run(parts, *words, "--run.resume", "true") == 0
     assert same(whole, parts)
+
+
+def test_the_learning_rate_ends_where_it_should(tmp_path, monkeypatch):
+    rates = []
+    monkeypatch.setattr(train, "save", lambda parts, *given: rates.append(parts.optimizer.param_groups[0]["lr"]))
+    run(
+        tmp_path / "run",
+        "--optim.lr",
+        "0.1",
+        "--optim.lr_end",
+        "0.02",
+        "--run.save_every",
+        "0",
+        "--run.baselines=false",
+    )
+    assert rates[-1] == pytest.approx(0.02)
+    steps = [a - b for a, b in itertools.pairwise(rates)]
+    assert steps == pytest.approx([steps[0]] * len(steps), rel=0.2)  # the last chunk may be shorter
+    assert 0.1 - rates[0] == pytest.approx(steps[0])
 
 
 @pytest.mark.parametrize("lost", ["carry.trace", "carry.state", "optimizer", "model"])

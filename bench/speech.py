@@ -1,0 +1,136 @@
+"""Speech by every rule: digits (FSDD), keywords (Speech Commands) and spelling (AN4), with what is held out.
+
+    BIOMAMBA_DATA=... python -m bench.speech [--table digits|speakers|keywords|spelling] [--jobs 2] [--out runs/bench]
+
+Settings are those of the configs but for what the table names. `whole` is backpropagation through whole words or
+utterances, one chunk each. Scores: held-out test set, learning off, after the passes; prequential: every prediction
+made before it was learned from, over all passes.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import train
+from bench.grid import Row, heading, run, spread, table
+from biomamba import config
+from biomamba.log import Scores
+
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+RULES = {
+    "untrained": None,
+    "immediate (bptt, 1)": {"rule.name": "bptt", "stream.length": 1},
+    "TBPTT(16)": {"rule.name": "bptt", "stream.length": 16},
+    "BPTT, whole": {"rule.name": "bptt"},
+    "rtrl, 1": {"rule.name": "rtrl", "stream.length": 1},
+    "rtrl, 4": {"rule.name": "rtrl", "stream.length": 4},
+    "rtrl, 16": {"rule.name": "rtrl", "stream.length": 16},
+    "rtrl_stdp, 1": {"rule.name": "rtrl_stdp", "stream.length": 1},
+    "rtrl_stdp, 16": {"rule.name": "rtrl_stdp", "stream.length": 16},
+}
+# by table: the config, the length of a whole word or utterance in steps, what differs from the config, and the rows
+# with how many seeds each: fewer where a row takes long
+TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
+    "digits": ("fsdd", 64, {"task.passes": 3}, dict.fromkeys(RULES, 3)),
+    "keywords": (
+        "keywords",
+        49,
+        {},
+        {"untrained": 3, "immediate (bptt, 1)": 1, "TBPTT(16)": 1, "BPTT, whole": 3, "rtrl, 1": 1, "rtrl, 16": 3}
+        | {"rtrl_stdp, 16": 1},
+    ),
+    "spelling": (
+        "an4",
+        216,
+        {"task.passes": 5},
+        {"untrained": 3, "immediate (bptt, 1)": 1, "TBPTT(16)": 1, "BPTT, whole": 3, "rtrl, 1": 1, "rtrl, 16": 3}
+        | {"rtrl_stdp, 16": 1},
+    ),
+    "spelling, longer": ("an4", 216, {}, {"BPTT, whole": 1, "rtrl, 16": 1}),
+    "speakers": ("fsdd", 64, {"task.passes": 3}, {"BPTT, whole": 1, "rtrl, 16": 1}),
+}
+
+
+def settings(name: str) -> list[Row]:
+    """Return the settings of a table, one per row and seed, or speaker."""
+    file, whole, differs, rows = TABLES[name]
+    found = []
+    for label, seeds in rows.items():
+        own = RULES[label]
+        if own is not None and "stream.length" not in own:
+            own = own | {"stream.length": whole, "task.align": whole}
+        row = {"table": name, "row": label, "config": file, **differs, **(own or {"untrained": True})}
+        if name == "speakers":
+            found += [row | {"task.speaker": speaker, "seed": 0} for speaker in SPEAKERS]
+        else:
+            found += [row | {"seed": seed} for seed in range(seeds)]
+    return found
+
+
+def measure(setting: Row) -> Row:
+    """Learn what the setting says, and score the held-out split before or after."""
+    words = ["--config", f"configs/{setting['config']}.yaml", "--run.seed", str(setting["seed"])]
+    for key, value in setting.items():
+        if "." in key:
+            words += [f"--{key}", str(value)]
+    parsed = config.parse(words, train.REGISTRIES, train.DEFAULT).config
+    parts = train.build(parsed, train.make_task(parsed))
+    scores: Scores = {}
+    began, updates, skipped = time.perf_counter(), 0, 0
+    if "untrained" not in setting:
+        stream = parts.task.stream(
+            parsed.stream.split, batch=parsed.stream.batch, length=parsed.stream.length, seed=parsed.run.seed
+        )
+        for report in train.learning(parsed, parts, stream):
+            train.set_rate(parts, parsed, report.carry.steps)
+        scores = {name: {"all": score} for name, score in report.scores.items()}
+        updates, skipped = report.carry.updates, report.carry.skipped
+    seconds = time.perf_counter() - began
+    held_out = train.frozen(parsed, parts.task, parts.model, parts.task.held_out, None, "test").scores
+    return {
+        "scores": {name: own["all"] for name, own in scores.items()},
+        "held_out": {name: own["all"] for name, own in held_out.items()},
+        "updates": updates,
+        "skipped": skipped,
+        "seconds": seconds,
+        "source": parts.task.source,
+        "baseline": parts.task.baseline(parts.task.held_out, batch=parsed.stream.batch, seed=0),
+    }
+
+
+def main() -> None:
+    """Run the tables asked for and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=[*TABLES, "all"], default="all")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    arguments = parser.parse_args()
+    print(heading("python -m bench.speech"))
+    for name in TABLES if arguments.table == "all" else [arguments.table]:
+        measured = run(measure, settings(name), arguments.out / "speech.jsonl", arguments.jobs)
+        print(f"{name}: {measured[0]['source']}, configs/{TABLES[name][0]}.yaml {TABLES[name][2] or ''}\n")
+        print(lines(measured), end="\n\n", flush=True)
+
+
+def lines(measured: list[Row]) -> str:
+    """Return the table of measured rows, the trivial baseline first."""
+    scores = [name for name in measured[0]["held_out"] if name != "loss"]
+    (trivial, own), *_ = measured[0]["baseline"].items()
+    body = [[trivial, "", *(f"{own[s]['all']:.3f}" if s in own else "" for s in scores), "", "", ""]]
+    for label in dict.fromkeys(row["setting"]["row"] for row in measured):
+        rows = [row for row in measured if row["setting"]["row"] == label]
+        seeds = str(len(rows)) if "task.speaker" not in rows[0]["setting"] else f"{len(rows)} speakers"
+        before = spread([row["scores"][scores[0]] for row in rows]) if rows[0]["scores"] else ""
+        body.append(
+            [
+                *(label, seeds),
+                *(spread([row["held_out"][s] for row in rows]) for s in scores),
+                *(before, f"{rows[0]['updates']:,}", spread([row["seconds"] for row in rows], 0)),
+            ]
+        )
+    head = ["rule, length", "seeds", *(f"test {score}" for score in scores), f"prequential {scores[0]}"]
+    return table([*head, "updates", "seconds"], body)
+
+
+if __name__ == "__main__":
+    main()
