@@ -52,7 +52,10 @@ def main() -> None:
     print(heading(f"python -m bench.online{' --quick' if args.quick else ''}", "threads as stated"))
     passes = list(trace_passes())
     settings = PROMISED + CHUNKED if args.quick else PROMISED + CHUNKED + grid()
-    rows = [online_row(setting) for setting in tqdm(settings, disable=None) if fits(setting)]
+    rows: list[Row] = []
+    for setting in tqdm([setting for setting in settings if fits(setting)], disable=None):
+        rows.append(online_row(setting))
+        write(passes + rows, args.json)  # now, as the whole grid takes long
     again = [online_row(setting) for setting in CHUNKED if fits(setting)]  # a difference of two needs both undisturbed
     rows = [min([row, *(r for r in again if same_setting(r, row))], key=lambda r: r["us_per_update"]) for row in rows]
     print(markdown(passes), "", markdown(rows), "", markdown(differences(rows)), sep="\n")

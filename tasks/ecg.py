@@ -49,7 +49,7 @@ class Ecg:
     simulate: use the SIMULATED records, whatever there is
     leads: both, or MLII alone
     decimate: samples per step, a divisor of 360
-    rhythm: three channels beside the leads that say how early the last beat came, heard from the signal alone
+    rhythm: six channels beside the leads, heard from them alone: how early, large and wide the last beat was
     scale: divide each lead by its running root mean square; false: mV
     augment: other gains in every block of split train, the second lead upside down or left out at times
     records: only these; none named: all of the split
