@@ -22,7 +22,7 @@ from biomamba.stream import Chunk, Meter, Spec, Split, Task
 from .arrays_files import read
 from .arrays_scores import R2, AbsoluteError, Average, ClassLoss, Last, Predictor, Skipped, SquaredError, score, targets
 from .arrays_simulated import CHANGE, simulated
-from .arrays_stream import ROW, Steps, clean, following, labelled, side_by_side
+from .arrays_stream import ROW, WARM, Steps, clean, following, labelled, side_by_side, stream_from
 from .arrays_table import Table
 from .drift import Errors
 from .files import check_split, package
@@ -247,9 +247,12 @@ class Arrays:
         inputs, roles = self._columns
         is_class = self.kind == "class"
         codes = {roles["label"]: {name: number for number, name in enumerate(self._names)}} if is_class else {}
-        blocks = self._table.rows([*inputs, *roles.values()], codes, first, last)
-        rows = clean(blocks, len(inputs), list(roles), self.scale, first)
-        return following(rows) if self.kind == "none" else labelled(rows, self.scale and not is_class)
+        begin = max(0, first - WARM)
+        blocks = self._table.rows([*inputs, *roles.values()], codes, begin, last)
+        rows = clean(blocks, len(inputs), list(roles), self.scale, begin)
+        return stream_from(
+            following(rows) if self.kind == "none" else labelled(rows, self.scale and not is_class), first
+        )
 
     def _drift(self) -> dict[str, Meter]:
         """Return the meters of a change: none where none is marked or asked for."""

@@ -18,6 +18,7 @@ from .arrays_text import Csv, Live
 
 NAMES = ("x", "y", "mask", "reset")  # of the arrays in an .npz
 UNPACKED = 1 << 26  # bytes of them
+SAID = 200  # characters of an error of zipfile or numpy, which may quote the whole file
 
 
 def read(path: str) -> Table:
@@ -52,7 +53,7 @@ def _npz(path: Path) -> Table:
                 raise ValueError(f"it unpacks to {size:,} bytes, expected at most {UNPACKED:,}: a .npy may be larger")
             arrays = {name: _unpacked(packed, members[name]) for name in NAMES if name in members}
     except Exception as error:  # a damaged zip file raises what it likes, from EOFError to RuntimeError
-        raise ValueError(f"{path} is no .npz file of arrays: {error}") from error
+        raise ValueError(f"{path} is no .npz file of arrays: {str(error)[:SAID]}") from error
     roles = {name.replace("y", "label"): name for name in arrays if name != "x"}
     return Array(f"file {path.absolute().parent.name}/{path.name}", arrays, roles)
 
@@ -76,7 +77,7 @@ def _check_header(file: IO[bytes], size: int, what: str) -> None:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, dtype = read_header[version](file)
     except Exception as error:  # numpy raises what it likes on a damaged header
-        raise ValueError(f"{what} does not begin as numpy.save writes numbers: {error}") from error
+        raise ValueError(f"{what} does not begin as numpy.save writes numbers: {str(error)[:SAID]}") from error
     if dtype.kind not in "biuf":
         raise ValueError(f"{what} holds {dtype}, expected numbers; nothing is unpickled")
     if min(shape, default=1) < 1 or file.tell() + math.prod(shape) * dtype.itemsize != size:

@@ -1,6 +1,9 @@
 """From rows to steps, by what lies in the past alone: clean, scale, set targets, cut into chunks.
 
-    scaled_t = (x_t - mean_(i <= t) x_i) / std_(i <= t) x_i        over the stream's own finite rows; 0 while std is 0
+    scaled_t = (x_t - mean_(i <= t) x_i) / std_(i <= t) x_i        over the finite rows; 0 while std is 0
+
+where i begins up to WARM rows before the stream, if the table has any there, so that a part of it, or split test, is
+scaled from its first step on as what came before it.
 
 Shapes: n rows or steps (time), d input columns, k targets, b streams.
 """
@@ -17,6 +20,7 @@ from biomamba.stream import Chunk
 from .arrays_table import Numbers
 
 HUGE = 1e18  # beyond it a number counts as not finite: its square would not be in float32
+WARM = 4096  # rows before a stream that its mean and deviation begin with
 ROW, SKIPPED = -2, -1  # the columns of y after the targets: the row of the table, and 1 where it was skipped
 
 
@@ -97,20 +101,26 @@ def following(rows: Iterator[Rows]) -> Iterator[Steps]:
         yield Steps(now.x, y, now.mask & ~now.skipped & ~after.skipped & ~after.reset, now.reset)
 
 
-def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: bool, first: int) -> Iterator[Rows]:
-    """Yield the rows of a stream that begins with row `first` of the table.
+def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: bool, begin: int) -> Iterator[Rows]:
+    """Yield the rows of a table from number `begin` on.
 
     blocks: (n, inputs + len(roles)), where roles says which of label, mask and reset follow the inputs.
     """
-    running, row = Running(inputs, scale), first
+    running = Running(inputs, scale)
     for block in blocks:
         x, good = running.take(block[:, :inputs])
         given = {role: block[:, inputs + i] for i, role in enumerate(roles)}
         none, ones = np.full(len(block), np.nan), np.ones(len(block))
-        number = np.arange(row, row + len(block), dtype=np.float64)
-        reset = (given.get("reset", 0 * ones) > 0) | (number == first)
-        yield Rows(x, given.get("label", none), number, ~good, given.get("mask", ones) > 0, reset)
-        row += len(block)
+        row = np.arange(begin, begin + len(block), dtype=np.float64)
+        yield Rows(x, given.get("label", none), row, ~good, given.get("mask", ones) > 0, given.get("reset", none) > 0)
+        begin += len(block)
+
+
+def stream_from(steps: Iterator[Steps], first: int) -> Iterator[Steps]:
+    """Yield the steps of the rows from `first` on; a new sequence begins there."""
+    for own in steps:
+        row = own.y[:, ROW]
+        yield Steps(*(field[row >= first] for field in own._replace(reset=own.reset | (row == first))))
 
 
 def side_by_side(streams: Iterable[Iterator[Steps]], length: int, start: int) -> Iterator[Chunk]:

@@ -10,13 +10,14 @@ import hashlib
 import re
 import tarfile
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+from tqdm import tqdm
 
 from . import audio
 from .files import locate, package
@@ -72,6 +73,12 @@ class Recorded:
 def find(corpus: str, path: str | None) -> Path | None:
     """Return the folder of a corpus; None where it is not to be had. Raises FileNotFoundError for a wrong path."""
     return locate(corpus, path, HOLDS[corpus], URLS[corpus].split("/")[2], partial(fetch, corpus))
+
+
+def lengths(utterances: Sequence[Utterance], rate: int) -> list[int]:
+    """Return the samples of every utterance, with a bar where that takes long. Raises ValueError for a bad file."""
+    bar = tqdm(utterances, desc="looking at sound files", disable=None, leave=False, delay=1)
+    return [utterance.samples(rate) for utterance in bar]
 
 
 def fsdd(folder: Path, split: str, speaker: str | None) -> list[Recorded]:

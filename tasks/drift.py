@@ -90,7 +90,7 @@ class Errors:
         """Return the marked change, else the first that is found."""
         numbers, errors, counts = self._sorted()
         first = 0 if self.marked is not None else next(iter(self.changes()), None)
-        if first is None:
+        if first is None or not (numbers < first).any():  # all of it lies after the change
             return Change()
         at, window = int(np.searchsorted(numbers, first)), max(LEAST, STEPS // self.size)
         before, after = (

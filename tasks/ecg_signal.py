@@ -8,6 +8,8 @@ Every step depends on the samples up to its own alone.
 Shapes: s samples of a block (whole windows but for the last block of a record), c leads, t = s // k steps.
 """
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,7 +26,8 @@ ANTI_ALIAS = 0.8  # of the half of the new rate
 LEVEL_SECONDS = 10.0  # over which the running size of a lead is averaged
 USUAL = 0.3  # mV, the root mean square of a lead of which nothing has been heard
 GAIN = 0.25  # standard deviation of the logarithm of a lead's gain where gains are varied
-DROPPED = 0.5  # how often the second lead is left out there
+TURN = math.pi / 2  # how far two leads are turned into one another there
+DROPPED = 0.3  # how often the second lead is left out there
 
 
 def good(block: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -81,7 +84,15 @@ class Level:
 
 
 def varied(x: Tensor, draw: np.random.Generator) -> Tensor:
-    """Return a block of steps (t, c) with other gains, the second lead upside down or left out at times."""
+    """Return a block of steps (t, c) as electrodes elsewhere might have heard it: leads turned and of other gains.
+
+    At times all leads but the first are left out.
+    """
     gains = np.exp(GAIN * draw.normal(size=x.shape[1]))
-    gains[1:] *= draw.choice([1, -1]) * (draw.random() >= DROPPED)
+    angle = draw.uniform(-TURN, TURN)
+    gains *= draw.choice([1, -1])
+    if x.shape[1] == 2:
+        cos, sin = math.cos(angle), math.sin(angle)
+        x = x @ torch.tensor([[cos, sin], [-sin, cos]], dtype=x.dtype)
+        gains[1] *= draw.random() >= DROPPED
     return x * torch.from_numpy(gains.astype(np.float32))

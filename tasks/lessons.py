@@ -29,6 +29,7 @@ class Lesson:
     """Two hearings: an utterance, its number among all, and the place that it has in the stream."""
 
     utterance: Utterance
+    samples: int
     number: int
     place: int
     stack: int
@@ -43,8 +44,7 @@ class Lesson:
     @cached_property
     def half(self) -> int:
         """Return the steps of one hearing, a multiple of `align`."""
-        samples = self.change.samples(self.utterance.samples(RATE))
-        count = audio.steps(samples, RATE, self.stack)
+        count = audio.steps(self.change.samples(self.samples), RATE, self.stack)
         return -(-count // self.align) * self.align
 
     def hearing(self, which: float, gamma: Tensor | None = None) -> Piece:

@@ -146,6 +146,20 @@ class Speech:
         """Return where the corpus is; None where it is simulated."""
         return None if self.simulate else corpora.find(self.corpus, self.path)
 
+    @cached_property
+    def _known(self) -> dict[str, list[tuple[Utterance, int]]]:
+        """Hold, by split, the words and their samples, once they have been looked at."""
+        return {}
+
+    def _sized(self, split: str) -> list[tuple[Utterance, int]]:
+        """Return the words of a split and how many samples each has. Raises ValueError where there is none."""
+        if split not in self._known:
+            found = self._utterances(split)
+            if not found:
+                raise ValueError(f"{self.source}: split {split} holds no recording: give the whole corpus")
+            self._known[split] = list(zip(found, corpora.lengths(found, audio.RATE[self.corpus]), strict=True))
+        return self._known[split]
+
     def _utterances(self, split: str) -> Sequence[Utterance]:
         """Return the words of a split in the order of the corpus."""
         check_split(split, self.splits)
@@ -157,18 +171,15 @@ class Speech:
 
     def _rows(self, split: str, batch: int, seed: int) -> Rows:
         """Return the words as they lie on the rows; split train in as many orders as there are passes."""
-        found = self._utterances(split)
-        if not found:
-            raise ValueError(f"{self.source}: split {split} holds no recording: give another split or the whole corpus")
-        rate = audio.RATE[self.corpus]
+        found = self._sized(split)
         if split != "train":
-            return playlist.deal([_Word(one, self.words.index(one.said), rate, self) for one in found], batch)
+            return playlist.deal([_Word(*one, self) for one in found], batch)
         words = []
         for number in range(self.passes):
             rng = np.random.default_rng((seed, number))
             for i in rng.permutation(len(found)):
-                change = Change.drawn(rng, self.augment)
-                words.append(_Word(found[i], self.words.index(found[i].said), rate, self, change))
+                utterance, samples = found[i]
+                words.append(_Word(utterance, samples, self, Change.drawn(rng, self.augment)))
         return playlist.deal(words, batch)
 
 
@@ -177,26 +188,26 @@ class _Word:
     """One word on a row: y = its class, whether this is its last step, and what the step weighs in the loss."""
 
     utterance: Utterance
-    word: int
-    rate: int
+    samples: int
     task: Speech
     change: Change = AS_IT_IS
 
     @cached_property
     def steps(self) -> int:
         """Return how many steps it takes."""
-        samples, align = self.change.samples(self.utterance.samples(self.rate)), self.task.align
-        return -(-audio.steps(samples, self.rate, self.task.stack) // align) * align
+        rate, align = audio.RATE[self.task.corpus], self.task.align
+        return -(-audio.steps(self.change.samples(self.samples), rate, self.task.stack) // align) * align
 
     def read(self) -> Iterator[Piece]:
         """Yield it as one piece."""
-        wave = self.change.wave(self.utterance.wave(self.rate))
-        x = audio.stacked(self.change.bands(audio.normalised(audio.log_mel(wave, self.rate))), self.task.stack)
+        rate, word = audio.RATE[self.task.corpus], self.task.words.index(self.utterance.said)
+        wave = self.change.wave(self.utterance.wave(rate))
+        x = audio.stacked(self.change.bands(audio.normalised(audio.log_mel(wave, rate))), self.task.stack)
         count = len(x)
         last = torch.arange(count) == count - 1
         weight = (torch.arange(count) + 1) / count
         mask = last if self.task.loss_at == "end" else torch.ones_like(last)
-        yield Piece(x, torch.stack([torch.full((count,), float(self.word)), last.float(), weight], 1), mask)
+        yield Piece(x, torch.stack([torch.full((count,), float(word)), last.float(), weight], 1), mask)
 
 
 def _final(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:

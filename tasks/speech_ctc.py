@@ -133,9 +133,8 @@ class SpeechCTC:
 
     def _rows(self, split: str, batch: int, seed: int) -> list[list[Lesson]]:
         """Return the lessons as they lie on the rows; split train in as many orders as there are passes."""
-        check_split(split, self.splits)
-        numbers = {utterance: number for number, utterance in enumerate(self.utterances("all"))}
-        found = [(utterance, numbers[utterance]) for utterance in self.utterances(split)]
+        first = {utterance: number for number, utterance in enumerate(self.utterances("all"))}
+        found = [(one, self._samples[first[one]], first[one]) for one in self.utterances(split)]
         lessons: list[Lesson] = []
         for number in range(self.passes if split == "train" else 1):
             rng = np.random.default_rng((seed, number))
@@ -143,3 +142,8 @@ class SpeechCTC:
                 change = Change.drawn(rng, self.augment) if split == "train" else AS_IT_IS
                 lessons.append(Lesson(*found[i], len(lessons), self.stack, self.align, change))
         return playlist.deal(lessons, batch)
+
+    @cached_property
+    def _samples(self) -> list[int]:
+        """Return the samples of every utterance, in the order of split all. Raises ValueError for a bad file."""
+        return corpora.lengths(self.utterances("all"), audio.RATE["an4"])

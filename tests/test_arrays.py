@@ -25,7 +25,7 @@ import train
 from biomamba import Model, online
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
-from tasks import arrays_table, arrays_text, drift
+from tasks import arrays, arrays_table, arrays_text, drift
 from tasks.arrays import Arrays
 from tasks.arrays_scores import R2, Average, Last
 from tasks.arrays_stream import Running
@@ -200,7 +200,7 @@ def test_changing_the_future_leaves_the_past_as_it_was(at: int, kind: str, value
     assert torch.equal(one.x[:, :at], two.x[:, :at])
 
 
-def test_scaling_is_by_the_mean_and_deviation_up_to_there(tmp_path: Path) -> None:
+def test_scaling_is_by_the_mean_and_deviation_up_to_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = table()
     data[5, 0] = np.nan
     x = whole(task(write(tmp_path / "t.npy", data), kind="value")).x[0].double().numpy()
@@ -210,6 +210,13 @@ def test_scaling_is_by_the_mean_and_deviation_up_to_there(tmp_path: Path) -> Non
         assert x[t] == pytest.approx(by_hand, rel=1e-4, abs=1e-6), t
     ahead = (data[:4, :2] - np.nanmean(data[:, :2], 0)) / np.nanstd(data[:, :2], 0)
     assert x[:4] != pytest.approx(ahead, rel=0.1)  # control: the mean of the whole file is another
+    part = whole(task(str(tmp_path / "t.npy"), kind="value"), batch=3).x.flatten(0, 1)
+    assert torch.equal(part, torch.from_numpy(x).float())  # what lies before a part in the table lies in its past
+    monkeypatch.setattr(arrays, "WARM", 10)
+    short = whole(task(str(tmp_path / "t.npy"), kind="value"), batch=3).x
+    past = data[30 : 40 + 5, :2]
+    assert short[2, 4].numpy() == pytest.approx((past[-1] - past.mean(0)) / past.std(0), rel=1e-4)
+    assert not torch.equal(short.flatten(0, 1), part)
     still, good = Running(1, True).take(np.full((9, 1), 1e9 + 0.1))
     assert not still.any() and good.all()
 
@@ -305,6 +312,9 @@ def test_what_came_in_can_be_read_again_up_to_a_bound(monkeypatch: pytest.Monkey
         sys.stdin.close()
         assert first.x.shape[1] == 1000
         assert same(whole(own), Chunk(*(field[:, :held] for field in first)))
+    pipe(monkeypatch, text)
+    assert same(whole(Arrays("-", kind="value"), start=700), after(first, 700))  # resumed: the lines come again
+    sys.stdin.close()
 
 
 def test_standard_input_says_what_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,6 +438,7 @@ def test_a_marked_change_is_scored_before_and_after_it_and_until_it_is_over() ->
     assert (change.before, change.after) == pytest.approx((0.1, 0.5))
     # a running mean of 256 errors, k of them 0.5, is at most 1.2 * 0.1 + 0.01 where k is at most 19
     assert change.recovery == 600 + 256 - 19
+    assert all(math.isnan(score) for score in errors_of(values, -5).change())  # nothing lies before it
     assert errors_of(values, 2300).change().recovery == 256  # control: better from the start
     assert math.isnan(errors_of(values[:2200], 1700).change().recovery)  # never
     assert all(math.isnan(score) for score in errors_of(values[:100], 1700).change()[1:])
@@ -674,18 +685,25 @@ def test_any_text_is_a_stream_or_one_line(rows: list[list[str]], tmp_path: Path)
 # the page
 
 
-def test_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (ROOT / "docs" / "arrays.md").read_text()
     monkeypatch.chdir(tmp_path)
     for name, code in re.findall(r"```python\n# (\w+\.py)[^\n]*\n(.*?)```", text, re.DOTALL):
         (tmp_path / name).write_text(code)
-    shell = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
-    assert shell.count("train.py") >= 4
-    script = shell.replace("python train.py", f"{sys.executable} {ROOT / 'train.py'}").replace(
-        "configs/arrays.yaml", str(ROOT / "configs" / "arrays.yaml")
-    )
-    script = re.sub(r"\bpython (\w+\.py)", rf"{sys.executable} \1", script)
-    done = subprocess.run(["bash", "-e", "-o", "pipefail", "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for line in shlex.split(" ".join(re.findall(r"--run\.dir \S+", text))):
-        assert line == "--run.dir" or (tmp_path / line / "summary.json").exists()
+    for line in "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines():
+        line = line.replace("configs/arrays.yaml", str(ROOT / "configs" / "arrays.yaml"))
+        if line.startswith("python train.py"):
+            assert train.main(shlex.split(line)[2:]) == 0
+        else:
+            script = line.replace("python", sys.executable).replace(" train.py", f" {ROOT / 'train.py'}")
+            done = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    said = capsys.readouterr().out
+    assert "learning on" in said and "standard input, live" in done.stdout
+    assert "r2 " in done.stdout and (tmp_path / "runs/live/model.safetensors").exists()
+    scores = json.loads((tmp_path / "runs/valve/summary.json").read_text())["scores"]
+    for name in ("accuracy", "score_before", "score_after"):  # what the page says, but for another processor's rounding
+        written = re.search(rf"^{name} +([\d.]+)", text, re.MULTILINE)
+        assert written and scores[name]["all"] == pytest.approx(float(written[1]), abs=0.05)

@@ -127,7 +127,7 @@ def of(folder: Path, **options: Any) -> Ecg:
 @pytest.mark.parametrize("decimate", [1, 4])
 def test_shapes(folder: Path, leads: Any, decimate: int) -> None:
     task = of(folder, leads=leads, decimate=decimate, records=("101", "106", "114"))
-    c = (2 if leads == "both" else 1) + 3  # of the rhythm
+    c = (2 if leads == "both" else 1) + 6  # of the rhythm
     assert task.spec == (5, None, c)
     assert task.steps("train", batch=2) == 2 * (SAMPLES // decimate)
     chunk = next(task.stream("train", batch=2, length=100, seed=0))

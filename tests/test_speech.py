@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import struct
 import sys
 import tarfile
@@ -29,7 +30,7 @@ import train
 from biomamba import Model, checkpoint, evaluate, online
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Attentive, Chunk, Task
-from tasks import audio, corpora, ctc
+from tasks import audio, corpora, ctc, files
 from tasks.lessons import AGAIN, FIRST
 from tasks.recognition import COLUMNS, HEARD, LAST, LETTERS, LOUD, PLACE, SYMBOLS, UTTERANCE, Transcripts, spelled
 from tasks.speech import Speech
@@ -132,11 +133,12 @@ def test_words_lie_one_after_another(task: Speech) -> None:
     assert begins.sum() == ends.sum()
     assert torch.equal(begins[:, 1:], (ends[:, :-1] & (words[:, 1:] >= 0)))  # a reset after every end
     assert (whole.mask == (words >= 0)).all()
-    parts = joined(task.stream("train", batch=4, length=7, seed=1))
-    late = joined(task.stream("train", batch=4, length=64, seed=1, start=100))
-    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
-    assert all(torch.equal(a[:, 100:], b) for a, b in zip(whole, late, strict=True))
-    assert not torch.equal(joined(task.stream("train", batch=4, length=64, seed=2)).x[:, :50], whole.x[:, :50])
+    parts = joined(islice(task.stream("train", batch=4, length=7, seed=1), 40))
+    late = joined(islice(task.stream("train", batch=4, length=64, seed=1, start=100), 3))
+    assert all(torch.equal(a[:, :280], b) for a, b in zip(whole, parts, strict=True))
+    assert all(torch.equal(a[:, 100:292], b) for a, b in zip(whole, late, strict=True))
+    other = joined(islice(task.stream("train", batch=4, length=50, seed=2), 1))
+    assert not torch.equal(other.x, whole.x[:, :50])  # control
 
 
 def test_loss_at_the_end_or_at_every_frame() -> None:
@@ -298,6 +300,33 @@ def test_speech_commands_is_fetched_by_torchaudio_where_it_imports(
     monkeypatch.setitem(sys.modules, "torchaudio.datasets", SimpleNamespace(SPEECHCOMMANDS=fake))
     corpora.fetch("speech_commands", tmp_path)
     assert len(corpora.speech_commands(tmp_path, "all")) > 30
+
+
+def test_transcriptions_do_not_reach_the_input(tmp_path: Path) -> None:
+    tasks = [
+        SpeechCTC(path=str(spelling(tmp_path / text[4], text))) for text in ("<s> {} </s> ({})", "<s> B{} </s> ({})")
+    ]
+    assert [[one.said for one in task.utterances("train")] for task in tasks] == [
+        ["YES", "A B", "NO"],
+        ["BYES", "BA B", "BNO"],
+    ]
+    plain, other = (next(task.stream("train", batch=3, length=16, seed=0)) for task in tasks)
+    assert torch.equal(plain.x, other.x)
+    assert not torch.equal(plain.x[0], plain.x[1])  # control: other utterances have other inputs
+
+
+def test_speech_is_simulated_where_none_is_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(files, "CACHE", tmp_path)
+    monkeypatch.delenv("BIOMAMBA_DATA", raising=False)
+    for task in (Speech(), Speech(corpus="speech_commands"), SpeechCTC()):
+        assert task.source.startswith("SIMULATED")
+        assert next(task.stream("train", batch=2, length=16, seed=0)).x.isfinite().all()
+    monkeypatch.setenv("BIOMAMBA_DATA", str(corpus(tmp_path / "fsdd").parent))
+    assert Speech().source == "fsdd, 120 recordings"  # control
 
 
 @real
