@@ -467,14 +467,14 @@ def evaluate_run(argv: Sequence[str]) -> int:
     return 0
 
 
-def adapt(settings: Config, task: Task, split: str, weights: checkpoint.Tensors) -> log.Scored:
+def adapt(settings: Config, task: Task, split: Split, weights: checkpoint.Tensors) -> log.Scored:
     """Score each part of a split with learning on, every one from the same weights; the scores are of all together."""
     own, whole, last_tenth = task.parts(split), task.meters(), task.meters()
     if not own:
         raise ValueError(f"each: got true, expected false, as split {split} of {settings.task.name} has no parts")
     began = time.perf_counter()
     for name, part in tqdm(own.items(), desc="each by itself", disable=None):
-        parts = build(replace(settings, stream=replace(settings.stream, steps=None)), part)
+        parts = build(replace(settings, stream=replace(settings.stream, split=split, steps=None)), part)
         checkpoint.put(parts.model, weights)
         stream = part.stream(split, batch=settings.stream.batch, length=settings.stream.length, seed=settings.run.seed)
         for report in learning(settings, parts, stream):

@@ -302,6 +302,41 @@ def test_evaluate_scores_with_learning_off_and_on(tmp_path, capsys):
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
+def test_what_is_held_out_is_scored_by_the_learned_weights(tmp_path, capsys):
+    words = ["--task.name", "language", "--task.paths", str(ROOT / "train.py"), "--stream.split", "train"]
+    assert run(tmp_path / "run", *words, "--run.held_out", "true") == 0
+    assert "loss held out" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    held_out = {label: own["loss"]["held_out"] for label, own in summary["baselines"].items()}
+    assert held_out["frozen"] > summary["scores"]["loss"]["held_out"]  # it has learned
+    assert train.main(["evaluate", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "split valid" in out and "nothing of it was learned from" in out
+    off = next(line for line in out.splitlines() if line.startswith("learning off")).split()
+    assert float(off[4]) == pytest.approx(summary["scores"]["loss"]["held_out"], abs=1e-4)
+
+
+def test_each_part_is_learned_by_itself_from_the_same_weights(tmp_path, capsys):
+    words = ["--task.name", "ecg", "--task.simulate", "true", "--stream.split", "train", "--stream.length", "64"]
+    words += ["--stream.steps", "2000", "--optim.lr", "0.01", "--run.report_every", "1000"]
+    assert run(tmp_path / "run", *words, "--run.baselines=false") == 0
+    settings = train.config.parse(["--config", str(tmp_path / "run" / "config.yaml")], train.REGISTRIES, train.DEFAULT)
+    settings, task = settings.config, train.make_task(settings.config)
+    weights, _ = checkpoint.load(tmp_path / "run" / "model.safetensors")
+    scored = train.adapt(settings, task, "test", weights)
+    parts = list(task.parts("test").values())
+    apart = [train.adapt(settings, part, "test", weights).meters["accuracy"].matrix for part in parts]
+    assert len(parts) > 1
+    assert torch.equal(scored.meters["accuracy"].matrix, sum(apart))
+    assert scored.meters["accuracy"].matrix.sum() > 100
+    capsys.readouterr()
+    assert train.main(["evaluate", str(tmp_path / "run"), "--each", "true"]) == 0
+    assert "each by itself" in capsys.readouterr().out
+    run(tmp_path / "delay", "--run.baselines=false")
+    assert train.main(["evaluate", str(tmp_path / "delay"), "--each", "true"]) == 2
+    assert "each: got true, expected false, as split valid of delay has no parts" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "learned, split, endless, words",
     [
