@@ -1,6 +1,6 @@
 """Beats of patients never heard before: three protocols on MIT-BIH's DS2, by learning rule.
 
-    python -m bench.ecg [--stage inter|adapt|rules] [--seeds 3] [--jobs 2] [--out runs/bench]
+    python -m bench.ecg [--stage inter|adapt|inputs|rules] [--seeds 3] [--jobs 2] [--out runs/bench]
 
 Every run learns DS1 by configs/ecg.yaml, but for what the table names, and is scored on the 22 records of DS2:
 
@@ -8,8 +8,9 @@ Every run learns DS1 by configs/ecg.yaml, but for what the table names, and is s
     adapt     learning on, each record from the weights of DS1, labels at least 10 beats late
     patient   learning on, each record from the weights of DS1, labels of its first five minutes alone
 
-`inter`, the quickest, is scored for every rule and length; `adapt` adds the other two for one length. Scores are of
-all beats and of those after the fifth minute, which all three protocols can be compared on.
+The stage `inter`, the quickest, scores three rules at the config's length, `rules` other lengths, `inputs` what each
+part of the input is good for; `adapt` adds the other two protocols. Scores are of all beats, and of those after the
+fifth minute, on which all three protocols can be compared.
 """
 
 import argparse
@@ -39,10 +40,11 @@ HEADER = ["jk", "macro-F1 (N, S, V)", "Se S", "+P S", "Se V", "+P V", "kappa"]
 STAGES: dict[str, list[Row]] = {
     "inter": [{"rule": rule, "length": 64} for rule in ("rtrl", "bptt", "rtrl_stdp")],
     "adapt": [{"rule": rule, "length": 64, "adapt": True} for rule in ("rtrl", "bptt")],
+    "inputs": [{"rule": "rtrl", "length": 64, "without": part} for part in ("rhythm", "scale", "augment")],
     "rules": [
         *({"rule": rule, "length": 32} for rule in ("rtrl", "bptt", "rtrl_stdp")),
         *({"rule": rule, "length": 16} for rule in ("rtrl", "bptt", "rtrl_stdp")),
-        *({"rule": rule, "length": 1, "passes": 1} for rule in ("rtrl", "bptt")),
+        *({"rule": rule, "length": 1} for rule in ("rtrl", "bptt")),
     ],
 }
 Scores = dict[str, dict[str, float]]  # {"all": {"jk": x}, "later": {"jk": y}}
@@ -78,7 +80,9 @@ def _scores(meters: dict[str, Meter]) -> dict[str, Any]:
 def measure(setting: Row) -> Row:
     """Return what a rule scores on DS2 after learning DS1, by protocol."""
     asked = ["--rule.name", setting["rule"], "--stream.length", str(setting["length"])]
-    asked += ["--run.seed", str(setting["seed"]), "--task.passes", str(setting["passes"])]
+    asked += ["--run.seed", str(setting["seed"])]
+    if "without" in setting:
+        asked += [f"--task.{setting['without']}", "false"]
     settings = config.parse(["--config", str(FILE), *asked], train.REGISTRIES, FILE).config
     task = train.make_task(settings)
     parts = train.build(settings, task)
@@ -151,12 +155,13 @@ def baselines() -> Iterator[list[str]]:
 def rows_of(measured: list[Row]) -> Iterator[list[str]]:
     """Yield a row for each protocol and part of what the seeds of one setting gave."""
     s = measured[0]["setting"]
+    rule = f"{s['rule']} without {s['without']}" if "without" in s else s["rule"]
     for protocol in ("untrained", "inter", "adapt", "patient"):
         for part in ("all", "later"):
             if protocol in measured[0] and not (protocol == "patient" and part == "all"):
                 got = [row[protocol][part] for row in measured]
                 cells = [spread([0.0 if own[n] != own[n] else own[n] for own in got]) for n in NAMES]
-                yield [protocol, s["rule"], str(s["length"]), part, *cells]
+                yield [protocol, rule, str(s["length"]), part, *cells]
 
 
 def main() -> None:
@@ -164,19 +169,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=list(STAGES), default="inter")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
-    base = {"passes": arguments.passes, "adapt": False}
-    settings = [base | row | {"seed": seed} for row in STAGES[arguments.stage] for seed in range(arguments.seeds)]
+    settings = [
+        {"adapt": False} | row | {"seed": seed} for row in STAGES[arguments.stage] for seed in range(arguments.seeds)
+    ]
     measured = run(measure, settings, arguments.out / "ecg.jsonl", arguments.jobs)
     lines = list(baselines())
     for i in range(0, len(measured), arguments.seeds):
         lines += rows_of(measured[i : i + arguments.seeds])
-    print(
-        heading(f"python -m bench.ecg --stage {arguments.stage} --seeds {arguments.seeds} --passes {arguments.passes}")
-    )
+    print(heading(f"python -m bench.ecg --stage {arguments.stage} --seeds {arguments.seeds}"))
     print(f"{measured[0]['source']}; `later`: the beats after minute {MINUTES}\n")
     print(table(["protocol", "rule", "length", "beats", *HEADER], lines))
 

@@ -4,6 +4,7 @@ A setting is a rule, a length and a window; its runs differ in their seed. sprea
 """
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def confusion_table(confusion: Mapping[str, Any]) -> str:
 
 def progress_line(record: Record, total: int) -> str:
     """Return one line on how a run of `total` steps goes."""
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in record.interval.items())
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in record.interval.items() if not math.isnan(value))
     return f"step {record.step:,}/{total:,}  {scores}  {record.steps_per_second:,.0f} steps/s"
 
 
@@ -184,4 +185,4 @@ def _both(value: Mapping[str, float | None], digits: int) -> str:
 
 def _number(value: float | None) -> str:
     """Return a score as text."""
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"

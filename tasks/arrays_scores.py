@@ -74,7 +74,7 @@ class R2:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums."""
-        return vars(self)
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from saved sums."""

@@ -10,7 +10,7 @@ model's state is held meanwhile, and the filters begin anew. A label is in `y` a
 Shapes: b rows, t steps, s steps of a recording, f features.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from biomamba.stream import Chunk, Meter, Spec, Split, Task
 from . import eeg_signal, playlist
 from .eeg_files import MONTAGE, RATE, Run, find, read
 from .eeg_meters import Decisions, Latency, Loss, Skipped
-from .eeg_recording import CLASS, UNIT, WINDOW, Grid, Recording, Span, nothing, recording
+from .eeg_recording import CLASS, UNIT, WINDOW, Grid, Recording, blocks, nothing, recording, trials
 from .eeg_simulated import simulate
 from .files import check_split
 
@@ -86,7 +86,7 @@ class Eeg:
 
     def __post_init__(self) -> None:
         """Refuse options that no data can satisfy."""
-        for name in ("folds", "decimate", "passes"):
+        for name in ("decimate", "passes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if not 2 <= self.folds <= 15:
@@ -109,10 +109,8 @@ class Eeg:
     def splits(self) -> dict[str, str]:
         """Return the parts of the data."""
         if self.contrast == "eyes":
-            return {
-                "train": f"{self.folds - 1} of {self.folds} contiguous blocks of R01 and R02",
-                "test": f"block {self.fold} of each, counted from 0",
-            }
+            train = f"{self.folds - 1} of {self.folds} contiguous blocks of R01 and R02"
+            return {"train": train, "test": f"block {self.fold} of each, counted from 0"}
         left = [f"R{number:02d}" for i, number in enumerate(RUNS["imagery"]) if i != self.fold]
         return {"train": " and ".join(left), "test": f"R{RUNS['imagery'][self.fold]:02d}"}
 
@@ -163,17 +161,20 @@ class Eeg:
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
     ) -> dict[str, dict[str, dict[str, float]]]:
-        """Return what no look at the signal gives: the commonest class of split train, and the last label.
-
-        Last label: the class of the block or trial before on the same row (of the first: the commonest). Both say it
-        with next to no confidence, so their loss is ln 2 nats.
-        """
+        """Return the scores of `guesses`, said with next to no confidence, so that their loss is ln 2 nats."""
         total = self.steps(split, batch=batch)
         total = total if steps is None else min(steps, total)
         chunk = next(self.stream(split, batch=batch, length=total, seed=seed))
+        return {name: self._scores(torch.eye(2)[said] * 1e-4, chunk) for name, said in self.guesses(chunk).items()}
+
+    def guesses(self, chunk: Chunk) -> dict[str, Tensor]:
+        """Return classes (b, t) that no look at the signal was needed for, by name; the chunk begins the stream.
+
+        majority: the commonest class of split train. last_label: the class of the block or trial before on the same
+        row; of the first, the commonest.
+        """
         commonest = self._commonest()
-        said = {"majority": torch.full_like(chunk.y[..., CLASS], commonest), "last_label": _last(chunk, commonest)}
-        return {name: self._scores(torch.eye(2)[classes] * 1e-4, chunk) for name, classes in said.items()}
+        return {"majority": torch.full_like(chunk.y[..., CLASS], commonest), "last_label": _last(chunk, commonest)}
 
     def parts(self, split: str) -> dict[str, Task]:
         """Return none: it is one person, and a fold's test part is a single run or a pair of blocks."""
@@ -207,13 +208,16 @@ class Eeg:
         """Return the recordings of each split."""
         split: dict[str, list[Recording]] = {"train": [], "test": []}
         for which, number in enumerate(RUNS[self.contrast]):
-            run = self._read(number)
-            if self.contrast == "eyes":
-                own = _blocks(self._pick(run), which, self.folds)
-            else:
-                own = {which: (self._pick(run), _trials(run))}
-            for part, (signal, spans) in own.items():
-                made = recording(signal, spans, self._grid, self._form)
+            name, run = f"{self.subject}R{number:02d}.edf", self._read(number)
+            signal = self._pick(run, name)
+            own = blocks(signal, which, self.folds) if self.contrast == "eyes" else {which: (signal, trials(run))}
+            for part, (stretch, spans) in own.items():
+                if not any(end - start > (self.warm + self.window) * RATE for start, end, _ in spans):
+                    raise ValueError(
+                        f"{name}: no block or trial, T1 or T2, outlasts warm and window, {self.warm + self.window:g} "
+                        "seconds: give a whole run, or lower warm, window or folds"
+                    )
+                made = recording(stretch, spans, self._grid, self._form)
                 split["test" if part == self.fold else "train"].append(made)
         return split
 
@@ -223,12 +227,12 @@ class Eeg:
             return simulate(number)
         return read(self._folder / f"{self.subject}R{number:02d}.edf")
 
-    def _pick(self, run: Run) -> NDArray[np.float64]:
+    def _pick(self, run: Run, name: str) -> NDArray[np.float64]:
         """Return the channels in use (n, c), and after them all, where their average is the reference."""
-        lost = [name for name in self._channels if name not in run.channels]
+        lost = [channel for channel in self._channels if channel not in run.channels]
         if lost:
-            raise ValueError(f"{self.source}: no channel {lost[0]}, expected one of {', '.join(run.channels)}")
-        own = run.signal[:, [list(run.channels).index(name) for name in self._channels]]
+            raise ValueError(f"{name} has no channel {lost[0]}, expected one of {', '.join(run.channels)}")
+        own = run.signal[:, [list(run.channels).index(channel) for channel in self._channels]]
         return np.concatenate([own, run.signal], axis=1) if self.reference == "average" else own
 
     @property
@@ -251,7 +255,7 @@ class Eeg:
     def _form(self) -> eeg_signal.Form:
         """Return how the signal becomes features. Raises ValueError for bands that there cannot be."""
         highest = RATE / 2 if self.features == "power" else RATE / 2 / self.decimate
-        bands = [_band(text, highest) for text in self.bands or BANDS[self.contrast]]
+        bands = [eeg_signal.edges(text, highest) for text in self.bands or BANDS[self.contrast]]
         running = self.scale == "running"
         return eeg_signal.Form(len(self._channels), bands, self.features, self.power_seconds, running)
 
@@ -259,34 +263,6 @@ class Eeg:
     def _folder(self) -> Path | None:
         """Return where the files lie; None where the runs are simulated."""
         return None if self.simulate else find(self.path, self.subject)
-
-
-def _blocks(
-    signal: NDArray[np.float64], label: int, count: int
-) -> dict[int, tuple[NDArray[np.float64], Sequence[Span]]]:
-    """Return a signal in contiguous blocks of one length, by number, each a span of the class `label`."""
-    size = len(signal) // count
-    return {i: (signal[i * size : (i + 1) * size], [Span(0, size, label)]) for i in range(count)}
-
-
-def _trials(run: Run) -> list[Span]:
-    """Return the trials of a run of imagery: 0 for left, 1 for right."""
-    return [Span(e.start, e.end, int(e.text == "T2")) for e in run.events if e.text in ("T1", "T2")]
-
-
-def _band(text: str, highest: float) -> tuple[float, float]:
-    """Return the two frequencies, Hz, of a text such as 8-13. Raises ValueError for what cannot be one."""
-    low, _, high = text.partition("-")
-    try:
-        edges = float(low), float(high)
-    except ValueError:
-        raise ValueError(f"bands: got {text!r}, expected two frequencies in Hz such as 8-13") from None
-    if not 0.1 <= edges[0] < edges[1] < highest:
-        raise ValueError(
-            f"bands: got {text!r}, expected two rising frequencies from 0.1 Hz to below {highest:g} Hz, half the rate "
-            "of the steps: lower decimate or the band"
-        )
-    return edges
 
 
 def _last(chunk: Chunk, first: int) -> Tensor:

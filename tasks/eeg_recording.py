@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import eeg_signal
+from .eeg_files import Run
 from .playlist import Piece
 
 CLASS, WINDOW, UNIT, SINCE, SKIPPED = range(
@@ -53,6 +54,19 @@ class Grid(NamedTuple):
     every: int  # samples to a step
     warm: int  # samples after an onset without a label
     window: int  # samples from one decision to the next
+
+
+def blocks(
+    signal: NDArray[np.float64], label: int, count: int
+) -> dict[int, tuple[NDArray[np.float64], Sequence[Span]]]:
+    """Return a signal (n, ...) in contiguous blocks of one length, by number, each a span of the class `label`."""
+    size = len(signal) // count
+    return {i: (signal[i * size : (i + 1) * size], [Span(0, size, label)]) for i in range(count)}
+
+
+def trials(run: Run) -> Sequence[Span]:
+    """Return the trials of a run of imagery: 0 for T1 (left), 1 for T2 (right)."""
+    return [Span(e.start, e.end, int(e.text == "T2")) for e in run.events if e.text in ("T1", "T2")]
 
 
 def recording(signal: NDArray[np.float64], spans: Sequence[Span], grid: Grid, form: eeg_signal.Form) -> Recording:

@@ -41,6 +41,21 @@ class Form(NamedTuple):
         return self.channels * len(self.bands) * (2 if self.kind == "both" else 1)
 
 
+def edges(text: str, highest: float) -> tuple[float, float]:
+    """Return the two frequencies, Hz, of a band such as 8-13. Raises ValueError for what cannot be one."""
+    low, _, high = text.partition("-")
+    try:
+        band = float(low), float(high)
+    except ValueError:
+        raise ValueError(f"bands: got {text!r}, expected two frequencies in Hz such as 8-13") from None
+    if not 0.1 <= band[0] < band[1] < highest:
+        raise ValueError(
+            f"bands: got {text!r}, expected two rising frequencies from 0.1 Hz to below {highest:g} Hz, half the rate "
+            "of the steps: lower decimate or the band"
+        )
+    return band
+
+
 def good(signal: Array) -> NDArray[np.bool_]:
     """Return where (n,) the second up to a sample is finite, in range and nowhere flat, on every channel (n, c).
 

@@ -55,7 +55,10 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
         (["--stream.length", "0"], "stream.length: got '0', expected a whole number above 0"),
         (["--rule.window", "x"], "rule.window: got 'x', expected a whole number above 0 or null"),
         (["--run.dtype", "bfloat16"], "run.dtype: got 'bfloat16', expected float32 or float64"),
-        (["--task.name", "dely"], "task.name: got 'dely', expected one of delay, language; did you mean delay?"),
+        (
+            ["--task.name", "dely"],
+            "task.name: got 'dely', expected one of arrays, delay, ecg, eeg, language, speech, speech_ctc; did you mean delay?",
+        ),
         (["--model.block", "s5"], "model.block: got 's5', expected one of diagonal, mamba, mamba2"),
         (["--rule.name", "bp"], "rule.name: got 'bp', expected one of bptt, rtrl, rtrl_stdp; did you mean bptt?"),
         (["--optim.name", "lion"], "optim.name: got 'lion', expected one of adam, adamw, sgd, rmsprop"),

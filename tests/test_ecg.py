@@ -26,6 +26,7 @@ from biomamba.stream import Chunk
 from tasks import TASKS, ecg_scores, ecg_simulated, files
 from tasks.ecg import COUNTS, SPLITS, Ecg
 from tasks.ecg_files import BLOCK, CLASSES, KIND, RATE, read_beats
+from tasks.ecg_rhythm import Rhythm
 from tasks.ecg_signal import WINDOW, good
 from tasks.ecg_stream import LEARN, LOST, SCORE, SKIPPED
 
@@ -127,7 +128,7 @@ def of(folder: Path, **options: Any) -> Ecg:
 @pytest.mark.parametrize("decimate", [1, 4])
 def test_shapes(folder: Path, leads: Any, decimate: int) -> None:
     task = of(folder, leads=leads, decimate=decimate, records=("101", "106", "114"))
-    c = (2 if leads == "both" else 1) + 6  # of the rhythm
+    c = (2 if leads == "both" else 1) + 8  # of the rhythm
     assert task.spec == (5, None, c)
     assert task.steps("train", batch=2) == 2 * (SAMPLES // decimate)
     chunk = next(task.stream("train", batch=2, length=100, seed=0))
@@ -229,6 +230,39 @@ def test_splits_parts_and_the_same_person(folder: Path) -> None:
         of(folder).steps("valid", batch=1)
     with pytest.raises(ValueError, match="records: got 101, expected some of split test: 100"):
         of(folder, records=("101",)).steps("test", batch=1)
+
+
+@pytest.mark.parametrize("decimate", [1, 6, 9])
+def test_the_rhythm_is_heard_and_does_not_depend_on_how_the_signal_is_cut(decimate: int) -> None:
+    record = ecg_simulated.simulate("simulated-train-0", 2)
+    signal = np.concatenate(list(record.blocks()))
+    rhythm, cut = Rhythm(decimate), Rhythm(decimate)
+    said = rhythm(signal)
+    pieces = [signal[at : at + 18 * 17] for at in range(0, len(signal), 18 * 17)]
+    assert torch.equal(torch.cat([cut(piece) for piece in pieces]), said)
+    decided = said[(record.beats + 126) // decimate][20:]
+    means = torch.stack([decided[record.kinds[20:] == kind].mean(0) for kind in range(3)])
+    assert means[0, 0] > -0.2 and means[1, 0] < -1 and means[2, 0] < -0.8  # S and V come early
+    assert means[2, 5] > 2 > 1 > max(means[0, 5], means[1, 5])  # V is unlike the usual beat
+
+
+def test_gains_are_varied_in_what_is_learned_from_alone(folder: Path) -> None:
+    plain, varied = (of(folder, records=("100", "101"), augment=augment) for augment in (False, True))
+    one, other = (whole(task, "train") for task in (plain, varied))
+    assert torch.equal(one.x[..., 2:], other.x[..., 2:]) and torch.equal(one.y, other.y)
+    assert not torch.equal(one.x[..., :2], other.x[..., :2])
+    assert same(other, whole(varied, "train"))
+    assert not torch.equal(whole(varied, "train", seed=1).x, other.x)
+    assert same(whole(plain), whole(varied))  # the test is as it is
+
+
+def test_people_of_all_sizes_look_alike_where_leads_are_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled, plain = (Ecg(**BRIEF, scale=scale) for scale in (True, False))
+    one, raw = whole(scaled).x[0, -5000:, :2], whole(plain).x[0, -5000:, :2]
+    playing(monkeypatch, lambda signal: 2 * signal)
+    other, larger = (whole(replace(task)).x[0, -5000:, :2] for task in (scaled, plain))
+    assert torch.allclose(one, other, atol=1e-4) and torch.allclose(2 * raw, larger, atol=1e-4)
+    assert 0.7 < one.pow(2).mean().sqrt() < 1.3
 
 
 # labels that arrive late

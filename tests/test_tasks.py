@@ -17,8 +17,13 @@ import torch
 from biomamba.stream import Chunk, Task
 from tasks import TASKS
 from tasks.byte_counter import bits
+from tasks.arrays import Arrays
 from tasks.delay import BLOCK, RECALL, STORE, Delay
+from tasks.ecg import Ecg
+from tasks.eeg import Eeg
 from tasks.language import Language
+from tasks.speech import Speech
+from tasks.speech_ctc import SpeechCTC
 
 ALL = [Delay(), Language(max_bytes=60_001)]
 BATCH, STEPS = 3, 15_000  # within the 20,000 steps that three streams over 60,001 bytes have, and beyond three blocks
@@ -61,7 +66,9 @@ def message(error: pytest.ExceptionInfo[Exception]) -> str:
 
 
 def test_registry_builds_tasks_by_name() -> None:
-    assert {name: type(make()) for name, make in TASKS.items()} == {"delay": Delay, "language": Language}
+    built = {name: type(make()) for name, make in TASKS.items()}
+    spoken = {"speech": Speech, "speech_ctc": SpeechCTC}
+    assert built == {"arrays": Arrays, "delay": Delay, "ecg": Ecg, "eeg": Eeg, "language": Language, **spoken}
     assert TASKS["delay"](delay=6) == Delay(6)
 
 

@@ -318,7 +318,7 @@ def test_what_is_held_out_is_scored_by_the_learned_weights(tmp_path, capsys):
 
 def test_each_part_is_learned_by_itself_from_the_same_weights(tmp_path, capsys):
     words = ["--task.name", "ecg", "--task.simulate", "true", "--stream.split", "train", "--stream.length", "64"]
-    words += ["--stream.steps", "2000", "--optim.lr", "0.01", "--run.report_every", "1000"]
+    words += ["--stream.steps", "2000", "--optim.lr", "0.01", "--run.report_every", "1000", "--task.decimate", "36"]
     assert run(tmp_path / "run", *words, "--run.baselines=false") == 0
     settings = train.config.parse(["--config", str(tmp_path / "run" / "config.yaml")], train.REGISTRIES, train.DEFAULT)
     settings, task = settings.config, train.make_task(settings.config)
