@@ -57,7 +57,8 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
         (["--run.dtype", "bfloat16"], "run.dtype: got 'bfloat16', expected float32 or float64"),
         (
             ["--task.name", "dely"],
-            "task.name: got 'dely', expected one of arrays, delay, ecg, eeg, language, speech, speech_ctc; did you mean delay?",
+            "task.name: got 'dely', expected one of arrays, delay, ecg, eeg, language, speech, speech_ctc; "
+            "did you mean delay?",
         ),
         (["--model.block", "s5"], "model.block: got 's5', expected one of diagonal, mamba, mamba2"),
         (["--rule.name", "bp"], "rule.name: got 'bp', expected one of bptt, rtrl, rtrl_stdp; did you mean bptt?"),

@@ -16,8 +16,8 @@ import torch
 
 from biomamba.stream import Chunk, Task
 from tasks import TASKS
-from tasks.byte_counter import bits
 from tasks.arrays import Arrays
+from tasks.byte_counter import bits
 from tasks.delay import BLOCK, RECALL, STORE, Delay
 from tasks.ecg import Ecg
 from tasks.eeg import Eeg
