@@ -13,8 +13,7 @@ from pathlib import Path
 
 import train
 from bench.grid import Row, heading, run, spread, table
-from biomamba import config
-from biomamba.log import Scores
+from biomamba import config, evaluate
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 RULES = {
@@ -80,7 +79,7 @@ def measure(setting: Row) -> Row:
             words += [f"--{key}", str(value)]
     parsed = config.parse(words, train.REGISTRIES, train.DEFAULT).config
     parts = train.build(parsed, train.make_task(parsed))
-    scores: Scores = {}
+    scores: dict[str, float] = {}
     began, updates, skipped = time.perf_counter(), 0, 0
     if "untrained" not in setting:
         stream = parts.task.stream(
@@ -88,13 +87,15 @@ def measure(setting: Row) -> Row:
         )
         for report in train.learning(parsed, parts, stream):
             train.set_rate(parts, parsed, report.carry.steps)
-        scores = {name: {"all": score} for name, score in report.scores.items()}
+        scores = report.scores
         updates, skipped = report.carry.updates, report.carry.skipped
     seconds = time.perf_counter() - began
-    held_out = train.frozen(parsed, parts.task, parts.model, parts.task.held_out, None, "test").scores
+    test = parts.task.stream(parts.task.held_out, batch=parsed.stream.batch, length=train.LONG, seed=parsed.run.seed)
+    for report in evaluate(test, parts.task, parts.model):
+        held_out = report.scores
     return {
-        "scores": {name: own["all"] for name, own in scores.items()},
-        "held_out": {name: own["all"] for name, own in held_out.items()},
+        "scores": scores,
+        "held_out": held_out,
         "updates": updates,
         "skipped": skipped,
         "seconds": seconds,

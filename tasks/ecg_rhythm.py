@@ -1,7 +1,7 @@
 """The rhythm, heard from the signal alone: how unlike the last beat is to the usual one, held from beat to beat.
 
     band-pass, square, mean over 0.1 s  ->  a hump per beat  ->  its top, once it has fallen to half
-    the channels: log of wait / mean of about 10 waits, wait / mean of about 100, wait / the wait before,
+    the channels: log of wait / mean of about 10 waits, wait / its long ones, wait / the wait before,
                   top / usual top, width / usual width; 1 - correlation with the usual shape, log of the size beside it;
                   the running mean of |log(wait / the wait before)|
 
@@ -29,7 +29,8 @@ SPREAD = 0.1  # seconds over which the energy is averaged
 SHARE = 0.3  # of the usual height that a beat must reach
 FADE = 0.5 ** (EVERY / RATE / 1.0)  # of the usual height per look, once a beat is overdue: half in a second
 OVERDUE = 1.5  # mean waits
-MEANS = (0.1, 0.01)  # weight of a new wait in the running means
+MEAN = 0.1  # weight of a new wait in the running mean
+LONG, SHORT = 0.1, 0.02  # of one above and of one below in that of the long waits: early beats may be most beats
 SCALE = 4.0  # of the channels, which are small beside the leads: what is told there would be learned last
 LARGEST = 4.0  # of a channel, so that no beat is beyond all that was learned from
 USUAL = 0.1  # weight of a new beat in the usual top, width and irregularity
@@ -59,7 +60,7 @@ class Rhythm:
         self.usual: NDArray[np.float64] | None = None  # the shape of the usual beat
         self.width, self.irregular = 0.12 * RATE / EVERY, 0.0
         self.last: int | None = None
-        self.waits = [0.8 * RATE] * 3  # two running means, and the last
+        self.waits = [0.8 * RATE] * 3  # the running mean of all and of the long ones, and the last
         self.said = np.zeros(CHANNELS)
 
     def __call__(self, block: NDArray[np.float64]) -> Tensor:
@@ -113,8 +114,8 @@ class Rhythm:
         if self.last is not None:
             wait = min(max(self.top_at - self.last, WAITS[0]), WAITS[1])
             rhythm = [math.log(wait / other) for other in self.waits]
-            means = [mean + weight * (wait - mean) for mean, weight in zip(self.waits, MEANS, strict=False)]
-            self.waits = [*means, wait]
+            mean, long, _ = self.waits
+            self.waits = [mean + MEAN * (wait - mean), long + (LONG if wait > long else SHORT) * (wait - long), wait]
         self.said = np.clip(SCALE * np.array([*rhythm, *shape, self.irregular]), -LARGEST, LARGEST)
         self.irregular += USUAL * (abs(rhythm[-1]) - self.irregular)
         self.height += USUAL * (self.top - self.height) if self.height else self.top

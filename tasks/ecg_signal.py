@@ -24,6 +24,7 @@ LARGEST = 10.0  # mV, the whole range of that converter
 HIGH_PASS = 0.5  # Hz, below it lies the breath, not the heart
 ANTI_ALIAS = 0.8  # of the half of the new rate
 LEVEL_SECONDS = 10.0  # over which the running size of a lead is averaged
+SIZE = 0.25  # root mean square of a lead that was scaled: QRS complexes are then about 1
 USUAL = 0.3  # mV, the root mean square of a lead of which nothing has been heard
 GAIN = 0.25  # standard deviation of the logarithm of a lead's gain where gains are varied
 TURN = math.pi / 2  # how far two leads are turned into one another there
@@ -75,12 +76,12 @@ class Level:
         self.state: NDArray[np.float64] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the next steps (t, c), of size 1 or so."""
+        """Return the next steps (t, c), of size SIZE or so."""
         if self.state is None:
             self.state = np.full((1, x.shape[1]), (1 - self.new) * USUAL**2)
         power = x.double().numpy() ** 2
         mean, self.state = self.signal.lfilter([self.new], [1, self.new - 1], power, axis=0, zi=self.state)
-        return x / torch.from_numpy(np.sqrt(mean).astype(np.float32))
+        return x * torch.from_numpy((SIZE / np.sqrt(mean)).astype(np.float32))
 
 
 def varied(x: Tensor, draw: np.random.Generator) -> Tensor:
