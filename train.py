@@ -403,7 +403,7 @@ def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress:
 
 def add_held_out(scores: log.Scores, settings: Config, task: Task, model: Model) -> None:
     """Add the scores of the held-out split, read once with learning off."""
-    scored = frozen(settings, task, model, task.held_out, None, f"split {task.held_out}")
+    scored = frozen(settings, task, model, task.held_out, None, f"split {task.held_out}, learning off")
     for name, value in scored.scores.items():
         scores[name]["held_out"] = value["all"]
 
@@ -411,7 +411,7 @@ def add_held_out(scores: log.Scores, settings: Config, task: Task, model: Model)
 def frozen(settings: Config, task: Task, model: Model, split: str, wanted: int | None, label: str) -> log.Scored:
     """Score a split with learning off."""
     if not sys.stderr.isatty():
-        print(f"scoring {label}, learning off ...", flush=True)
+        print(f"scoring {label} ...", flush=True)
     batch, seed = settings.stream.batch, settings.run.seed
     total = steps(task, split, batch, seed, wanted)
     chunks = task.stream(split, batch=batch, length=min(LONG, total), seed=seed)
@@ -463,7 +463,8 @@ def evaluate_run(argv: Sequence[str]) -> int:
             print(f"{label}\n{confusion_table(counts)}")
     if task.step_seconds:
         factor = parts.total * task.step_seconds / scored["learning on"].seconds
-        print(f"learning on: {factor:.1f} times faster than real time, {batch} streams at once")
+        streams = "one stream" if batch == 1 else f"{batch} streams at once"
+        print(f"learning on: {factor:.1f} times faster than real time, {streams}")
     return 0
 
 
