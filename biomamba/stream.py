@@ -80,7 +80,7 @@ class Task(Protocol):
 
     @property
     def step_seconds(self) -> float | None:
-        """How long a time step lasts in the world, seconds; None where it does not."""
+        """How much of the world's time a time step brings, seconds; None where it brings none."""
 
     @property
     def source(self) -> str:

@@ -78,8 +78,8 @@ class SpeechCTC:
 
     @property
     def step_seconds(self) -> float:
-        """Return how long a step lasts, seconds; each utterance is heard twice, so the stream is twice as long."""
-        return self.stack * audio.HOP
+        """Return how much new sound a step brings, seconds: half its length, as everything is heard twice."""
+        return self.stack * audio.HOP / 2
 
     @property
     def source(self) -> str:
