@@ -8,7 +8,7 @@ Every run learns DS1 by configs/ecg.yaml, but for what the table names, and is s
     adapt     learning on, each record from the weights of DS1, labels at least 10 beats late
     patient   learning on, each record from the weights of DS1, labels of its first five minutes alone
 
-The stage `inter`, the quickest, scores three rules at the config's length, `rules` other lengths, `inputs` what each
+The stage `inter`, the quickest, scores two rules at the config's length, `rules` other lengths, `inputs` what each
 part of the input is good for; `adapt` adds the other two protocols. Scores are of all beats, and of those after the
 fifth minute, on which all three protocols can be compared.
 """
@@ -38,7 +38,7 @@ ADAPT_LENGTH = 64  # steps per update of one patient, about a beat
 NAMES = ["jk", "macro_f1", "S_sensitivity", "S_predictivity", "V_sensitivity", "V_predictivity", "kappa"]
 HEADER = ["jk", "macro-F1 (N, S, V)", "Se S", "+P S", "Se V", "+P V", "kappa"]
 STAGES: dict[str, list[Row]] = {
-    "inter": [{"rule": rule, "length": 64} for rule in ("rtrl", "bptt", "rtrl_stdp")],
+    "inter": [{"rule": rule, "length": 64} for rule in ("rtrl", "bptt")],
     "adapt": [{"rule": rule, "length": 64, "adapt": True} for rule in ("rtrl", "bptt")],
     "inputs": [{"rule": "rtrl", "length": 64, "without": part} for part in ("rhythm", "scale", "augment")],
     "rules": [
@@ -89,8 +89,8 @@ def measure(setting: Row) -> Row:
     row: Row = {"source": task.source, "untrained": _inter(settings, task, parts.model)}
     stream = task.stream("train", batch=settings.stream.batch, length=setting["length"], seed=setting["seed"])
     began = time.perf_counter()
-    for report in train.learning(settings, parts, stream):
-        last = report
+    for last in train.learning(settings, parts, stream):
+        train.set_rate(parts, settings, last.carry.steps)
     row |= {"learning": {name: meter.get() for name, meter in last.carry.meters.items()}}
     row |= {"seconds": time.perf_counter() - began, "updates": last.carry.updates}
     row["inter"] = _inter(settings, task, parts.model)

@@ -45,7 +45,7 @@ TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
     ),
     "speakers": ("fsdd", 64, {"task.passes": 3}, {"BPTT, whole": 1, "rtrl, 16": 1}),
     "spelling, step by step": ("an4", 216, {"task.passes": 1}, {"immediate (bptt, 1)": 1, "rtrl, 1": 1, "rtrl, 16": 1}),
-    "keywords, longer": ("keywords", 49, {"task.passes": 60}, {"rtrl, 16": 2}),
+    "keywords, longer": ("keywords", 49, {"task.passes": 60}, {"rtrl, 16": 1}),
     "spelling, longer": ("an4", 216, {"task.passes": 15}, {"rtrl, 16": 1}),
 }
 
