@@ -322,7 +322,6 @@ def learn(
     with bar, jobs.signals() as caught:
         for report in reports:
             carry, now, new = report.carry, time.perf_counter(), report.chunk.x.shape[1]
-            set_rate(parts, settings, carry.steps)
             progress.take(report, now - began)
             bar.update(new)
             if carry.steps // run.report_every > (carry.steps - new) // run.report_every or carry.steps == parts.total:
@@ -353,10 +352,12 @@ def set_rate(parts: Parts, settings: Config, done: int) -> None:
 
 
 def learning(settings: Config, parts: Parts, chunks: Iterator[Chunk], carry: Carry | None = None) -> Iterator[Report]:
-    """Return the online loop over the chunks."""
+    """Yield the reports of the online loop over the chunks, the learning rate moving along the stream."""
     task, model, rule, optimizer, _ = parts
     window, clip, fuse = settings.rule.window, settings.optim.clip, settings.run.compile
-    return online(chunks, task, model, rule, optimizer, window=window, clip=clip, carry=carry, compile=fuse)
+    for report in online(chunks, task, model, rule, optimizer, window=window, clip=clip, carry=carry, compile=fuse):
+        set_rate(parts, settings, report.carry.steps)
+        yield report
 
 
 def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress: log.Progress) -> None:

@@ -15,6 +15,7 @@ fifth minute, on which all three protocols can be compared.
 
 import argparse
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,8 +90,7 @@ def measure(setting: Row) -> Row:
     row: Row = {"source": task.source, "untrained": _inter(settings, task, parts.model)}
     stream = task.stream("train", batch=settings.stream.batch, length=setting["length"], seed=setting["seed"])
     began = time.perf_counter()
-    for last in train.learning(settings, parts, stream):
-        train.set_rate(parts, settings, last.carry.steps)
+    last = deque(train.learning(settings, parts, stream), maxlen=1).pop()
     row |= {"learning": {name: meter.get() for name, meter in last.carry.meters.items()}}
     row |= {"seconds": time.perf_counter() - began, "updates": last.carry.updates}
     row["inter"] = _inter(settings, task, parts.model)
@@ -113,7 +113,7 @@ def _each(settings: Config, weights: checkpoint.Tensors, batch: int, **options: 
     settings = replace(
         settings,
         task=replace(settings.task, options=own),
-        optim=replace(settings.optim, lr=ADAPT_RATE),
+        optim=replace(settings.optim, lr=ADAPT_RATE, lr_end=None),
         stream=replace(settings.stream, split="test", batch=batch, length=ADAPT_LENGTH),
     )
     task = train.make_task(settings)

@@ -9,6 +9,7 @@ made before it was learned from, over all passes.
 
 import argparse
 import time
+from collections import deque
 from pathlib import Path
 
 import train
@@ -80,14 +81,12 @@ def measure(setting: Row) -> Row:
         stream = parts.task.stream(
             parsed.stream.split, batch=parsed.stream.batch, length=parsed.stream.length, seed=parsed.run.seed
         )
-        for report in train.learning(parsed, parts, stream):
-            train.set_rate(parts, parsed, report.carry.steps)
+        report = deque(train.learning(parsed, parts, stream), maxlen=1).pop()
         scores = report.scores
         updates, skipped = report.carry.updates, report.carry.skipped
     seconds = time.perf_counter() - began
     test = parts.task.stream(parts.task.held_out, batch=parsed.stream.batch, length=train.LONG, seed=parsed.run.seed)
-    for report in evaluate(test, parts.task, parts.model):
-        held_out = report.scores
+    held_out = deque(evaluate(test, parts.task, parts.model), maxlen=1).pop().scores
     return {
         "scores": scores,
         "held_out": held_out,

@@ -87,6 +87,30 @@ class Derived:
         """Do nothing."""
 
 
+class Total:
+    """The sum of a column of y (b, t, k), whole numbers, divided by `unit`: what was left out, say, in seconds."""
+
+    def __init__(self, column: int, unit: float = 1.0) -> None:
+        """Start at 0."""
+        self.column, self.unit, self.total = column, unit, 0
+
+    def update(self, out: Tensor, chunk: Chunk) -> None:
+        """Add the column."""
+        self.total += int(chunk.y[..., self.column].sum())
+
+    def get(self) -> float:
+        """Return the sum so far."""
+        return self.total / self.unit
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sum."""
+        return {"total": self.total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved sum."""
+        self.total = state["total"]
+
+
 def bits(nats: CrossEntropy) -> Derived:
     """Return the meter's mean in bits (bits per byte where the targets are bytes)."""
     return Derived(lambda: nats.get() / math.log(2))

@@ -16,14 +16,15 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from biomamba.metrics import Confusion, Derived, labelled_cross_entropy
+from biomamba.metrics import Confusion, Derived, Total, labelled_cross_entropy
 from biomamba.stream import Chunk, Meter, Spec, Split, Task
 
 from .arrays_files import read
-from .arrays_scores import R2, AbsoluteError, Average, ClassLoss, Last, Predictor, Skipped, SquaredError, score, targets
+from .arrays_scores import R2, AbsoluteError, Average, ClassLoss, Last, SquaredError, targets
 from .arrays_simulated import CHANGE, simulated
-from .arrays_stream import ROW, WARM, Steps, clean, following, labelled, side_by_side, stream_from
+from .arrays_stream import ROW, SKIPPED, WARM, Steps, clean, following, labelled, side_by_side, stream_from
 from .arrays_table import Table
+from .baselines import score
 from .drift import Errors
 from .files import check_split, package
 
@@ -166,7 +167,7 @@ class Arrays:
             }
         else:
             scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2()}
-        return scores | {"skipped_rows": Skipped()} | self._drift()
+        return scores | {"skipped_rows": Total(SKIPPED)} | self._drift()
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
@@ -174,13 +175,10 @@ class Arrays:
         """Return the scores of the last target and of the mean (the majority of classes), both over the past only."""
         size = len(self._names) if self.kind == "class" else None
         names = ("majority", "last_label") if self.kind == "class" else ("running_mean", "persistence")
-        predictors: dict[str, Predictor] = dict(zip(names, (Average(size), Last(size)), strict=True))
+        predictors = dict(zip(names, (Average(size).predict, Last(size).predict), strict=True))
         there = self.steps(split, batch=batch)
         total = min(count for count in (there, steps) if count is not None)
-        scores = {}
-        for name, predictor in predictors.items():
-            chunks = self.stream(split, batch=batch, length=256, seed=seed)
-            scores[name] = score(predictor, chunks, self.meters(), self.meters(), total)
+        scores = score(predictors, self.stream(split, batch=batch, length=256, seed=seed), self.meters, total)
         scores.get("last_label", {}).pop("loss", None)  # it is as sure of what is wrong as of what is right
         return scores
 

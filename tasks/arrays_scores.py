@@ -4,17 +4,16 @@ Shapes: b streams, t steps, k targets; y (b, t, k + 2) as `arrays_stream` makes 
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from biomamba.metrics import CrossEntropy, Mean
-from biomamba.stream import Chunk, Meter
+from biomamba.stream import Chunk
 
-from .arrays_stream import ROW, SKIPPED
+from .arrays_stream import ROW
 
 
 def targets(y: Tensor) -> Tensor:
@@ -81,37 +80,6 @@ class R2:
         vars(self).update(state)
 
 
-class Skipped:
-    """How many rows were skipped because a number in them was not finite."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self.count = 0
-
-    def update(self, out: Tensor, chunk: Chunk) -> None:
-        """Count those of a chunk."""
-        self.count += int(chunk.y[..., SKIPPED].sum())
-
-    def get(self) -> float:
-        """Return how many."""
-        return self.count
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the count."""
-        return {"count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved count."""
-        self.count = state["count"]
-
-
-class Predictor(Protocol):
-    """Predicts each step from the targets of those before it."""
-
-    def predict(self, chunk: Chunk) -> Tensor:
-        """Return what the model would, (b, t, d_out), and take in the targets."""
-
-
 class Last:
     """The last target that was known: persistence; 0 before there is one.
 
@@ -155,27 +123,6 @@ class Average:
         if self.classes is None:
             return before / count.clamp(min=1)
         return ((before + 1) / (count + self.classes)).log()
-
-
-def score(
-    predictor: Predictor,
-    chunks: Iterator[Chunk],
-    whole: Mapping[str, Meter],
-    last_tenth: Mapping[str, Meter],
-    total: int,
-) -> dict[str, dict[str, float]]:
-    """Return the scores of a predictor over the first `total` steps of a stream, and over the last tenth of them."""
-    at, end = 0, total - total // 10
-    for chunk in chunks:
-        out = predictor.predict(chunk)
-        for meters, first in ((whole, 0), (last_tenth, end)):
-            own = slice(max(0, first - at), max(0, total - at))
-            for meter in meters.values():
-                meter.update(out[:, own], Chunk(*(field[:, own] for field in chunk)))
-        at += chunk.x.shape[1]
-        if at >= total:
-            break
-    return {name: {"all": meter.get(), "last_tenth": last_tenth[name].get()} for name, meter in whole.items()}
 
 
 def _known(chunk: Chunk, classes: int | None) -> tuple[Tensor, Tensor]:

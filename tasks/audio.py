@@ -60,9 +60,9 @@ def frames(count: int, rate: int) -> int:
     return 1 + max(0, count - round(WIN * rate)) // round(HOP * rate)
 
 
-def steps(count: int, rate: int, stack: int) -> int:
-    """Return how many whole steps of `stack` frames that many samples give; at least 1."""
-    return max(1, frames(count, rate) // stack)
+def steps(count: int, rate: int, stack: int, align: int = 1) -> int:
+    """Return how many whole steps of `stack` frames that many samples give, at least 1, up to a multiple of `align`."""
+    return -(-max(1, frames(count, rate) // stack) // align) * align
 
 
 def stacked(features: Tensor, stack: int) -> Tensor:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from biomamba.stream import Chunk, Meter, Spec, Split, Task
 
 from . import ecg_scores, ecg_simulated
+from .baselines import Predict, score
 from .ecg_files import CLASSES, LEAD, RATE, Record, open_record
 from .ecg_rhythm import CHANNELS
 from .ecg_signal import WINDOW
@@ -153,30 +154,12 @@ class Ecg:
     ) -> dict[str, dict[str, dict[str, float]]]:
         """Return the scores of saying N always, and of saying the last label that was known by then."""
         total = steps or self.steps(split, batch=batch, seed=seed)
-        whole = {name: (self.meters(), self.meters()) for name in ("always_n", "last_label")}
-        known, at = torch.zeros(batch, dtype=torch.int64), 0
-        for chunk in self.stream(split, batch=batch, length=LONG, seed=seed):
-            chunk = Chunk(*(field[:, : total - at] for field in chunk))
-            end = max(0, total - total // 10 - at)
-            said = {
-                "always_n": torch.zeros_like(chunk.y[..., LEARN]),
-                "last_label": _last_known(chunk, known, self.label_delay > 0),
-            }
-            for name, (all_of_it, last_tenth) in whole.items():
-                out = F.one_hot(said[name], len(CLASSES)).float()
-                for meter in all_of_it.values():
-                    meter.update(out, chunk)
-                for meter in last_tenth.values():
-                    meter.update(out[:, end:], Chunk(*(field[:, end:] for field in chunk)))
-            at += chunk.x.shape[1]
-            if at == total:
-                break
-        return {
-            name: {
-                score: {"all": meter.get(), "last_tenth": parts[1][score].get()} for score, meter in parts[0].items()
-            }
-            for name, parts in whole.items()
+        known, kinds = torch.zeros(batch, dtype=torch.int64), len(CLASSES)
+        predictors: dict[str, Predict] = {
+            "always_n": lambda chunk: F.one_hot(torch.zeros_like(chunk.y[..., LEARN]), kinds).float(),
+            "last_label": lambda chunk: F.one_hot(_last_known(chunk, known, self.label_delay > 0), kinds).float(),
         }
+        return score(predictors, self.stream(split, batch=batch, length=LONG, seed=seed), self.meters, total)
 
     def parts(self, split: str) -> dict[str, Task]:
         """Return a task for each record."""

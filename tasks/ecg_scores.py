@@ -8,11 +8,10 @@ Se is the sensitivity of a class, P its positive predictivity. In j and jk one t
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
-from biomamba.metrics import Confusion, CrossEntropy, Derived
+from biomamba.metrics import Confusion, CrossEntropy, Derived, Total
 from biomamba.stream import Chunk, Meter
 
 from .ecg_files import CLASSES, RATE
@@ -29,30 +28,6 @@ class ScoredLoss(CrossEntropy):
         scored = chunk.y[..., SCORE] >= 0
         if bool(scored.any()):
             self._add(self.values(out[scored], chunk.y[..., SCORE][scored]))
-
-
-class Total:
-    """The sum of a column of y, times a unit."""
-
-    def __init__(self, column: int, unit: float = 1.0) -> None:
-        """Start at 0."""
-        self.column, self.unit, self.total = column, unit, 0
-
-    def update(self, out: Tensor, chunk: Chunk) -> None:
-        """Add the column."""
-        self.total += int(chunk.y[..., self.column].sum())
-
-    def get(self) -> float:
-        """Return the sum so far."""
-        return self.total * self.unit
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the sum."""
-        return {"total": self.total}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved sum."""
-        self.total = state["total"]
 
 
 def decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -92,4 +67,4 @@ def meters() -> dict[str, Meter]:
     }
     derived: dict[str, Meter] = {name: Derived(score) for name, score in scores.items()}
     own: dict[str, Meter] = {"accuracy": counts, "loss": ScoredLoss()}
-    return derived | own | {"skipped_seconds": Total(SKIPPED, 1 / RATE), "lost_beats": Total(LOST)}
+    return derived | own | {"skipped_seconds": Total(SKIPPED, RATE), "lost_beats": Total(LOST)}

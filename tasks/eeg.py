@@ -12,7 +12,7 @@ Shapes: b rows, t steps, s steps of a recording, f features.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biomamba.metrics import Derived, labelled_cross_entropy
+from biomamba.metrics import Derived, Total, labelled_cross_entropy
 from biomamba.stream import Chunk, Meter, Spec, Split, Task
 
 from . import eeg_signal, playlist
+from .baselines import Predict, score
 from .eeg_files import MONTAGE, RATE, Run, find, read
-from .eeg_meters import Decisions, Latency, Loss, Skipped
-from .eeg_recording import CLASS, UNIT, WINDOW, Grid, Recording, blocks, nothing, recording, trials
+from .eeg_meters import Decisions, Latency, Loss
+from .eeg_recording import CLASS, SKIPPED, UNIT, WINDOW, Grid, Recording, blocks, nothing, recording, trials
 from .eeg_simulated import simulate
 from .files import check_split
 
@@ -155,17 +156,18 @@ class Eeg:
             "loss": Loss(),
             "latency_seconds": latency,
             "never_right": Derived(latency.never),
-            "skipped_seconds": Skipped(),
+            "skipped_seconds": Total(SKIPPED, RATE),
         }
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
     ) -> dict[str, dict[str, dict[str, float]]]:
         """Return the scores of `guesses`, said with next to no confidence, so that their loss is ln 2 nats."""
-        total = self.steps(split, batch=batch)
+        total = self.steps(split, batch=batch, seed=seed)
         total = total if steps is None else min(steps, total)
         chunk = next(self.stream(split, batch=batch, length=total, seed=seed))
-        return {name: self._scores(torch.eye(2)[said] * 1e-4, chunk) for name, said in self.guesses(chunk).items()}
+        said: dict[str, Predict] = {name: partial(_unsure, classes) for name, classes in self.guesses(chunk).items()}
+        return score(said, iter([chunk]), self.meters, total)
 
     def guesses(self, chunk: Chunk) -> dict[str, Tensor]:
         """Return classes (b, t) that no look at the signal was needed for, by name; the chunk begins the stream.
@@ -179,15 +181,6 @@ class Eeg:
     def parts(self, split: str) -> dict[str, Task]:
         """Return none: it is one person, and a fold's test part is a single run or a pair of blocks."""
         return {}
-
-    def _scores(self, out: Tensor, chunk: Chunk) -> dict[str, dict[str, float]]:
-        """Return the scores of predictions (b, t, 2) for a whole stream."""
-        whole, end = self.meters(), self.meters()
-        late = out.shape[1] - out.shape[1] // 10
-        for name in whole:
-            whole[name].update(out, chunk)
-            end[name].update(out[:, late:], Chunk(*(field[:, late:] for field in chunk)))
-        return {name: {"all": whole[name].get(), "last_tenth": end[name].get()} for name in whole}
 
     def _commonest(self) -> int:
         """Return the class with most blocks or trials in split train; the first where there are as many of both."""
@@ -263,6 +256,11 @@ class Eeg:
     def _folder(self) -> Path | None:
         """Return where the files lie; None where the runs are simulated."""
         return None if self.simulate else find(self.path, self.subject)
+
+
+def _unsure(classes: Tensor, chunk: Chunk) -> Tensor:
+    """Return predictions (b, t, 2) for classes (b, t), with next to no confidence."""
+    return torch.eye(2)[classes] * 1e-4
 
 
 def _last(chunk: Chunk, first: int) -> Tensor:

@@ -17,7 +17,7 @@ from biomamba.metrics import Confusion, CrossEntropy
 from biomamba.stream import Chunk
 
 from .eeg_files import RATE
-from .eeg_recording import CLASS, SINCE, SKIPPED, UNIT, WINDOW
+from .eeg_recording import CLASS, SINCE, UNIT, WINDOW
 
 
 class Evidence:
@@ -125,27 +125,3 @@ class Loss(CrossEntropy):
     def values(self, out: Tensor, y: Tensor) -> Tensor:
         """Return the cross entropy (nats) of each step from `out` (m, k) and `y` (m, 5)."""
         return F.cross_entropy(out, y[:, CLASS], reduction="none")
-
-
-class Skipped:
-    """Seconds that the gate has cut out."""
-
-    def __init__(self) -> None:
-        """Start at 0."""
-        self.samples = 0
-
-    def update(self, out: Tensor, chunk: Chunk) -> None:
-        """Count those of a chunk."""
-        self.samples += int(chunk.y[..., SKIPPED].sum())
-
-    def get(self) -> float:
-        """Return the seconds so far."""
-        return self.samples / RATE
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the count."""
-        return {"samples": self.samples}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved count."""
-        self.samples = state["samples"]

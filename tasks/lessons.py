@@ -44,8 +44,7 @@ class Lesson:
     @cached_property
     def half(self) -> int:
         """Return the steps of one hearing, a multiple of `align`."""
-        count = audio.steps(self.change.samples(self.samples), RATE, self.stack)
-        return -(-count // self.align) * self.align
+        return audio.steps(self.change.samples(self.samples), RATE, self.stack, self.align)
 
     def hearing(self, which: float, gamma: Tensor | None = None) -> Piece:
         """Return one hearing: inputs, and y of which the second has gamma."""

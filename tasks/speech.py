@@ -100,8 +100,8 @@ class Speech:
     def source(self) -> str:
         """Name the corpus and how much of it there is, or say that it is simulated."""
         if self._folder is None:
-            return f"SIMULATED: {len(self._utterances('all'))} spoken digits"
-        return f"{self.corpus}, {len(self._utterances('all')):,} recordings"
+            return f"SIMULATED: {self._count} spoken digits"
+        return f"{self.corpus}, {self._count:,} recordings"
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int:
         """Return how many time steps the longest row has."""
@@ -145,6 +145,11 @@ class Speech:
     def _folder(self) -> Path | None:
         """Return where the corpus is; None where it is simulated."""
         return None if self.simulate else corpora.find(self.corpus, self.path)
+
+    @cached_property
+    def _count(self) -> int:
+        """Return how many recordings there are: every checkpoint names its source, so they are listed once."""
+        return len(self._utterances("all"))
 
     @cached_property
     def _known(self) -> dict[str, list[tuple[Utterance, int]]]:
@@ -196,8 +201,8 @@ class _Word:
     @cached_property
     def steps(self) -> int:
         """Return how many steps it takes."""
-        rate, align = audio.RATE[self.task.corpus], self.task.align
-        return -(-audio.steps(self.change.samples(self.samples), rate, self.task.stack) // align) * align
+        task = self.task
+        return audio.steps(self.change.samples(self.samples), audio.RATE[task.corpus], task.stack, task.align)
 
     def read(self) -> Iterator[Piece]:
         """Yield it as one piece."""

@@ -124,7 +124,7 @@ class SpeechCTC:
     def utterances(self, split: str) -> Sequence[Utterance]:
         """Return the utterances of a split in the order of the corpus."""
         check_split(split, self.splits)
-        return spellings(split) if self._folder is None else corpora.an4(self._folder, split)
+        return self._listed[split]
 
     @cached_property
     def _folder(self) -> Path | None:
@@ -142,6 +142,12 @@ class SpeechCTC:
                 change = Change.drawn(rng, self.augment) if split == "train" else AS_IT_IS
                 lessons.append(Lesson(*found[i], len(lessons), self.stack, self.align, change))
         return playlist.deal(lessons, batch)
+
+    @cached_property
+    def _listed(self) -> dict[str, Sequence[Utterance]]:
+        """Return the utterances of every split: meters ask for their words again and again."""
+        folder = self._folder
+        return {split: spellings(split) if folder is None else corpora.an4(folder, split) for split in self.splits}
 
     @cached_property
     def _samples(self) -> list[int]:
