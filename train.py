@@ -4,20 +4,23 @@
     python train.py train --config configs/delay.yaml --rule.name bptt --run.seed 3 --run.dir runs/x
     python train.py train --config runs/x/config.yaml --run.resume true
     python train.py compare --config configs/delay.yaml --rules rtrl,rtrl_stdp,bptt --lengths 1,64 --seeds 3
+    python train.py fidelity --config configs/delay.yaml --rules rtrl,stllr --lengths 1,8 --depths 1,2
+    python train.py report runs/compare-delay-001 runs/x -o report.html
     python train.py evaluate runs/x --split valid
 
 Every value of a config can be given on the command line. `python train.py train --help` names them all, those of
-another task, block or rule with its name: `train --task.name delay --help`; so do `compare --help` and
-`evaluate --help`. What a run leaves behind is described in biomamba/log.py.
+another task, block or rule with its name: `train --task.name delay --help`; so do `compare --help`,
+`fidelity --help`, `report --help` and `evaluate --help`. What a run leaves behind is described in biomamba/log.py.
 """
 
+import argparse
 import itertools
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,18 +30,28 @@ if __name__ == "__main__" and sys.stderr.isatty():
 
 import torch
 import yaml
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from tqdm import tqdm
 
-from biomamba import Model, Report, Task, checkpoint, config, evaluate, jobs, log, online
+from biomamba import Model, Report, Task, checkpoint, config, cost, evaluate, html, jobs, log, online, trackers
 from biomamba.blocks import BLOCKS
 from biomamba.config import Config
+from biomamba.fidelity import fidelity
 from biomamba.memory import keep_freed_memory
 from biomamba.online import Carry
 from biomamba.ops.kernels import resolve
-from biomamba.report import bytes_text, compare_table, confusion_table, gather, plot, progress_line, score_table
+from biomamba.report import (
+    bytes_text,
+    compare_table,
+    confusion_table,
+    fidelity_table,
+    gather,
+    plot,
+    progress_line,
+    score_table,
+)
 from biomamba.rules import RULES, LearningRule
 from biomamba.state import nbytes
 from biomamba.stream import Attentive, Chunk, Split
@@ -61,6 +74,8 @@ class Compare:
     windows: steps or none, separated by commas; null: the config's; those shorter than a length are left out there
     seeds: how many, counted from run.seed
     jobs: runs at the same time
+    costs: count operations, memory, time and energy of each setting at the end
+    fidelity: steps of each stream on which the gradients are compared with full BPTT's at the end; 0: not at all
     """
 
     rules: str = "rtrl,bptt"
@@ -68,6 +83,28 @@ class Compare:
     windows: str | None = None
     seeds: PositiveInt = 3
     jobs: PositiveInt = 1
+    costs: bool = True
+    fidelity: NonNegativeInt = 256
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Compare each rule's gradient with full backpropagation through a segment of the stream, weights held.
+
+    rules: names, separated by commas
+    lengths: time steps per update, separated by commas; null: the config's
+    windows: steps or none, separated by commas; null: the config's; those shorter than a length are left out there
+    depths: numbers of blocks, separated by commas; null: the config's
+    segment: time steps of each stream
+    updates: that the config's own rule makes before, on what comes before the segment
+    """
+
+    rules: str = "rtrl,bptt"
+    lengths: str | None = None
+    windows: str | None = None
+    depths: str | None = None
+    segment: PositiveInt = 256
+    updates: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +186,7 @@ def train(argv: Sequence[str]) -> int:
     """Learn one stream online, and say how well that went."""
     parsed = config.parse(argv, REGISTRIES, DEFAULT, usage="train ")
     settings = parsed.config
+    watching = trackers.choose(settings.run.trackers)
     parts = build(settings, make_task(settings))
     carry, heard, progress = None, dict[str, Tensor](), log.Progress(parts.task, parts.total)
     if settings.run.resume:
@@ -165,12 +203,16 @@ def train(argv: Sequence[str]) -> int:
         settings = replace(settings, run=replace(settings.run, dir=str(folder), overwrite=False))
         log.write(folder / "config.yaml", config.to_yaml(settings))
     introduce(settings, parts, folder, carry, parsed.notes)
-    carry, signal_number = learn(settings, parts, folder, carry, heard, progress)
+    with trackers.opened(watching, folder, config.to_dict(settings), carry.steps if carry else 0) as tracked:
+        carry, signal_number = learn(settings, parts, folder, carry, heard, progress, tracked)
+        if signal_number is None:
+            summary = finish(settings, parts, folder, carry, progress)
+            for tracker in tracked:
+                tracker.finish(summary)
     if signal_number is not None:
         again = f"python train.py train --config {shlex.quote(str(folder / 'config.yaml'))} --run.resume true"
         print(f"stopped at step {carry.steps:,} of {parts.total:,}, saved; to go on: {again}")
         return 128 + signal_number
-    finish(settings, parts, folder, carry, progress)
     return 0
 
 
@@ -216,8 +258,8 @@ def draw(settings: Config, task: Task) -> Model:
     resolve(settings.run.kernels, torch.device(settings.run.device).type)
     torch.manual_seed(settings.run.seed)
     own = settings.model
-    sizes = {"d_model": own.d_model, "n_layers": own.n_layers, "block": own.block, "tied": own.tied}
-    model = Model(**task.spec._asdict(), **sizes, kernels=settings.run.kernels, **own.options)
+    given = asdict(own) | own.options | {"kernels": settings.run.kernels, "feedback": settings.rule.feedback}
+    model = Model(**task.spec._asdict(), **{name: value for name, value in given.items() if name != "options"})
     return model.to(settings.run.device, getattr(torch, settings.run.dtype))
 
 
@@ -310,6 +352,7 @@ def learn(
     carry: Carry | None,
     heard: checkpoint.Tensors,
     progress: log.Progress,
+    tracked: Sequence[trackers.Tracker],
 ) -> tuple[Carry, int | None]:
     """Learn to the end of the stream, or until a signal; return the loop's carry and the signal."""
     stream, run, done = settings.stream, settings.run, carry.steps if carry else 0
@@ -326,7 +369,7 @@ def learn(
             bar.update(new)
             if carry.steps // run.report_every > (carry.steps - new) // run.report_every or carry.steps == parts.total:
                 record = progress.record(carry)
-                log.append(folder / "metrics.jsonl", record)
+                tell(record, folder, tracked)
                 bar.set_postfix(record.interval)
                 if bar.disable:
                     print(progress_line(record, parts.total), flush=True)
@@ -338,9 +381,16 @@ def learn(
     if carry is None:
         raise ValueError(f"{parts.task.source}: it ended before its first step, expected at least one")
     if carry.steps < parts.total:  # a live stream may end before what was asked of it
-        log.append(folder / "metrics.jsonl", progress.record(carry))
+        tell(progress.record(carry), folder, tracked)
         save(parts, folder, carry, chunks, progress)
     return carry, None
+
+
+def tell(record: log.Record, folder: Path, tracked: Sequence[trackers.Tracker]) -> None:
+    """Write a line of metrics.jsonl, and tell the trackers."""
+    log.append(folder / "metrics.jsonl", record)
+    for tracker in tracked:
+        tracker.record(record)
 
 
 def set_rate(parts: Parts, settings: Config, done: int) -> None:
@@ -360,8 +410,8 @@ def learning(settings: Config, parts: Parts, chunks: Iterator[Chunk], carry: Car
         yield report
 
 
-def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress: log.Progress) -> None:
-    """Write the weights and the summary, and print the scores beside the baselines."""
+def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress: log.Progress) -> log.Summary:
+    """Write the weights and the summary, print the scores beside the baselines, and return the summary."""
     peak = progress.peak or log.peak_rss_bytes()
     checkpoint.save(folder / "model.safetensors", checkpoint.weights(parts.model))
     scores = progress.scores(carry)
@@ -386,6 +436,7 @@ def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress:
         trace_bytes=nbytes(carry.trace),
         peak_rss_bytes=peak,
         parameters=sum(p.numel() for p in parts.model.parameters()),
+        spike_rate=progress.spike_rate(),
         wall_seconds=progress.seconds,
         updates=carry.updates,
         skipped=carry.skipped,
@@ -400,6 +451,7 @@ def finish(settings: Config, parts: Parts, folder: Path, carry: Carry, progress:
         f"{carry.skipped} updates skipped; traces {bytes_text(summary.trace_bytes)}, memory {bytes_text(peak)}"
     )
     print(f"{folder}/summary.json")
+    return summary
 
 
 def add_held_out(scores: log.Scores, settings: Config, task: Task, model: Model) -> None:
@@ -528,17 +580,138 @@ def compare(argv: Sequence[str]) -> int:
             runs.setdefault(label, []).append(folder / name)
     jobs.run_all(commands, folder, at_once)
     result = gather(runs)
+    firsts = {label: seeds[0] for label, seeds in plan.items()}
+    if segment := parsed.command.fidelity:
+        weights, _ = checkpoint.load(runs[first][0] / "model.safetensors")
+        segment = min(segment, build(settings, make_task(settings)).total)
+        rows = [near(label, own, weights, segment) for label, own in watched(firsts, "fidelity")]
+        result["fidelity"] = {
+            "steps": segment,
+            "streams": settings.stream.batch,
+            "weights": f"learned by {runs[first][0].name}",
+            "rows": rows,
+        }
+    if parsed.command.costs:
+        add_costs(result, firsts)
     log.write(folder / "compare.json", log.to_json(result))
     print(compare_table(result))
     try:
         plot(folder / "compare.png", result)
+        html.write(folder / "report.html", [folder])
+        print(f"{folder}/report.html")
     except ImportError as error:
         print(error)
     print(f"{folder}/compare.json")
     return 0
 
 
-def variants(argv: Sequence[str], asked: Compare, base: Config) -> dict[str, list[Config]]:
+def watched(plan: Mapping[str, Config], what: str) -> Iterator[tuple[str, Config]]:
+    """Yield the settings by label, with a bar on a terminal and lines elsewhere."""
+    for label, variant in tqdm(plan.items(), desc=what, disable=None):
+        if not sys.stderr.isatty():
+            print(f"{what} of {label} ...", flush=True)
+        yield label, variant
+
+
+def near(label: str, settings: Config, weights: checkpoint.Tensors, segment: int, start: int = 0) -> dict[str, Any]:
+    """Return how near a rule's gradient comes to full BPTT's on a segment of the stream, and of what rule it is."""
+    parts = build(settings, make_task(settings))
+    checkpoint.put(parts.model, weights)
+    rule, stream = settings.rule, settings.stream
+    chunks = parts.task.stream(
+        stream.split, batch=stream.batch, length=stream.length, seed=settings.run.seed, start=start
+    )
+    found = fidelity(parts.model, parts.task, parts.rule, Until(chunks, segment), rule.window)
+    own = {"rule": rule.name, "length": stream.length, "window": rule.window, "depth": settings.model.n_layers}
+    return {"label": label, **own, **found}
+
+
+def learned(settings: Config, updates: int, segment: int) -> tuple[checkpoint.Tensors, int]:
+    """Return the weights after so many updates, and how many steps of the stream they took; a segment must be left."""
+    parts, done = build(settings, make_task(settings)), 0
+    stream = settings.stream
+    chunks = parts.task.stream(stream.split, batch=stream.batch, length=stream.length, seed=settings.run.seed)
+    for report in itertools.islice(learning(settings, parts, chunks), updates):
+        done = report.carry.steps
+    if done + segment > parts.total:
+        raise ValueError(
+            f"updates: after {updates} only {parts.total - done} steps are left, expected {segment} or more"
+        )
+    return checkpoint.weights(parts.model), done
+
+
+def add_costs(result: dict[str, Any], plan: Mapping[str, Config]) -> None:
+    """Add to a comparison what each of its settings costs, and what memory each holds by the stream's length."""
+    result["memory"] = []
+    for label, settings in watched(plan, "cost"):
+        parts = build(settings, make_task(settings))
+        window, clip = settings.rule.window, settings.optim.clip
+        chunk = labelled(settings, parts, settings.stream.length)
+        own = cost.measure(parts.model, parts.task, parts.rule, parts.optimizer, chunk, window, clip)
+        result["settings"][label]["cost"] = asdict(own)
+        long = labelled(settings, parts, min(LONG, parts.total))
+        held = {label: (parts.rule, settings.stream.length, window)}
+        if not result["memory"]:
+            held["BPTT of the whole stream"] = RULES["bptt"](parts.rule.blocks), None, None
+        for name, (rule, length, back) in held.items():
+            lengths = [n for n in (16, 64, LONG) if (length or 1) <= n <= long.x.shape[1]]
+            if lengths:
+                rows = cost.memory_by_length(name, parts.model, parts.task, rule, long, length, lengths, back)
+                result["memory"] += map(asdict, rows)
+
+
+def labelled(settings: Config, parts: Parts, length: int) -> Chunk:
+    """Return the first chunk of `length` steps that holds a label; the model is as before."""
+    stream = parts.task.stream(
+        settings.stream.split, batch=settings.stream.batch, length=length, seed=settings.run.seed
+    )
+    for report in evaluate(stream, parts.task, parts.model):
+        if bool(report.chunk.mask.any()) and report.chunk.x.shape[1] == length:
+            return report.chunk
+    raise ValueError(f"stream.length: got {length}, but no chunk of that length holds a label")
+
+
+def compare_gradients(argv: Sequence[str]) -> int:
+    """Print and keep how near each rule's gradient is to full BPTT's, by chunk length and depth."""
+    parsed = config.parse(argv, REGISTRIES, DEFAULT, Fidelity, "fidelity ")
+    settings, asked = parsed.config, parsed.command
+    rows = []
+    for depth in words(asked.depths or str(settings.model.n_layers)):
+        given = [*argv, "--model.n_layers", depth]
+        base = config.parse(given, REGISTRIES, DEFAULT, Fidelity).config
+        plan = {label: seeds[0] for label, seeds in variants(given, asked, base, Fidelity).items()}
+        weights, done = learned(base, asked.updates, asked.segment)
+        rows += [near(label, own, weights, asked.segment, done) for label, own in watched(plan, f"{depth} blocks")]
+    after = f"after {asked.updates} updates of {settings.rule.name}" if asked.updates else "as drawn"
+    found = {"steps": asked.segment, "streams": settings.stream.batch, "weights": after, "rows": rows}
+    task = make_task(settings)
+    folder = compare_folder(settings, "fidelity")
+    log.write(folder / "fidelity.json", log.to_json({"task": settings.task.name, "source": task.source, **found}))
+    print(f"{task.source}: {asked.segment} steps of {settings.stream.batch} streams, weights {after}")
+    print(fidelity_table(rows))
+    print(f"{folder}/fidelity.json")
+    return 0
+
+
+def report(argv: Sequence[str]) -> int:
+    """Make one page of comparisons and runs."""
+    parser = argparse.ArgumentParser(prog="train.py report", description=report.__doc__, exit_on_error=False)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="RUN_DIR", help="of compare, fidelity or train")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
+    try:
+        asked, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"report: {error}: python train.py report RUN_DIR... -o report.html") from error
+    if unknown or not asked.folders:
+        raise ValueError(f"report: got {' '.join(unknown) or 'no folder'}, expected RUN_DIR... -o report.html")
+    html.write(asked.output, asked.folders)
+    print(asked.output)
+    return 0
+
+
+def variants(
+    argv: Sequence[str], asked: Compare | Fidelity, base: Config, command: type = Compare
+) -> dict[str, list[Config]]:
     """Return, by label, the config of every seed. Raises ValueError where one of them cannot be."""
     lengths = words(asked.lengths or str(base.stream.length))
     windows = words(asked.windows or str(base.rule.window or "none"))
@@ -546,10 +719,10 @@ def variants(argv: Sequence[str], asked: Compare, base: Config) -> dict[str, lis
     for rule, length, window in itertools.product(words(asked.rules), lengths, windows):
         none = window in ("none", "null")
         given = ["--rule.name", rule, "--stream.length", length, "--rule.window", "null" if none else window]
-        variant = config.parse([*argv, *given], REGISTRIES, DEFAULT, Compare).config
+        variant = config.parse([*argv, *given], REGISTRIES, DEFAULT, command).config
         if variant.rule.window is None or variant.rule.window >= variant.stream.length:
             label = f"{rule}-length{length}" + ("" if none else f"-window{window}")
-            seeds = range(base.run.seed, base.run.seed + asked.seeds)
+            seeds = range(base.run.seed, base.run.seed + getattr(asked, "seeds", 1))
             plan[label] = [replace(variant, run=replace(variant.run, seed=seed)) for seed in seeds]
     if not plan:
         raise ValueError(f"windows: got {asked.windows}, expected at least one not shorter than a length")
@@ -561,10 +734,10 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
-def compare_folder(settings: Config) -> Path:
+def compare_folder(settings: Config, what: str = "compare") -> Path:
     """Make the folder of a comparison. Raises FileExistsError where it is in use."""
     if settings.run.dir is None:
-        return fresh(f"compare-{settings.task.name}")
+        return fresh(f"{what}-{settings.task.name}")
     folder = Path(settings.run.dir)
     if folder.exists() and any(folder.iterdir()) and not (settings.run.overwrite or settings.run.resume):
         raise FileExistsError(
@@ -575,7 +748,13 @@ def compare_folder(settings: Config) -> Path:
     return folder
 
 
-COMMANDS = {"train": train, "compare": compare, "evaluate": evaluate_run}
+COMMANDS = {
+    "train": train,
+    "compare": compare,
+    "fidelity": compare_gradients,
+    "report": report,
+    "evaluate": evaluate_run,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -109,14 +109,14 @@ class Compiled:
             graph = self.graphs[kind] = self._make(kind, seen)
         rates = self._rates(group) if inside else []
         with torch.no_grad():
-            out, loss, good, *others = graph.call(
+            out, loss, spikes, good, *others = graph.call(
                 *self.parameters, *(self.moments if inside else ()), *rates, *flat(seen)
             )
         rest, kept = iter(others), iter(graph.kept)
         norm, fine = (next(rest), next(rest)) if labelled else (None, None)
         state = tree_map(lambda _: next(rest), seen.state)
         trace = tree_map(lambda old: old if next(kept) else next(rest), seen.trace)
-        passed = Pass(out, loss, good, state, trace, norm, fine, list(rest))
+        passed = Pass(out, loss, spikes, good, state, trace, norm, fine, list(rest))
         if fine is not None and bool(fine):
             if not inside:
                 take(self.optimizer, self.wanting, passed.gradients)
@@ -181,7 +181,7 @@ class Compiled:
             kept[:] = [old is new for old, new in zip(flat(seen.trace), after, strict=True)]
             moved = [tensor for tensor, same in zip(after, kept, strict=True) if not same]
             norm = [] if passed.norm is None or passed.fine is None else [passed.norm, passed.fine]
-            return [passed.out, passed.loss, passed.good, *norm, *flat(passed.state), *moved, *gradients]
+            return [passed.out, passed.loss, passed.spikes, passed.good, *norm, *flat(passed.state), *moved, *gradients]
 
         graph = make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat(template))
         # one step at a time, calling kernels takes longer than their work, so what calls them is compiled too

@@ -45,12 +45,20 @@ class ModelConfig:
     d_model: width
     n_layers: blocks in the stack
     tied: the head uses the embedding's weights
+    threshold: where blocks spike, so that out_proj receives 0 or 1; of a signal of mean square 1; null: real values
+    steepness: of the surrogate derivative of a spike, 1 / (steepness distance + 1)^2
+    spike_rate: the share of spikes that each block is drawn to; null: none
+    spike_weight: how strongly, the weight of (share - spike_rate)^2 beside the loss
     """
 
     block: str = "mamba2"
     d_model: PositiveInt = 64
     n_layers: PositiveInt = 1
     tied: bool = False
+    threshold: PositiveFloat | None = None
+    steepness: PositiveFloat = 10.0
+    spike_rate: PositiveFloat | None = None
+    spike_weight: PositiveFloat = 1.0
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,10 +68,12 @@ class RuleConfig:
 
     name: which learning rule
     window: steps of exact credit through the whole stack, replayed at each update; null: the chunk
+    feedback: how the learning signal comes back: symmetric (transposed weights) or random (fixed random ones)
     """
 
     name: str = "rtrl"
     window: PositiveInt | None = None
+    feedback: Literal["symmetric", "random"] = "symmetric"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,6 +130,7 @@ class RunConfig:
     save_every: seconds between two checkpoints; null: only when stopped and at the end
     baselines: score the untrained model and the task's baselines at the end
     held_out: score the task's held-out split with learning off at the end
+    trackers: who is told beside metrics.jsonl: tensorboard, wandb, trackio, separated by commas; null: nobody
     resume: go on with the interrupted run in dir
     overwrite: start afresh in dir, whatever run it holds
     """
@@ -135,6 +146,7 @@ class RunConfig:
     save_every: NonNegativeFloat | None = 60.0
     baselines: bool = True
     held_out: bool = False
+    trackers: str | None = None
     resume: bool = False
     overwrite: bool = False
 
@@ -161,7 +173,7 @@ SECTIONS: dict[str, type] = {
 }
 FREE = {
     f"run.{name}"
-    for name in ("dir", "threads", "report_every", "save_every", "baselines", "held_out", "resume", "overwrite")
+    for name in ("dir", "threads", "report_every", "save_every", "baselines", "held_out", "trackers", "resume", "overwrite")
 }
 
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from .blocks.base import Tape
 from .model import Model
 from .rules.base import LearningRule
-from .state import Tree, cut, flat, tree_map
+from .state import Tree, cut, where
 from .stream import Chunk, Task
 
 
@@ -38,6 +38,7 @@ class Pass(NamedTuple):
 
     out: Tensor  # (b, t, d_out)
     loss: Tensor  # () nats
+    spikes: Tensor  # () share of ones in what the out_proj of spiking blocks received; else nan
     good: Tensor  # () bool: out, loss and learning signals are finite; where not, state and trace are as they were
     state: Tree  # where the next update begins
     trace: Tree
@@ -54,16 +55,17 @@ def predict(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: i
         loss = task.loss(out, seen.chunk)
         good = finite([out, loss])
         trace = rule.carry(tapes, seen.trace, advance, good)
-        return Pass(out, loss, good, _moved(model, tapes, seen.state, advance, good), trace)
+        spikes = model.spikes(tapes, seen.chunk.x.shape[1]).mean()
+        return Pass(out, loss, spikes, good, _moved(model, tapes, seen.state, advance, good), trace)
 
 
 def learn(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: int, clip: float | None) -> Pass:
     """Return the pass of a labelled chunk; `clip` is the largest norm of the gradient."""
     parameters, new = wanting(model), seen.chunk.x.shape[1]
-    out, _, tapes = model(seen.x, cut(seen.state), seen.reset)
+    out, _, tapes = model(seen.x, cut(seen.state), seen.reset, rule.local)
     out = out[:, -new:]
-    loss = task.loss(out, seen.chunk)
-    inside, signals = rule.signals(loss, parameters, tapes)
+    loss, penalty = task.loss(out, seen.chunk), model.penalty(tapes, new)
+    inside, signals = rule.signals(loss if penalty is None else loss + penalty, parameters, tapes)
     good = finite([out, loss, *(signal.h0 for signal in signals)])
     through, trace = rule.past(parameters, tapes, signals, seen.trace, advance, new, good)
     gradients = [a if b is None else a + b for a, b in zip(inside, through, strict=True)]
@@ -72,7 +74,8 @@ def learn(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: int
         scale = (clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         gradients = [gradient * scale for gradient in gradients]
     state = _moved(model, tapes, seen.state, advance, good)
-    return Pass(out.detach(), loss.detach(), good, state, trace, norm, good & torch.isfinite(norm), gradients)
+    spikes, fine = model.spikes(tapes, new).mean().detach(), good & torch.isfinite(norm)
+    return Pass(out.detach(), loss.detach(), spikes, good, state, trace, norm, fine, gradients)
 
 
 def update(
@@ -113,5 +116,4 @@ def finite(tensors: Sequence[Tensor]) -> Tensor:
 
 def _moved(model: Model, tapes: Sequence[Tape], before: Tree, advance: int, good: Tensor) -> Tree:
     """Return the state `advance` steps on where good, that before where not, in memory of its own."""
-    old = iter(flat(before))
-    return tree_map(lambda new: torch.where(good, new.detach(), next(old)), model.state_at(tapes, advance))
+    return where(good, model.state_at(tapes, advance), before)

@@ -39,6 +39,7 @@ class Record:
     overall: every score since the beginning
     loss: nats, of the last update that learned
     norm: of that update's gradient before clipping
+    spike_rate: share of spikes since the last line; null where the blocks do not spike
     wall_seconds: so far, earlier parts of a resumed run included
     steps_per_second: time steps of each stream per second, over the whole run
     """
@@ -50,6 +51,7 @@ class Record:
     overall: dict[str, float]
     loss: float
     norm: float
+    spike_rate: float
     wall_seconds: float
     steps_per_second: float
 
@@ -75,6 +77,7 @@ class Summary:
     trace_bytes: what the rule remembers of all streams
     peak_rss_bytes: the process's largest memory while it learned, before a first checkpoint was written
     parameters: of the model
+    spike_rate: share of spikes over the whole stream; null where the blocks do not spike
     wall_seconds: of learning, baselines not included
     updates: optimiser steps
     skipped: updates left out because something was not finite
@@ -97,6 +100,7 @@ class Summary:
     trace_bytes: int
     peak_rss_bytes: int
     parameters: int
+    spike_rate: float
     wall_seconds: float
     updates: int
     skipped: int
@@ -158,6 +162,9 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "biomamba": __version__, "torch": torch.__version__}
 
 
+SAVED = ("loss", "norm", "seconds", "peak", "spikes")  # of `Progress`, beside its meters
+
+
 class Progress:
     """What a run counts beside the loop's carry: scores by part of the stream, time and memory."""
 
@@ -166,12 +173,16 @@ class Progress:
         self.task, self.total = task, total
         self.last_tenth, self.interval = task.meters(), task.meters()
         self.loss, self.norm = math.nan, math.nan  # of the last update that learned
+        self.spikes = {"all": [0.0, 0], "interval": [0.0, 0]}  # share times steps, and those steps
         self.seconds = 0.0
         self.peak = 0  # bytes before a first checkpoint was written: writing one takes memory too
 
     def take(self, report: Report, seconds: float) -> None:
         """Count one pass of the loop, `seconds` after the run began."""
         self.seconds = seconds
+        new = report.chunk.x.shape[1]
+        for own in self.spikes.values():
+            own[0], own[1] = own[0] + float(report.spikes) * new, own[1] + new
         take_end(report, self.last_tenth, self.total)
         for meter in self.interval.values():
             meter.update(report.out, report.chunk)
@@ -181,6 +192,7 @@ class Progress:
     def record(self, carry: Carry) -> Record:
         """Return the next line of metrics.jsonl, and begin a new interval."""
         interval, self.interval = self.interval, self.task.meters()
+        spike_rate, self.spikes["interval"] = self.spike_rate("interval"), [0.0, 0]
         return Record(
             step=carry.steps,
             updates=carry.updates,
@@ -189,9 +201,15 @@ class Progress:
             overall={name: meter.get() for name, meter in carry.meters.items()},
             loss=self.loss,
             norm=self.norm,
+            spike_rate=spike_rate,
             wall_seconds=self.seconds,
             steps_per_second=carry.steps / self.seconds,
         )
+
+    def spike_rate(self, part: str = "all") -> float:
+        """Return the share of spikes over the whole stream, or since the last line of metrics.jsonl; else nan."""
+        total, steps = self.spikes[part]
+        return total / steps if steps else math.nan
 
     def scores(self, carry: Carry) -> Scores:
         """Return the scores over the whole stream and over its last tenth."""
@@ -201,14 +219,15 @@ class Progress:
         """Return what `load_state_dict` needs, plain values."""
         meters = {"last_tenth": self.last_tenth, "interval": self.interval}
         saved = {part: {name: meter.state_dict() for name, meter in own.items()} for part, own in meters.items()}
-        return {**saved, **{name: getattr(self, name) for name in ("loss", "norm", "seconds", "peak")}}
+        return {**saved, **{name: getattr(self, name) for name in SAVED}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from a saved state."""
         for part, own in {"last_tenth": self.last_tenth, "interval": self.interval}.items():
             for name, meter in own.items():
                 meter.load_state_dict(saved[part][name])
-        self.loss, self.norm, self.seconds, self.peak = (saved[name] for name in ("loss", "norm", "seconds", "peak"))
+        for name in SAVED:
+            setattr(self, name, saved[name])
 
 
 class Scored(NamedTuple):

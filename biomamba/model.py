@@ -3,13 +3,19 @@
     x = encode(input);   x = x + block(norm(x)) for each block;   out = head(norm_f(x))
 
 The pre-norms carry no weight: in_proj absorbs the scale, so nothing inside a residual branch is upstream of
-its block's state. Shapes: b streams, t steps, d model width.
+its block's state. The learning signal comes back by the transposed weights, or, with feedback="random", from the output
+straight to each part l by a fixed random matrix (direct feedback alignment, Noekland 2016; Lillicrap et al. 2016):
+
+    dL/dy_l = dL/dout F_l,   F_l (d_out, d) with entries N(0, 1 / d_out)
+
+Shapes: b streams, t steps, d model width.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +24,7 @@ from .ops.kernels import NAMES
 from .state import BlockState, Tree
 
 EPS = 1e-5  # of the norms, as in the official models
+FEEDBACK = ("symmetric", "random")
 
 
 class Model(nn.Module):
@@ -26,6 +33,10 @@ class Model(nn.Module):
     Either `vocab` (tokens, an embedding) or `d_in` (real values, a linear encoder) must be given. Every
     other keyword goes to the block: d_state, headdim, expand, d_conv, dt_min, dt_max, ...
     """
+
+    random_feedback: (
+        Tensor  # (n_layers + 2, d_out, d): of the encoder, the blocks and norm_f; with random feedback only
+    )
 
     def __init__(
         self,
@@ -38,11 +49,19 @@ class Model(nn.Module):
         block: str = "mamba2",
         tied: bool = False,
         kernels: str = "auto",
+        threshold: float | None = None,
+        steepness: float = 10.0,
+        spike_rate: float | None = None,
+        spike_weight: float = 1.0,
+        feedback: str = "symmetric",
         **options: Any,
     ) -> None:
         """Draw initial weights.
 
         tied: the head uses the embedding's weights. kernels: what does the work, see `ops.kernels`.
+        threshold: makes the blocks spike, see `ops.spike`; steepness: of their surrogate derivative; spike_rate: the
+        share of spikes that `penalty` draws each block to, by spike_weight.
+        feedback: symmetric or random, how the learning signal reaches the parts below the head.
         Raises ValueError for an unknown block or kernels, for both or neither of vocab and d_in, and for a tied head
         that does not fit; TypeError for an option the block does not have.
         """
@@ -51,6 +70,12 @@ class Model(nn.Module):
             raise ValueError(f"give either vocab (tokens) or d_in (real values): got vocab={vocab}, d_in={d_in}")
         if kernels not in NAMES:
             raise ValueError(f"kernels: got {kernels!r}, expected one of {', '.join(NAMES)}")
+        if feedback not in FEEDBACK:
+            raise ValueError(f"feedback: got {feedback!r}, expected one of {', '.join(FEEDBACK)}")
+        if spike_rate is not None and threshold is None:
+            raise ValueError(
+                f"spike_rate: got {spike_rate} for blocks that do not spike: give threshold too, such as 1"
+            )
         if block not in BLOCKS:
             raise ValueError(f"block: got {block!r}, expected one of {', '.join(BLOCKS)}")
         if tied and vocab != d_out:
@@ -61,7 +86,11 @@ class Model(nn.Module):
         self.head = nn.Linear(d_model, d_out, bias=False)
         self._initialise(tied)
         for each in self._blocks():
-            each.kernels = kernels
+            each.kernels, each.threshold, each.steepness = kernels, threshold, steepness
+        self.feedback, self.spike_rate, self.spike_weight = feedback, spike_rate, spike_weight
+        if feedback == "random":  # drawn last: the weights are those of symmetric feedback
+            parts = n_layers + 2  # the encoder, the blocks, norm_f
+            self.register_buffer("random_feedback", torch.randn(parts, d_out, d_model) / d_out**0.5)
 
     def _initialise(self, tied: bool) -> None:
         """Scale out_proj by depth and a tied embedding as the official models do.
@@ -92,21 +121,55 @@ class Model(nn.Module):
         return [block.init_state(batch) for block in self._blocks()]
 
     def forward(
-        self, x: Tensor, state: Sequence[BlockState], reset: Tensor | None = None
+        self, x: Tensor, state: Sequence[BlockState], reset: Tensor | None = None, local: bool = False
     ) -> tuple[Tensor, list[BlockState], list[Tape]]:
         """Return out (b, t, d_out), the state after the chunk, and one tape per block.
 
         x is (b, t) tokens or (b, t, d_in) values; reset (b, t) bool marks steps that begin a new sequence
-        (None: none does, which is faster).
+        (None: none does, which is faster). local: for rules that are, see `Block.chunk`.
         """
         x = self.encoder(x)
-        after, tapes = [], []
+        parts, after, tapes = [x], [], []
         for block, before in zip(self._blocks(), state, strict=True):
-            y, block_state, tape = block.chunk(F.rms_norm(x, x.shape[-1:], eps=EPS), before, reset)
+            x = self._held(x)
+            y, block_state, tape = block.chunk(F.rms_norm(x, x.shape[-1:], eps=EPS), before, reset, local)
             x = x + y
+            parts.append(y)
             after.append(block_state)
             tapes.append(tape)
-        return self.head(self.norm_f(x)), after, tapes
+        parts.append(self.norm_f(self._held(x)))
+        return self._fed_back(self.head(self._held(parts[-1])), parts), after, tapes
+
+    def _held(self, x: Tensor) -> Tensor:
+        """Return x, under random feedback with no way back for the gradient."""
+        return x.detach() if self.feedback == "random" else x
+
+    def _fed_back(self, out: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """Return out (b, t, d_out), which under random feedback depends on each part (b, t, d) by its own matrix.
+
+        The value is the same: what is added is 0, and has the derivative F_l to part l.
+        """
+        if self.feedback != "random":
+            return out
+        for y, F_l in zip(parts, self.random_feedback, strict=True):
+            out = out + (y - y.detach()) @ F_l.T
+        return out
+
+    def spikes(self, tapes: Sequence[Tape], new: int) -> Tensor:
+        """Return the share of ones that each out_proj received in the last `new` steps (l,), on the graph.
+
+        nan where the blocks do not spike.
+        """
+        if self._blocks()[0].threshold is None:
+            return tapes[0].h.new_full((len(tapes),), torch.nan)
+        each = zip(self._blocks(), tapes, strict=True)
+        return torch.stack([block.emit(tape.potential[:, -new:]).mean() for block, tape in each])
+
+    def penalty(self, tapes: Sequence[Tape], new: int) -> Tensor | None:
+        """Return spike_weight sum_l (share of spikes_l - spike_rate)^2 of the last `new` steps; None without a rate."""
+        if self.spike_rate is None:
+            return None
+        return self.spike_weight * (self.spikes(tapes, new) - self.spike_rate).square().sum()
 
     def state_at(self, tapes: Sequence[Tape], advance: int) -> Tree:
         """Return the state `advance` steps after the tapes' start."""

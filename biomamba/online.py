@@ -46,6 +46,7 @@ class Report(NamedTuple):
     out: Tensor  # (b, t, d_out) the predictions, made before learning from the chunk
     loss: Tensor  # () nats, detached
     norm: Tensor | None  # () of the whole gradient before clipping; None where nothing was learned
+    spikes: Tensor  # () share of ones in what the out_proj of spiking blocks received; else nan
     carry: Carry
 
     @property
@@ -119,7 +120,7 @@ def online(
                     f"{PATIENCE} updates in a row were not finite, the last at step {carry.steps}: "
                     "lower the learning rate or clip the gradient"
                 )
-        yield Report(chunk, passed.out, passed.loss, passed.norm if learned else None, carry)
+        yield Report(chunk, passed.out, passed.loss, passed.norm if learned else None, passed.spikes, carry)
 
 
 def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | None = None) -> Iterator[Report]:
@@ -132,11 +133,11 @@ def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | N
     for chunk in (_like(raw, like) for raw in stream):
         carry = carry or begin(chunk, task, model)
         with torch.no_grad():
-            out, state, _ = model(chunk.x, carry.state, chunk.reset if bool(chunk.reset.any()) else None)
-            loss = task.loss(out, chunk)
+            out, state, tapes = model(chunk.x, carry.state, chunk.reset if bool(chunk.reset.any()) else None)
+            loss, spikes = task.loss(out, chunk), model.spikes(tapes, chunk.x.shape[1]).mean()
         _tell(stream, carry.meters, out, chunk)
         carry.state, carry.steps = copy(state), carry.steps + chunk.x.shape[1]
-        yield Report(chunk, out, loss, None, carry)
+        yield Report(chunk, out, loss, None, spikes, carry)
 
 
 def _tell(stream: Iterable[Chunk], meters: dict[str, Meter], out: Tensor, chunk: Chunk) -> None:

@@ -91,6 +91,16 @@ def compare_table(result: Mapping[str, Any]) -> str:
     return table(rows)
 
 
+def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return cosine and norm ratio to full BPTT of every setting and depth: over all parameters, then of each layer."""
+    layers = list(dict.fromkeys(name for row in rows for name in row["layers"]))
+    body = [["cosine, ratio to full BPTT", "blocks", "all", *layers]]
+    for row in rows:
+        cells = [_near(row["all"]), *(_near(row["layers"].get(name)) for name in layers)]
+        body.append([row["label"], str(row["depth"]), *cells])
+    return table(body)
+
+
 def plot(path: Path, result: Mapping[str, Any]) -> None:
     """Draw each setting's score between two reports against the samples seen, mean and spread over its seeds.
 
@@ -133,6 +143,7 @@ def _setting(runs: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> dict
         "seeds": [run["seed"] for run in runs],
         "scores": _mean_scores([run["scores"] for run in runs]),
         **{key: _mean([run[key] for run in runs]) for key in ("wall_seconds", "steps_per_second", "peak_rss_bytes")},
+        **{key: _mean([run[key] for run in runs]) for key in ("updates", "spike_rate")},
         "skipped": sum(run["skipped"] for run in runs),
         "folders": [str(folder) for folder in folders],
     }
@@ -181,6 +192,13 @@ def _both(value: Mapping[str, float | None], digits: int) -> str:
         return "-"
     mean = f"{value['mean']:.{digits}f}"
     return mean if value["spread"] is None else f"{mean} +- {value['spread']:.{digits}f}"
+
+
+def _near(value: Mapping[str, float | None] | None) -> str:
+    """Return cosine and ratio as text."""
+    if value is None:
+        return ""
+    return ", ".join("-" if number is None else f"{number:.3f}" for number in (value["cosine"], value["ratio"]))
 
 
 def _number(value: float | None) -> str:

@@ -69,6 +69,12 @@ def copy(tree: Tree) -> Tree:
     return tree_map(lambda tensor: tensor.detach().clone(), tree)
 
 
+def where(go: Tensor, new: Tree, old: Tree) -> Tree:
+    """Return the new tree where go, () bool, is true, else the old one of the same form, in memory of its own."""
+    before = iter(flat(old))
+    return tree_map(lambda tensor: torch.where(go, tensor.detach(), next(before)), new)
+
+
 def forget(tree: Tree, reset: Tensor) -> Tree:
     """Return the tree with the streams where `reset` (b,) is true as if they had seen nothing."""
 

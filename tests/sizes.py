@@ -53,7 +53,7 @@ def summed_gradient(
     state, trace = state or model.init_state(batch), rule.init(batch)
     for s in range(0, t, length):
         at = slice(s, s + length)
-        out, after, tapes = model(x[:, at], biomamba.cut(state), None if reset is None else reset[:, at])
+        out, after, tapes = model(x[:, at], biomamba.cut(state), None if reset is None else reset[:, at], rule.local)
         loss = F.cross_entropy(out.flatten(0, 1), y[:, at].flatten(), reduction="sum")
         trace, state = rule.backward(loss, tapes, trace), copy(after)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

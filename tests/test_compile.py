@@ -32,7 +32,8 @@ def after(
     torch.manual_seed(1)
     (x, y), reset = random_tokens(t), torch.rand(BATCH, t) < resets
     stream = [chunk._replace(mask=chunk.mask & (i % 3 == 0)) for i, chunk in enumerate(chunks(x, y, length, reset))]
-    model = random_model(block, n_layers=2 if window else 1)
+    spiking = {"threshold": 0.5, "spike_rate": 0.2, "feedback": "random"} if rule == "stllr" else {}
+    model = random_model(block, n_layers=2 if window else 1, **spiking)
     learning, stepping = RULES[rule](model.blocks), OPTIMIZERS[optimizer](model.parameters())
     task: Any = Labelled()
     *_, report = biomamba.online(stream, task, model, learning, stepping, window=window, compile=fuse)
@@ -56,6 +57,9 @@ class Labelled(SummedLoss):
         pytest.param("rtrl", "mamba2", 1, None, 0.1, "sgd", marks=pytest.mark.slow),
         pytest.param("rtrl_stdp", "mamba2", 3, 6, 0.1, "adam", marks=pytest.mark.slow),
         pytest.param("rtrl_stdp", "mamba", 1, None, 0.0, "plain sgd", marks=pytest.mark.slow),
+        pytest.param("stllr", "mamba2", 2, None, 0.1, "adam", marks=pytest.mark.slow),
+        pytest.param("uoro", "mamba2", 1, None, 0.0, "adam", marks=pytest.mark.slow),
+        pytest.param("factored", "mamba", 2, 4, 0.1, "plain sgd", marks=pytest.mark.slow),
         pytest.param("bptt", "diagonal", 4, None, 0.0, "rmsprop", marks=pytest.mark.slow),
     ],
 )

@@ -175,7 +175,7 @@ def test_the_stdp_half_is_its_formula(block: str) -> None:
     torch.nn.functional.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="sum").backward()
     rule = RTRLSTDP(model.blocks, a_post=1.0, lam=lam)
     trace = rule.init(BATCH)[0]
-    signal, drives = Signal(tapes[0].h0.grad, tapes[0].h.grad), layer.drives(tapes[0])
+    signal, drives = Signal(tapes[0].h0.grad, tapes[0].h.grad, tapes[0].h.grad), layer.drives(tapes[0])
     with torch.no_grad():
         half, _ = rule.meet(layer, tapes[0], signal, trace, t, t, torch.tensor(True))  # Z is zero: no causal half
     g = signal.h

@@ -64,6 +64,9 @@ KINDS = {
     "stdp": ["--rule.name", "rtrl_stdp", "--rule.a_post", "0.1", "--stream.length", "3", "--optim.name", "rmsprop"],
     "bptt": ["--rule.name", "bptt", "--stream.length", "4", "--rule.window", "9", "--optim.name", "sgd"],
     "momentum": ["--model.block", "mamba", "--optim.name", "sgd", "--optim.momentum", "0.9", "--run.dtype", "float64"],
+    "uoro": ["--rule.name", "uoro", "--stream.length", "3"],
+    "factored": ["--rule.name", "factored", "--model.block", "mamba"],
+    "spiking": ["--rule.name=stllr", "--rule.feedback=random", "--model.threshold=0.5", "--model.spike_rate=0.2"],
     "rate": ["--optim.lr_end", "1e-5"],
     "spelling": ["--task.name=speech_ctc", "--task.simulate=true", "--stream.split=train", "--stream.steps=400"],
 }
@@ -362,7 +365,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["trian"], "got 'trian', expected one of the commands train, compare, evaluate"),
+        (["trian"], "got 'trian', expected one of the commands train, compare, fidelity, report, evaluate"),
         (["train", "seed"], "got 'seed', expected options such as --run.seed 3"),
         (["evaluate"], "evaluate: expected the folder of a finished run"),
         (["evaluate", "nowhere"], "no config.yaml in nowhere"),
@@ -430,10 +433,73 @@ def test_compare(tmp_path, capsys):
     assert stdp["scores"]["loss"]["all"]["spread"] > 0
     assert stdp["trace_bytes"] > result["settings"]["bptt-length1"]["trace_bytes"] == 0
     assert (tmp_path / "compare" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert stdp["cost"]["learning"]["multiply_accumulates"] > stdp["cost"]["inference"]["multiply_accumulates"] > 0
+    assert [row["label"] for row in result["memory"]] == [
+        "rtrl_stdp-length1",
+        "BPTT of the whole stream",
+        "bptt-length1",
+    ]
+    near = {row["label"]: row["layers"]["blocks.0"]["cosine"] for row in result["fidelity"]["rows"]}
+    assert near.keys() == set(labels) and near["rtrl_stdp-length1"] != near["bptt-length1"]
+    page = tmp_path / "report.html"
+    assert train.main(["report", str(tmp_path / "compare"), "-o", str(page)]) == 0
+    assert page.read_bytes() == (tmp_path / "compare" / "report.html").read_bytes()
+    assert "rtrl_stdp" in page.read_text()
     config = (tmp_path / "compare" / "rtrl_stdp-length1-seed0.yaml").read_text()
     assert "a_post: 0.1" in config
     assert train.main(["compare", *TINY, *words]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_compare_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    """A finished run is not repeated, and the numbers are those of a comparison that was never stopped."""
+    words = ["compare", *TINY, "--rules", "rtrl,uoro", "--seeds", "2", "--costs", "false", "--fidelity", "8"]
+    assert train.main([*words, "--run.dir", str(tmp_path / "whole")]) == 0
+    run_all = train.jobs.run_all
+
+    def stopping(commands, folder, at_once):
+        run_all(dict(itertools.islice(commands.items(), 2)), folder, at_once)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.jobs, "run_all", stopping)
+        assert train.main([*words, "--run.dir", str(tmp_path / "parts")]) == 130
+    done = tmp_path / "parts" / "rtrl-length1-seed0" / "summary.json"
+    before = done.stat().st_mtime_ns
+    assert train.main([*words, "--run.dir", str(tmp_path / "parts"), "--run.resume", "true"]) == 0
+    assert done.stat().st_mtime_ns == before
+    whole, parts = (json.loads((tmp_path / name / "compare.json").read_text()) for name in ("whole", "parts"))
+    assert whole["fidelity"] == parts["fidelity"] | {"weights": whole["fidelity"]["weights"]}
+    for label, own in whole["settings"].items():
+        assert own["scores"] == parts["settings"][label]["scores"]
+
+
+def test_fidelity_by_length_and_depth(tmp_path, capsys):
+    words = ["--rules", "rtrl,bptt", "--lengths", "1,5", "--depths", "1,2", "--segment", "20", "--updates", "3"]
+    folder = tmp_path / "near"
+    assert train.main(["fidelity", *TINY, *words, "--run.dir", str(folder)]) == 0
+    found = json.loads((folder / "fidelity.json").read_text())
+    rows = {(row["rule"], row["length"], row["depth"]): row for row in found["rows"]}
+    assert len(rows) == 8 and found["steps"] == 20
+    for length in (1, 5):
+        block = rows["rtrl", length, 1]["layers"]["blocks.0"]
+        assert abs(block["cosine"] - 1) < 1e-4 and abs(block["ratio"] - 1) < 1e-4
+        assert rows["bptt", length, 1]["layers"]["blocks.0"] != block
+        assert rows["rtrl", length, 2]["layers"].keys() == {"encoder", "blocks.0", "blocks.1", "head"}
+    out = capsys.readouterr().out
+    assert "weights after 3 updates of rtrl" in out and "rtrl-length5" in out
+    assert train.main(["fidelity", *TINY, "--segment", "70", "--run.dir", str(tmp_path / "far")]) == 2
+    assert "updates: after 0 only 60 steps are left, expected 70 or more" in capsys.readouterr().err
+
+
+def test_report_needs_folders(tmp_path, capsys):
+    for words, line in (
+        ([], "report: got no folder, expected RUN_DIR... -o report.html"),
+        ([str(tmp_path), "--wide"], "report: got --wide, expected RUN_DIR... -o report.html"),
+    ):
+        assert train.main(["report", *words]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"train.py: {line}") and said.count("\n") == 1
 
 
 def test_compare_takes_every_rule_length_and_window_that_fit():

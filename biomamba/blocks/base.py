@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..ops.conv import reach, windows
 from ..ops.influence import Ahead, Drive, arrive
+from ..ops.scan import scan
+from ..ops.spike import spike
 from ..state import BlockState, tree_map
 
 
@@ -26,6 +29,7 @@ class Tape(NamedTuple):
     reset: Tensor | None  # (b, t) bool; None where no sequence begins inside the chunk
     inputs: Tensor  # (b, k-1+t, d) what the block saw, the conv state first
     own: Any  # whatever else the block needs to answer `drives`
+    potential: Tensor  # (b, t, e) what out_proj receives, or a spiking block's threshold, on the graph
 
 
 class Block(nn.Module, ABC):
@@ -42,6 +46,8 @@ class Block(nn.Module, ABC):
     fan_in: dict[str, int]  # j of each influence that has one
     d_model: int
     kernels: str = "auto"
+    threshold: float | None = None  # where the block spikes: out_proj then receives 0 or 1; None: real values
+    steepness: float = 10.0  # of the surrogate derivative of a spike
 
     def init_state(self, batch: int) -> BlockState:
         """Return the state of `batch` streams that have seen nothing."""
@@ -56,8 +62,13 @@ class Block(nn.Module, ABC):
         """Return y_t (b, d) and the next state for x_t (b, d): the definition of the block."""
 
     @abstractmethod
-    def chunk(self, x: Tensor, state: BlockState, reset: Tensor | None = None) -> tuple[Tensor, BlockState, Tape]:
-        """Return y (b, t, d), the state after it, and the tape; equal to t calls of `step`."""
+    def chunk(
+        self, x: Tensor, state: BlockState, reset: Tensor | None = None, local: bool = False
+    ) -> tuple[Tensor, BlockState, Tape]:
+        """Return y (b, t, d), the state after it, and the tape; equal to t calls of `step`.
+
+        local: no gradient goes from a state to the one before it, so that each step has its own alone.
+        """
 
     @abstractmethod
     def effective(self) -> dict[str, Tensor]:
@@ -74,6 +85,22 @@ class Block(nn.Module, ABC):
     def arrivals(self, tape: Tape, ahead: Ahead) -> dict[str, Drive]:
         """Return the drive of each influence as it arrives at the end of the tape; see `ops.influence.arrive`."""
         return {name: arrive(drive, ahead, self.influences[name]) for name, drive in self.drives(tape).items()}
+
+    def states(self, a: Tensor, b: Tensor, h0: Tensor, local: bool) -> Tensor:
+        """Return every h_t = a_t h_{t-1} + b_t (b, t, e, n), with h_{t-1} held for the gradient where local."""
+        if not local:
+            return scan(a, b, h0, self.kernels)
+        with torch.no_grad():
+            h = scan(a, b, h0, self.kernels)
+        return a * torch.cat([h0.detach().unsqueeze(1), h[:, :-1]], dim=1) + b
+
+    def potential(self, y: Tensor) -> Tensor:
+        """Return y (..., e), of a spiking block scaled to a mean square of 1: a threshold means the same everywhere."""
+        return y if self.threshold is None else F.rms_norm(y, y.shape[-1:], eps=1e-5)
+
+    def emit(self, potential: Tensor) -> Tensor:
+        """Return what out_proj receives: the potential itself, or of a spiking block 1 where it is above threshold."""
+        return potential if self.threshold is None else spike(potential, self.threshold, self.steepness)
 
     def state_at(self, tape: Tape, advance: int) -> BlockState:
         """Return the state `advance` steps after the tape's start, on the tape's graph."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.influence import Drive
-from ..ops.scan import scan
 from ..state import BlockState
 from .base import Block, Tape, dt_bias_init, keep
 
@@ -55,19 +54,22 @@ class Diagonal(Block):
         delta, log_a = self.rates()
         h = log_a.exp() * state.ssm + delta * self.B * u.unsqueeze(-1)
         y = (h * self.C).sum(-1) + self.D * u
-        return self.out_proj(y * F.silu(z)), BlockState(state.conv, h)
+        return self.out_proj(self.emit(self.potential(y * F.silu(z)))), BlockState(state.conv, h)
 
-    def chunk(self, x: Tensor, state: BlockState, reset: Tensor | None = None) -> tuple[Tensor, BlockState, Tape]:
+    def chunk(
+        self, x: Tensor, state: BlockState, reset: Tensor | None = None, local: bool = False
+    ) -> tuple[Tensor, BlockState, Tape]:
         """Return y (b, t, d), the state after it, and the tape."""
         b, t, _ = x.shape
         inputs = torch.cat([state.conv, x], dim=1)
         u, z = self.in_proj(x).chunk(2, dim=-1)
         delta, log_a = self.rates()
         log_a = log_a.expand(b, t, *self.shape)
-        h = scan(keep(log_a, reset), delta * self.B * u.unsqueeze(-1), state.ssm, self.kernels)
+        h = self.states(keep(log_a, reset), delta * self.B * u.unsqueeze(-1), state.ssm, local)
         y = (h * self.C).sum(-1) + self.D * u
-        tape = Tape(state.ssm, h, log_a, reset, inputs, own=u.detach())
-        return self.out_proj(y * F.silu(z)), self.state_at(tape, t), tape
+        potential = self.potential(y * F.silu(z))
+        tape = Tape(state.ssm, h, log_a, reset, inputs, u.detach(), potential)
+        return self.out_proj(self.emit(potential)), self.state_at(tape, t), tape
 
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state."""

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from ..ops.conv import conv, reach
 from ..ops.influence import Drive
-from ..ops.scan import scan
 from ..state import BlockState
 from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
 
@@ -102,9 +101,11 @@ class Mamba(Block):
         delta = F.softplus(self.dt_proj(low)).unsqueeze(-1)
         h = torch.exp(-delta * self.A_log.exp()) * state.ssm + delta * B.unsqueeze(1) * u.unsqueeze(-1)
         y = (h * C.unsqueeze(1)).sum(-1) + self.D * u
-        return self.out_proj(y * F.silu(z[:, -1])), BlockState(inputs[:, 1:], h)
+        return self.out_proj(self.emit(self.potential(y * F.silu(z[:, -1])))), BlockState(inputs[:, 1:], h)
 
-    def chunk(self, x: Tensor, state: BlockState, reset: Tensor | None = None) -> tuple[Tensor, BlockState, Tape]:
+    def chunk(
+        self, x: Tensor, state: BlockState, reset: Tensor | None = None, local: bool = False
+    ) -> tuple[Tensor, BlockState, Tape]:
         """Return y (b, t, d), the state after it, and the tape."""
         n, t = self.shape[1], x.shape[1]
         inputs = torch.cat([state.conv, x], dim=1)
@@ -116,8 +117,9 @@ class Mamba(Block):
         delta_raw = self.dt_proj(low)
         delta = F.softplus(delta_raw)
         log_a = -delta.unsqueeze(-1) * self.A_log.exp()
-        h = scan(keep(log_a, reset), (delta * u).unsqueeze(-1) * B.unsqueeze(2), state.ssm, self.kernels)
+        h = self.states(keep(log_a, reset), (delta * u).unsqueeze(-1) * B.unsqueeze(2), state.ssm, local)
         y = (h @ C.unsqueeze(-1)).squeeze(-1) + self.D * u
+        potential = self.potential(y * F.silu(z))
         own = Own(
             delta=delta.detach(),
             delta_slope=delta_raw.detach().sigmoid(),
@@ -126,8 +128,8 @@ class Mamba(Block):
             raw=raw.detach(),
             slope=dsilu(summed.detach()),
         )
-        tape = Tape(state.ssm, h, log_a, reset, inputs, own)
-        return self.out_proj(y * F.silu(z)), self.state_at(tape, t), tape
+        tape = Tape(state.ssm, h, log_a, reset, inputs, own, potential)
+        return self.out_proj(self.emit(potential)), self.state_at(tape, t), tape
 
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state.

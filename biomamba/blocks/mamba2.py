@@ -103,9 +103,11 @@ class Mamba2(Block):
         drive = (self.per_channel(delta) * x).unsqueeze(-1) * B.unsqueeze(1)
         h = a.unsqueeze(-1) * state.ssm + drive
         y = (h * C.unsqueeze(1)).sum(-1) + self.per_channel(self.D) * x
-        return self.out_proj(self.norm(y * F.silu(z[:, -1]))), BlockState(inputs[:, 1:], h)
+        return self.out_proj(self.emit(self.norm(y * F.silu(z[:, -1])))), BlockState(inputs[:, 1:], h)
 
-    def chunk(self, x: Tensor, state: BlockState, reset: Tensor | None = None) -> tuple[Tensor, BlockState, Tape]:
+    def chunk(
+        self, x: Tensor, state: BlockState, reset: Tensor | None = None, local: bool = False
+    ) -> tuple[Tensor, BlockState, Tape]:
         """Return y (b, t, d), the state after it, and the tape."""
         (e, n), t = self.shape, x.shape[1]
         inputs = torch.cat([state.conv, x], dim=1)
@@ -125,7 +127,7 @@ class Mamba2(Block):
             with torch.no_grad():
                 h = scan(keep(log_a, reset), drive, state.ssm)
         else:
-            h = scan(keep(log_a, reset), drive, state.ssm, self.kernels)
+            h = self.states(keep(log_a, reset), drive, state.ssm, local)
             y = (h @ C.unsqueeze(-1)).squeeze(-1) + self.per_channel(self.D) * u
         own = Own(
             delta=self.per_channel(delta.detach()),
@@ -135,8 +137,9 @@ class Mamba2(Block):
             raw=raw.detach()[..., : e + n],
             slope=dsilu(summed.detach()[..., : e + n]),
         )
-        tape = Tape(state.ssm, h, log_a, reset, inputs, own)
-        return self.out_proj(self.norm(y * F.silu(z))), self.state_at(tape, t), tape
+        potential = self.norm(y * F.silu(z))
+        tape = Tape(state.ssm, h, log_a, reset, inputs, own, potential)
+        return self.out_proj(self.emit(potential)), self.state_at(tape, t), tape
 
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state, per channel e or state n."""

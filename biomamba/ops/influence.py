@@ -263,11 +263,10 @@ def add_own_(Z: Tensor, axes: str, post: Tensor, pre: Tensor) -> None:
     product.baddbmm_(left.flatten(2).transpose(1, 2), right.flatten(2))
 
 
-def contract_now(weights: Tensor, axes: str, pre: Tensor, taps: Tensor | None) -> Tensor:
-    """Return sum_s weights_s outer pre_s (c, j), for weights (b, t, e, n) at the steps themselves."""
+def contract_now(weights: Tensor, axes: str, pre: Tensor, taps: Tensor | None, each: bool = False) -> Tensor:
+    """Return sum_s weights_s outer pre_s (c, j), for weights (b, t, e, n) at the steps; (b, c, j) for each stream."""
     weights = lead(weights, axes).sum(-1)
-    if pre.ndim == 4:
-        return torch.einsum("btc,btcj->cj", weights, pre)
     if taps is not None:
         weights = fold(weights, taps)
-    return torch.einsum("btc,btj->cj", weights, pre)
+    inputs, result = ("btcj" if pre.ndim == 4 else "btj"), ("bcj" if each else "cj")
+    return torch.einsum(f"btc,{inputs}->{result}", weights, pre)

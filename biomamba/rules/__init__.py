@@ -2,9 +2,19 @@
 
 from .base import LearningRule
 from .bptt import BPTT
+from .factored import Factored
 from .rtrl import RTRL
 from .stdp import RTRLSTDP
+from .stllr import STLLR
+from .uoro import UORO
 
-RULES: dict[str, type[LearningRule]] = {"bptt": BPTT, "rtrl": RTRL, "rtrl_stdp": RTRLSTDP}
+RULES: dict[str, type[LearningRule]] = {
+    "bptt": BPTT,
+    "rtrl": RTRL,
+    "rtrl_stdp": RTRLSTDP,
+    "factored": Factored,
+    "stllr": STLLR,
+    "uoro": UORO,
+}
 
-__all__ = ["BPTT", "RTRL", "RTRLSTDP", "RULES", "LearningRule"]
+__all__ = ["BPTT", "RTRL", "RTRLSTDP", "RULES", "STLLR", "UORO", "Factored", "LearningRule"]

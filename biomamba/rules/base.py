@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.base import Block, Tape
+from ..ops.spike import psi
 from ..state import Tree
 
 Gradients = dict[str, Tensor]
@@ -24,16 +25,25 @@ class Signal(NamedTuple):
 
     h0: Tensor  # (b, e, n) dL/dh0, to all before the chunk
     h: Tensor | None  # (b, t, e, n) dL/dh_t with h_(t+1) held; None where the rule does not read it
+    bare: Tensor | None  # the same without the surrogate derivative of a spike; h itself where the block does not spike
 
 
 class LearningRule(ABC):
     """How the past of a stream gets its share of the gradient."""
 
     reads_h: ClassVar[bool] = False  # whether `meet` wants the signal of every step
+    local: ClassVar[bool] = False  # whether chunks are to be read with no gradient from a state to the one before
 
     def __init__(self, blocks: Iterable[Block]) -> None:
-        """Take the blocks of a model, in order."""
+        """Take the blocks of a model, in order.
+
+        Raises ValueError for a rule that reads the signal of every step and blocks with the kernels mamba_ssm.
+        """
         self.blocks = list(blocks)
+        if self.reads_h and any(block.kernels == "mamba_ssm" for block in self.blocks):
+            raise ValueError(
+                "kernels: mamba_ssm gives no learning signal of single steps, which this rule reads: give auto"
+            )
 
     @abstractmethod
     def init(self, batch: int) -> Tree:
@@ -65,10 +75,13 @@ class LearningRule(ABC):
                 )
             if self.reads_h:
                 tape.h.retain_grad()
-        loss.backward()
-        signals = [  # a block that the loss does not reach has no signal
-            self._silence(tape) if tape.h0.grad is None else Signal(tape.h0.grad, tape.h.grad if self.reads_h else None)
-            for tape in tapes
+                tape.potential.retain_grad()
+        loss.backward(retain_graph=self.reads_h)
+        signals = [
+            self._signal(
+                block, tape, tape.h0.grad, *((tape.h.grad, tape.potential.grad) if self.reads_h else (None, None))
+            )
+            for block, tape in zip(self.blocks, tapes, strict=True)
         ]
         reached, past, trace = self._through(tapes, signals, trace, advance, new)
         if reached:
@@ -79,12 +92,16 @@ class LearningRule(ABC):
         self, loss: Tensor, parameters: Sequence[Tensor], tapes: Sequence[Tape]
     ) -> tuple[list[Tensor], list[Signal]]:
         """Return the gradient inside the chunk, and each block's signal; zero for what the loss does not reach."""
-        h0s, hs = [tape.h0 for tape in tapes], [tape.h for tape in tapes] if self.reads_h else []
-        inside = torch.autograd.grad(
-            loss, [*parameters, *h0s, *hs], retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        own, signal0, signal = inside[: len(parameters)], inside[len(parameters) :][: len(h0s)], inside[-len(h0s) :]
-        return list(own), [Signal(h0, h if self.reads_h else None) for h0, h in zip(signal0, signal, strict=True)]
+        many = len(tapes)
+        wanted = [*parameters, *(tape.h0 for tape in tapes)]
+        if self.reads_h:
+            wanted += [*(tape.h for tape in tapes), *(tape.potential for tape in tapes)]
+        found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
+        inside, rest = list(found[: len(parameters)]), found[len(parameters) :]
+        h0s, hs, potentials = rest[:many], rest[many : 2 * many], rest[2 * many :]
+        none = [None] * many
+        each = zip(self.blocks, tapes, h0s, hs or none, potentials or none, strict=True)
+        return inside, [self._signal(*own) for own in each]
 
     def past(
         self,
@@ -135,6 +152,21 @@ class LearningRule(ABC):
                     pasts.append(gradient)
         return reached, pasts, moved
 
+    def _signal(
+        self, block: Block, tape: Tape, h0: Tensor | None, h: Tensor | None, potential: Tensor | None
+    ) -> Signal:
+        """Return the signal of a block from the gradients to its states and potential; zero where none reached them."""
+        silence = self._silence(tape)
+        h0 = silence.h0 if h0 is None else h0
+        if h is None:
+            return silence._replace(h0=h0)
+        if potential is None or block.threshold is None:
+            return Signal(h0, h, h)
+        without = potential / psi(tape.potential.detach(), block.threshold, block.steepness)
+        (bare,) = torch.autograd.grad(tape.potential, tape.h, without, retain_graph=True)
+        return Signal(h0, h, bare)
+
     def _silence(self, tape: Tape) -> Signal:
         """Return the signal of a loss that does not reach the block."""
-        return Signal(torch.zeros_like(tape.h0), torch.zeros_like(tape.h) if self.reads_h else None)
+        zero = torch.zeros_like(tape.h) if self.reads_h else None
+        return Signal(torch.zeros_like(tape.h0), zero, zero)

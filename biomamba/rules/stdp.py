@@ -1,10 +1,11 @@
 """RTRL with the post-before-pre half of STDP, after S-TLLR (Apolinario and Roy, TMLR 2025).
 
-    R_t   = lam (R_{t-1} + post_{t-1})                 what a later input finds of an earlier post
+    R_t   = lam (R_{t-1} + psi_{t-1} post_{t-1})       what a later input finds of an earlier post
     grad += a_post sum_t g_t R_t pre_t                 g_t = dL/dh_t with h_{t+1} held
 
-The pre-before-post half is the RTRL trace itself, untouched. The learning signal is the third factor of
-both halves. Approximate by design: at a_post = 0 it is RTRL to the bit.
+psi is the surrogate derivative of a spiking block, which g_t is then taken without, else 1. The pre-before-post half is
+the RTRL trace itself, untouched. The learning signal is the third factor of both halves. Approximate by design: at
+a_post = 0 it is RTRL to the bit.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from ..blocks.base import Block, Tape
 from ..ops.influence import Drive, contract_now
-from ..ops.scan import scan
+from ..ops.spike import psi
+from ..ops.traces import decaying_sum, fixed
 from ..state import Tree
 from .base import Gradients, Signal
 from .rtrl import RTRL
@@ -23,7 +25,7 @@ from .rtrl import RTRL
 class RTRLSTDP(RTRL):
     """RTRL plus a_post times the non-causal half, for every influence that has a pre factor.
 
-    The trace is {"Z": as RTRL, "Q": (b, e, n) per influence} with Q_t = R_t + post_t.
+    The trace is {"Z": as RTRL, "Q": (b, e, n) per influence} with Q_t = R_t + psi_t post_t.
     """
 
     reads_h = True
@@ -33,13 +35,11 @@ class RTRLSTDP(RTRL):
     ) -> None:
         """Take the blocks, the weight a_post of the non-causal half and its decay lam per step.
 
-        Raises ValueError where lam is outside [0, 1), for blocks with the kernels mamba_ssm, and as `RTRL` does.
+        Raises ValueError where lam is outside [0, 1), and as `RTRL` does.
         """
         super().__init__(blocks, trace_dtype)
         if not 0 <= lam < 1:
             raise ValueError(f"lam is the decay of a trace per step: got {lam}, expected 0 <= lam < 1")
-        if any(block.kernels == "mamba_ssm" for block in self.blocks):
-            raise ValueError("kernels: mamba_ssm gives no learning signal of single steps, which stdp reads: give auto")
         self.a_post, self.lam = a_post, lam
 
     def init(self, batch: int) -> Tree:
@@ -55,24 +55,26 @@ class RTRLSTDP(RTRL):
     ) -> tuple[Gradients, Tree]:
         """Return the gradient through the past and of the inputs that came after a post, and the trace moved on."""
         drives, t = block.drives(tape), tape.h.shape[1]
-        assert signal.h is not None
-        signal_new = signal.h.clone()
+        assert signal.bare is not None
+        signal_new = signal.bare.clone()
         signal_new[:, : t - new] = 0
         half, Qs = {}, {}
         for name, before in trace["Q"].items():
             drive = drives[name]
             assert drive.pre is not None
-            Q, decay = self.posts(drive, before, tape.reset, block.kernels)
-            R = decay * torch.cat([before.unsqueeze(1), Q[:, :-1]], dim=1)
+            Q, R = post_trace(block, tape, drive, before, self.lam)
             half[name] = contract_now(signal_new * R, block.influences[name], drive.pre, drive.taps)
             Qs[name] = torch.where(go, Q[:, advance - 1], before) if advance else before
         gradients, Z = super().meet(block, tape, signal, trace["Z"], new, advance, go)
         gradients |= {name: gradients[name] + self.a_post * gradient for name, gradient in half.items()}
         return gradients, {"Z": Z, "Q": Qs}
 
-    def posts(self, drive: Drive, before: Tensor, reset: Tensor | None, kernels: str) -> tuple[Tensor, Tensor]:
-        """Return Q (b, t, e, n), the decaying sum of posts, and the decay (b, t, 1, 1) that met it."""
-        decay = drive.post.new_full((*drive.post.shape[:2], 1, 1), self.lam)
-        if reset is not None:
-            decay = decay.masked_fill(reset[..., None, None], 0)
-        return scan(decay, drive.post.contiguous(), before, kernels), decay
+
+def post_trace(block: Block, tape: Tape, drive: Drive, before: Tensor, lam: float) -> tuple[Tensor, Tensor]:
+    """Return Q and R (b, t, e, n) of a drive's posts, for Q before the chunk (b, e, n) and the decay lam."""
+    post = drive.post
+    if block.threshold is not None:
+        post = post * psi(tape.potential.detach(), block.threshold, block.steepness).unsqueeze(-1)
+    decay = fixed(lam, post, tape.reset)
+    Q = decaying_sum(post, decay, before, block.kernels)
+    return Q, decay[..., None, None] * torch.cat([before.unsqueeze(1), Q[:, :-1]], dim=1)

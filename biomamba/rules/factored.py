@@ -1,0 +1,85 @@
+"""RTRL with the trace factored into what came in and what it pushes on now: Z approximated by post x pre.
+
+    pre_t = abar_t pre_{t-1} + x_t                     abar_t: the mean of the block's decays a_t, per stream
+    dL/dtheta  =  dL/dtheta |_(h0 held)  +  dL/dh0 . (post_0 x pre_0)
+
+Approximate: every input is taken to have met the post of the chunk's last step and to have decayed as the mean state
+does. Equal to RTRL where all decays are one and the post is constant. Influences without a pre factor keep their exact
+trace, which is no larger than the state. Memory per influence: of the order of e n + k j, against e n j of RTRL.
+"""
+
+import torch
+from torch import Tensor
+
+from ..blocks.base import Block, Tape, first, keep
+from ..ops.influence import Drive, decay_ahead, lead
+from ..ops.traces import last_rows, pre_rows
+from ..state import Tree, where
+from .base import Gradients, LearningRule, Signal
+
+
+class Factored(LearningRule):
+    """RTRL with rank-one traces; approximate by design.
+
+    The trace of an influence is its Z (b, e, n), or {"post": (b, e, n), "pre": (b, K, j) the last K traces of its
+    inputs, "taps": (b, c, K) of the last step}, or, for inputs of a channel's own, {"post", "pre": (b, 1, c, k)}.
+    """
+
+    def init(self, batch: int) -> Tree:
+        """Return zero traces."""
+        return [{name: self._zeros(block, name, batch) for name in block.influences} for block in self.blocks]
+
+    def meet(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
+    ) -> tuple[Gradients, Tree]:
+        """Return signal . (post x pre) for all before the chunk, and the factors at its step `advance`."""
+        gradients = {name: _contract(signal.h0, trace[name], axes) for name, axes in block.influences.items()}
+        if advance == 0:
+            return gradients, trace
+        part = first(tape, advance)
+        drives, ahead = block.drives(part), decay_ahead(part.log_a, part.reset)
+        decay = keep(part.log_a, part.reset).mean((2, 3))
+        moved = {}
+        for name in block.influences:
+            drive, own = drives[name], trace[name]
+            if drive.pre is None:
+                moved[name] = ahead.start * own + (drive.post * ahead.step).sum(1)
+            else:
+                rows = pre_rows(drive, decay, own["pre"], block.kernels)
+                factors = {"post": drive.post[:, -1], "pre": last_rows(rows, part.reset, advance, own["pre"].shape[1])}
+                if "taps" in own:
+                    factors["taps"] = _taps(drive, own["taps"])
+                moved[name] = factors
+        return gradients, where(go, moved, trace)
+
+    def _zeros(self, block: Block, name: str, batch: int) -> Tree:
+        """Return the zero trace of one influence."""
+        axes, like = block.influences[name], next(block.parameters())
+        post = like.new_zeros(batch, *block.shape)
+        if axes in ("e", "en"):
+            return post
+        own = block.shape["en".index(axes[0])]
+        if axes[1] == "k":
+            return {"post": post, "pre": like.new_zeros(batch, 1, own, block.fan_in[name])}
+        pre = like.new_zeros(batch, block.taps, block.fan_in[name])
+        return {"post": post, "pre": pre, "taps": like.new_zeros(batch, own, block.taps)}
+
+
+def _taps(drive: Drive, like: Tensor) -> Tensor:
+    """Return the taps (b, c, K) of the last step; where there is no convolution, the last input as it is."""
+    if drive.taps is not None:
+        return drive.taps[:, -1]
+    taps = torch.zeros_like(like)
+    taps[..., -1] = 1
+    return taps
+
+
+def _contract(signal: Tensor, trace: Tree, axes: str) -> Tensor:
+    """Return the gradient of one influence."""
+    if axes in ("e", "en"):
+        gradient: Tensor = (signal * trace).sum(0)
+        return gradient.sum(-1) if axes == "e" else gradient
+    weights = lead(signal * trace["post"], axes).sum(-1)  # (b, c)
+    if "taps" not in trace:
+        return torch.einsum("bc,bck->ck", weights, trace["pre"][:, 0])
+    return torch.einsum("bck,bkj->cj", weights.unsqueeze(-1) * trace["taps"], trace["pre"])

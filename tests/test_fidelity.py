@@ -1,0 +1,74 @@
+"""Fidelity tells how near a gradient is to full BPTT: 1 where a law says so, less where one says that too."""
+
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+
+import biomamba
+from biomamba.fidelity import by_bptt, by_rule, fidelity, layer, near
+from biomamba.rules import BPTT, RTRL
+from sizes import random_model
+from tasks.delay import Delay
+from tasks.language import Language
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def of_delay(rule: Any, length: int, n_layers: int = 1, window: int | None = None, **options: Any) -> dict[str, Any]:
+    """Return the fidelity on 48 steps of store-recall, whose chunks hold different numbers of recalls, or none."""
+    torch.manual_seed(0)
+    model = biomamba.Model(
+        vocab=21, d_out=8, d_model=8, n_layers=n_layers, d_state=3, headdim=4, dt_min=0.05, **options
+    )
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    stream = Delay(delay=6).stream("all", batch=4, length=length, seed=0)
+    found = fidelity(model, Delay(delay=6), rule(model.blocks), islice(stream, 48 // length), window)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("length", [1, 4, 16])
+def test_rtrl_of_one_block_is_at_1_and_truncation_is_not(length: int) -> None:
+    rtrl, truncated = of_delay(RTRL, length), of_delay(BPTT, length)
+    assert abs(rtrl["layers"]["blocks.0"]["cosine"] - 1) < 1e-9 and abs(rtrl["layers"]["blocks.0"]["ratio"] - 1) < 1e-9
+    assert truncated["parameters"]["blocks.0.A_log"]["cosine"] < 0.99
+    assert abs(truncated["layers"]["head"]["cosine"] - 1) < 1e-9  # nothing of the head's gradient is in the past
+    assert rtrl["parameters"].keys() >= {"blocks.0.A_log", "encoder.weight", "head.weight"}
+
+
+def test_one_chunk_is_full_backpropagation() -> None:
+    for found in (of_delay(BPTT, 48, n_layers=2), of_delay(BPTT, 4, n_layers=2, window=48)):
+        assert abs(found["all"]["cosine"] - 1) < 1e-9 and abs(found["all"]["ratio"] - 1) < 1e-9
+
+
+def test_depth_costs_what_a_window_gives_back() -> None:
+    without = of_delay(RTRL, 1, n_layers=3)["layers"]["blocks.0"]["cosine"]
+    repaired = of_delay(RTRL, 1, n_layers=3, window=16)["layers"]["blocks.0"]["cosine"]
+    assert without < repaired < 1
+
+
+def test_both_gradients_are_of_the_same_loss() -> None:
+    """Language's loss is a mean over the chunk: the sum over chunks weighs each alike, in both."""
+    task = Language(paths=[__file__])
+    model = biomamba.Model(vocab=256, d_out=256, d_model=8, d_state=3, headdim=4)
+    stream = islice(task.stream("all", batch=3, length=5, seed=0), 4)
+    got, chunks = by_rule(model, task, BPTT(model.blocks), stream, None)
+    full = by_bptt(model, task, chunks)
+    assert len(chunks) == 4 and [chunk.x.shape for chunk in chunks] == [(3, 5)] * 4
+    torch.testing.assert_close(got["head.weight"], full["head.weight"], rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(got["blocks.0.A_log"], full["blocks.0.A_log"], rtol=1e-3)
+
+
+def test_near_of_known_vectors() -> None:
+    a, b = torch.tensor([3.0, 0.0]), torch.tensor([3.0, 4.0])
+    assert near([a], [b]) == {"cosine": 0.6, "ratio": 0.6}
+    assert near([2 * a[:1], a[1:]], [a]) == {"cosine": 1.0, "ratio": 2.0}
+    assert near([0 * a], [b]) == {"cosine": None, "ratio": 0.0}
+    assert near([a], [0 * b]) == {"cosine": None, "ratio": None}
+
+
+def test_every_parameter_has_a_layer() -> None:
+    model = random_model("mamba2", n_layers=2)
+    assert {layer(name) for name, _ in model.named_parameters()} == {"encoder", "blocks.0", "blocks.1", "head"}
