@@ -631,8 +631,10 @@ def learned(settings: Config, updates: int, segment: int) -> tuple[checkpoint.Te
     parts, done = build(settings, make_task(settings)), 0
     stream = settings.stream
     chunks = parts.task.stream(stream.split, batch=stream.batch, length=stream.length, seed=settings.run.seed)
-    for report in itertools.islice(learning(settings, parts, chunks), updates):
+    for report in learning(settings, parts, Until(chunks, parts.total)) if updates else ():
         done = report.carry.steps
+        if report.carry.updates == updates:
+            break
     if done + segment > parts.total:
         raise ValueError(
             f"updates: after {updates} only {parts.total - done} steps are left, expected {segment} or more"

@@ -27,6 +27,7 @@ TASKS: dict[str, tuple[str, Row, str, int]] = {
         "accuracy",
         1,
     ),
+    "fsdd": ("fsdd", {"task.passes": 1, "stream.length": 4}, "accuracy", 1),
     "language": (
         "language",
         {
@@ -36,7 +37,6 @@ TASKS: dict[str, tuple[str, Row, str, int]] = {
         "bits_per_byte",
         -1,
     ),
-    "fsdd": ("fsdd", {"task.passes": 1, "stream.length": 4}, "accuracy", 1),
 }  # fmt: skip
 A_POST = (-1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0)
 LAM = (0.2, 0.5, 0.9)

@@ -95,12 +95,15 @@ def curves(
     levels: Mapping[str, float] | None = None,
     marker: str = "",
     width: float = PANEL[0],
+    together: int = TOGETHER,
 ) -> str:
     """Return curves with their spread as a band and a horizontal line for each level.
 
-    In one plot of that width; beyond `TOGETHER` curves in a small plot for each, all to one scale.
+    In one plot of that width; beyond `together` curves in a small plot for each, all to one scale.
     """
-    apart = len(curves) > TOGETHER
+    x = x._replace(log=x.log and any(value > 0 for own in curves.values() for value in own.x))
+    y = y._replace(log=y.log and any(value > 0 for own in curves.values() for value in own.mean))
+    apart = len(curves) > together
     down, across = (-(-len(curves) // ACROSS), ACROSS) if apart else (1, 1)
 
     def paint(figure: "Figure") -> None:
@@ -132,7 +135,8 @@ def bars(
     """Return bars from the left, the label over each setting's own, from pale to full, their numbers written behind."""
     each = max(map(len, values.values()))
     tall = each + 1.4  # rows of a setting: its bars, its label and a space
-    longest = max((v for own in values.values() for v in own if v is not None), default=0.0) or 1.0
+    ends = [(v or 0) + ((spreads or {}).get(label) or 0) for label, own in values.items() for v in own]
+    longest = max(ends, default=0.0) or 1.0
 
     def paint(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -158,7 +162,7 @@ def heat(
     digits: int,
 ) -> str:
     """Return a field for each number, from orange where `shade` is -1 over white to blue where it is 1."""
-    left, top = 7 * max(map(len, heads)) + 12, 6.2 * max(map(len, columns)) * 0.72 + 14
+    left, top = 6.2 * max(map(len, heads)) + 8, 6.2 * max(map(len, columns)) * 0.72 + 14
 
     def paint(figure: "Figure") -> None:
         from matplotlib.colors import LinearSegmentedColormap
@@ -185,6 +189,7 @@ def heat(
 def _curve(axes: "Axes", curve: Curve, look: Style, log: bool, marker: str = "") -> None:
     """Draw a curve and its band, which stays above 0 where the axis has no 0."""
     line = (0, look.dash) if look.dash else "-"
+    marker = marker or "o" * (len(curve.x) == 1)  # a line of one point is not to be seen
     axes.plot(curve.x, curve.mean, color=look.colour, linestyle=line, marker=marker, markersize=4)
     if any(curve.spread):
         low = [m - s if m > s or not log else m / 10 for m, s in zip(curve.mean, curve.spread, strict=True)]
@@ -229,7 +234,7 @@ def _svg(name: str, width: float, height: float, paint: Callable[["Figure"], Non
     for pattern in DROPPED:
         svg = re.sub(pattern, "", svg)
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
-    wide = width > 1.25 * PANEL[0]  # it takes the whole breadth of the page, and scrolls where that is narrow
+    wide = width > 1.35 * PANEL[0]  # it takes the whole breadth of the page, and scrolls where that is narrow
     box = f"max-width: {1.25 * width:.0f}px; min-width: {0.7 * width if wide else 0:.0f}px"
     kind = ' class="wide"' if wide else ""
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}"{kind} style="{box}" ', 1)

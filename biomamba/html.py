@@ -36,7 +36,6 @@ h1 { font-size: 1.05rem; color: var(--soft); font-weight: 500; }
 h2 { font-size: 2rem; letter-spacing: -0.01em; margin-top: .3rem; }
 h3 { font-size: 1.3rem; margin-top: 3rem; padding-top: 1.1rem; border-top: 1px solid var(--line); }
 h4 { font-size: .92rem; margin-top: 1rem; }
-h4:empty { display: none; }
 p { margin: .5rem 0; }
 a { color: var(--link); text-decoration: none; }
 a:hover { text-decoration: underline; }
@@ -45,6 +44,7 @@ section + section { margin-top: 5rem; padding-top: 2rem; border-top: 3px solid v
 time { white-space: nowrap; }
 .facts, nav { color: var(--soft); font-size: .92rem; }
 nav a { margin-right: 1.1em; white-space: nowrap; }
+header nav { margin: .6rem 0 2.5rem; }
 nav ol { margin: .3rem 0; padding-left: 1.4em; }
 .lead { max-width: 46rem; }
 .keys { font-size: .9rem; margin: 1rem 0 .2rem; }

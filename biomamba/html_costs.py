@@ -42,13 +42,13 @@ def memory(section: Section, looks: Mapping[str, Style]) -> Part:
 def time(section: Section, looks: Mapping[str, Style]) -> Part:
     """Return the time of a step by itself, and the samples per second of the runs."""
     settings, costs = section.result["settings"], _costs(section)
-    lead = (
-        "The time of one time step of all streams, measured by itself: of inference, and of learning, which is a whole "
-        "update with prediction and optimiser, divided by its steps. Then the samples (steps times streams) that a "
-        "second of the runs took in, compiling and reports included."
-    )
+    lead = "The samples (steps times streams) that a second of the runs took in, compiling and reports included."
     plots, columns = {}, []
     if costs:
+        lead += (
+            " Beside it the time of one step of all streams, measured by itself: of inference, and of learning, which "
+            "is a whole update with prediction and optimiser, divided by its steps."
+        )
         each = {label: [own[f"{phase}_seconds"] for phase in PHASES] for label, own in costs.items()}
         plots["Time per step: inference, learning"] = figures.bars(
             f"Time per step ({section.name})", each, looks, _time
@@ -120,7 +120,7 @@ def _against_length(
         for label, line in lines.items()
     }
     x, y = Scale("steps of the stream", log=True), Scale("bytes kept", "B", log=True)
-    plot = figures.curves(f"Memory against stream length ({name})", drawn, looks, x, y, marker="o")
+    plot = figures.curves(f"Memory against stream length ({name})", drawn, looks, x, y, marker="o", together=len(drawn))
     columns = [Column("steps", [number(row["steps"]) for row in rows])]
     columns += [_bytes(title, [row[name] for row in rows]) for name, title in KEPT.items()]
     columns.append(_bytes("together", [_together(row) for row in rows]))
@@ -129,7 +129,7 @@ def _against_length(
         "First state, traces and activations together, both axes by factors; then each by itself, from pale to full."
     )
     both = figure({"Against the length of the stream": plot, **plots}, caption)
-    return keys({label: looks[label] for label in figures.unnamed(labels)}) + both + details("Every length", numbers)
+    return keys({label: looks[label] for label in labels}) + both + details("Every length", numbers)
 
 
 def _costs(section: Section) -> dict[str, Mapping[str, Any]]:

@@ -18,7 +18,6 @@ WIDE = 9  # columns of scores, beyond which their table is turned on its side
 ROWS = 24  # parameters in a heat map, beyond which it shows layers alone
 MUCH = 4  # times as long as the shortest run: then time is drawn by factors
 TRAIN = "python train.py train --config CONFIG"
-FOLDERS = "the folders of the runs"
 
 
 def learning(section: Section, looks: Mapping[str, Style]) -> Part:
@@ -38,16 +37,14 @@ def learning(section: Section, looks: Mapping[str, Style]) -> Part:
     by_time = {label: curve(own, "wall_seconds", value) for label, own in runs.items()}
     ends = [own.x[-1] for own in by_time.values() if own.x]
     clock = Scale("wall time, s", log=max(ends, default=1) > MUCH * min(ends, default=1))
-    name = f"Learning curves, {score} against {{}} ({section.name})"
-    samples = Scale("samples seen")
-    plots = {
-        "Against samples": figures.curves(name.format("samples"), by_samples, looks, samples, Scale(score), levels),
-        "Against wall time": figures.curves(name.format("wall time"), by_time, looks, clock, Scale(score), levels),
-    }
+    plots = {}
+    for what, drawn, x in (("samples", by_samples, Scale("samples seen")), ("wall time", by_time, clock)):
+        name = f"Learning curves, {score} against {what} ({section.name})"
+        plots[f"Against {what}"] = figures.curves(name, drawn, looks, x, Scale(score), levels)
     lead = (
         f"How good the predictions are while the model learns: {escape(score)} between two reports, every prediction "
-        "scored before it was learned from. First against the samples seen (time steps times streams), then against "
-        "the wall time of learning, compiling included."
+        "scored before it was learned from; of long runs every n-th report is drawn. First against the samples seen "
+        "(time steps times streams), then against the wall time of learning, compiling included."
     )
     caption = f"{_spread(section)} Against wall time, points lie at the seeds' mean time."
     caption += " Grey: baselines, over the whole stream." if levels else ""
@@ -72,8 +69,9 @@ def scores(section: Section, looks: Mapping[str, Style]) -> Part:
     heads = [key(label, looks[label]) + _tag(_kind(own)) for label, own in settings.items()]
     heads += [escape(name) + _tag("untrained" if name == "frozen" else "trivial") for name in baselines]
     lead = (
-        "Mean and standard deviation over the seeds, every prediction scored before it was learned from. Bold is the "
-        "best of a column; the arrow says which way is better, where that is known."
+        "Mean and standard deviation over the seeds, every prediction scored before it was learned from; held-out data "
+        "with learning off. Bold is the best of all settings and baselines; the arrow says which way is better, where "
+        "that is known."
     )
     body = table(heads, columns, quiet=len(baselines), turned=len(columns) > WIDE)
     if not baselines:
@@ -89,9 +87,9 @@ def fidelity(section: Section) -> Part:
     if not found:
         return Part("Fidelity of the gradient", "", missing("Comparisons with the gradient of full BPTT are"))
     lead = (
-        "Each rule's gradient beside that of backpropagation through the whole stream, weights held: the cosine of "
-        "the angle between them (1: the same direction) and the ratio of their norms (1: the same length). Measured "
-        f"over {number(found['steps'])} steps of {number(found['streams'])} streams, weights {escape(found['weights'])}."
+        f"Each rule's gradient beside that of full backpropagation, over {number(found['steps'])} steps of "
+        f"{number(found['streams'])} streams, weights held, {escape(found['weights'])}: the cosine of the "
+        "angle between them, 1 for the same direction, and the ratio of their norms, 1 for the same length."
     )
     body = ""
     for depth in sorted({row["depth"] for row in found["rows"]}):
@@ -114,8 +112,8 @@ def stability(section: Section, looks: Mapping[str, Style]) -> Part:
         columns.append(Column(title, cells, "norm of the gradient"))
     body = table([key(label, looks[label]) for label in settings], columns)
     lead = (
-        "The norm of the gradient before clipping, at the last update before each report; and the updates of all seeds "
-        "that were left out because outputs, loss or gradient were not finite."
+        "The norm of the gradient before clipping, at the last update before each report (of long runs every n-th); "
+        "and the updates of all seeds that were left out because outputs, loss or gradient were not finite."
     )
     if not runs:
         return Part("Stability", lead, body + _kept_apart("The norms"))
@@ -126,7 +124,7 @@ def stability(section: Section, looks: Mapping[str, Style]) -> Part:
     x, y = Scale("time steps of each stream"), Scale("norm of the gradient", log=True)
     plot = figures.curves(f"Norm of the gradient ({section.name})", drawn, looks, x, y, levels, width=figures.WIDE)
     shown = keys({label: looks[label] for label in [*figures.unnamed(runs), *levels]}) + figure(
-        {"": plot}, _spread(section)
+        {"Over the run": plot}, _spread(section)
     )
     return Part("Stability", lead, shown + body)
 
@@ -140,7 +138,8 @@ def direction(score: str) -> int:
 def bold(values: Sequence[Mapping[str, float | None] | None], better: int) -> list[str]:
     """Return the cells of a column, those that read like the best one in bold."""
     means = [value["mean"] for value in values if value and value["mean"] is not None]
-    best = number(max(means, key=lambda mean: mean * better)) if better and len(means) > 1 else None
+    apart = better != 0 and len({number(mean) for mean in means}) > 1
+    best = number(max(means, key=lambda mean: mean * better)) if apart else None
     cells = ["" if value is None else pair(value) for value in values]
     marks = [best is not None and value is not None and number(value["mean"]) == best for value in values]
     return [f"<strong>{cell}</strong>" if mark else cell for cell, mark in zip(cells, marks, strict=True)]

@@ -104,7 +104,7 @@ def load_official(folder: str | Path, **options: Any) -> Model:
     if options["tied"]:
         _untie(tensors)
 
-    weights = model.state_dict()
+    weights = {name: own for name, own in model.state_dict().items() if name != "random_feedback"}
     names = {name: _official_name(name) for name in weights}
     if options["tied"]:
         del names["head.weight"]

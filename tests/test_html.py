@@ -317,10 +317,10 @@ def test_a_folder_that_was_moved_gives_the_same_page_and_no_path_shows(folder: P
 
 def test_what_comes_from_files_is_escaped(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script> & \"$x^2$\" 'y'"
-    make_comparison(tmp_path / "a<b>&c", source=bad, reports=5)
-    compare = tmp_path / "a<b>&c" / "compare.json"
+    make_comparison(tmp_path / "a<b>&c{d}", source=bad, reports=5)
+    compare = tmp_path / "a<b>&c{d}" / "compare.json"
     compare.write_text(compare.read_text().replace("rtrl-length8", "<b>&$x_2$").replace("blocks.0.A_log", "<i>A"))
-    page = Page(html.page([read(tmp_path / "a<b>&c")]))
+    page = Page(html.page([read(tmp_path / "a<b>&c{d}")]))
     assert not page.faults
     assert bad in page.words
     assert {"<b>&$x_2$", "<i>A"} <= page.cells & set(page.words)  # in the tables, and in the plots
@@ -400,6 +400,7 @@ def test_the_best_of_a_column_is_bold_where_better_is_known() -> None:
     assert [cell.startswith("<strong>") for cell in bold(values, direction("loss"))] == [False, True, True, False]
     assert [cell.startswith("<strong>") for cell in bold(values, direction("accuracy"))] == [True, False, False, False]
     assert not any(cell.startswith("<strong>") for cell in bold(values, direction("lost_beats")))
+    assert "<strong>" not in "".join(bold(values[1:], direction("loss")))  # they read alike
     lower = ("bits_per_byte", "cer", "wer", "mse", "last_latency", "latency_seconds")
     assert {direction(name) for name in lower} == {-1}
     assert {direction(name) for name in ("macro_f1", "V_sensitivity", "balanced_accuracy", "kappa")} == {1}
@@ -420,6 +421,14 @@ def test_numbers_read_well() -> None:
     assert [quantity(v, "B") for v in (0, 999.9, 1_769_472, 5e13)] == ["0 B", "1 kB", "1.77 MB", "50 TB"]
     assert [quantity(v, "J") for v in (5.18e-8, 3e-3, 2e-14)] == ["51.8 nJ", "3 mJ", "0.02 pJ"]
     assert "0.749 " in pair({"mean": 0.7491, "spread": 0.0031}) and "0.003<" in pair({"mean": 0.7491, "spread": 0.0031})
+
+
+@pytest.mark.parametrize("means", [[], [0.0], [0.0, 0.0], [0.0, 1.0], [1e-300, 1e300]])
+def test_an_axis_by_factors_bears_what_has_none(means: list[float]) -> None:
+    drawn = {"a": Curve([float(i) for i in range(len(means))], means, [mean / 2 for mean in means])}
+    log = figures.Scale("log", log=True)
+    page = Page(figures.curves("name", drawn, figures.styles("a"), log, log))
+    assert page.plots == ["name"] and not page.faults
 
 
 def test_no_two_settings_look_alike() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -204,26 +205,44 @@ def test_resident_memory_stays_flat() -> None:
     assert at[20000] - at[1000] < 5e6
 
 
+def recalled(rule: str, **options: Any) -> float:
+    """Return the accuracy late in store-recall over 4 to 8 steps, behind the reach of the convolution.
+
+    One step per update, mean of three seeds.
+    """
+    scores = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        task = Delay(delay=8)
+        model = biomamba.Model(vocab=21, d_out=8, d_model=48, d_state=8, headdim=1, **options)
+        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+        stream = task.stream("all", batch=8, length=1, seed=seed)
+        last = task.meters()["accuracy"]
+        for report in biomamba.online(stream, task, model, RULES[rule](model.blocks), optimizer):
+            if report.carry.steps > 4500:
+                last.update(report.out, report.chunk)
+            if report.carry.steps == 5000:
+                break
+        scores.append(last.get())
+    print(rule, options, scores)
+    return sum(scores) / 3
+
+
 @pytest.mark.slow
 def test_rtrl_learns_to_recall_and_truncation_does_not() -> None:
-    """Store-recall over 4 to 8 steps, behind the reach of the convolution; one step per update, mean of three seeds."""
-    means = {}
-    for rule in ("rtrl", "bptt"):
-        scores = []
-        for seed in range(3):
-            torch.manual_seed(seed)
-            task = Delay(delay=8)
-            model = biomamba.Model(vocab=21, d_out=8, d_model=48, d_state=8, headdim=1)
-            optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-            stream = task.stream("all", batch=8, length=1, seed=seed)
-            last = task.meters()["accuracy"]
-            for report in biomamba.online(stream, task, model, RULES[rule](model.blocks), optimizer):
-                if report.carry.steps > 4500:
-                    last.update(report.out, report.chunk)
-                if report.carry.steps == 5000:
-                    break
-            scores.append(last.get())
-        means[rule] = sum(scores) / 3
-    print(means)
-    assert means["rtrl"] > 0.9
-    assert means["bptt"] < 0.25
+    assert recalled("rtrl") > 0.9
+    assert recalled("bptt") < 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options, least",
+    [
+        ({"feedback": "random"}, 0.7),
+        ({"threshold": 1.0}, 0.35),  # spikes learn the same more slowly
+        ({"threshold": 1.0, "feedback": "random"}, 0.35),
+    ],
+)
+def test_random_feedback_and_spikes_learn_to_recall(options: dict[str, Any], least: float) -> None:
+    assert recalled("rtrl", **options) > least
+    assert recalled("bptt", **options) < 0.25

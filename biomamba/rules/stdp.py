@@ -54,20 +54,25 @@ class RTRLSTDP(RTRL):
         self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
     ) -> tuple[Gradients, Tree]:
         """Return the gradient through the past and of the inputs that came after a post, and the trace moved on."""
-        drives, t = block.drives(tape), tape.h.shape[1]
-        assert signal.bare is not None
-        signal_new = signal.bare.clone()
-        signal_new[:, : t - new] = 0
-        half, Qs = {}, {}
+        drives, half, Qs = block.drives(tape), {}, {}
+        late = of_new(signal, new)
         for name, before in trace["Q"].items():
             drive = drives[name]
             assert drive.pre is not None
             Q, R = post_trace(block, tape, drive, before, self.lam)
-            half[name] = contract_now(signal_new * R, block.influences[name], drive.pre, drive.taps)
+            half[name] = contract_now(late * R, block.influences[name], drive.pre, drive.taps)
             Qs[name] = torch.where(go, Q[:, advance - 1], before) if advance else before
         gradients, Z = super().meet(block, tape, signal, trace["Z"], new, advance, go)
         gradients |= {name: gradients[name] + self.a_post * gradient for name, gradient in half.items()}
         return gradients, {"Z": Z, "Q": Qs}
+
+
+def of_new(signal: Signal, new: int) -> Tensor:
+    """Return the bare signal (b, t, e, n) of the last `new` steps, those before being zero: each pair counts once."""
+    assert signal.bare is not None
+    late = signal.bare.clone()
+    late[:, : late.shape[1] - new] = 0
+    return late
 
 
 def post_trace(block: Block, tape: Tape, drive: Drive, before: Tensor, lam: float) -> tuple[Tensor, Tensor]:

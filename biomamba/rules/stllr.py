@@ -20,7 +20,7 @@ from ..ops.influence import Drive, contract_now
 from ..ops.traces import at_steps, decaying_sum, fixed, last_rows, pre_rows
 from ..state import Tree, where
 from .base import Gradients, LearningRule, Signal
-from .stdp import post_trace
+from .stdp import of_new, post_trace
 
 
 class STLLR(LearningRule):
@@ -86,14 +86,12 @@ class STLLR(LearningRule):
         self, block: Block, tape: Tape, signal: Signal, drive: Drive, own: Tree, axes: str, new: int, advance: int
     ) -> tuple[Tensor, Tree]:
         """Return both halves of an influence that is post x pre, and its traces."""
-        assert drive.pre is not None and signal.h is not None and signal.bare is not None
+        assert drive.pre is not None and signal.h is not None
         rows = pre_rows(drive, fixed(self.lambda_pre, drive.post, tape.reset), own["pre"], block.kernels)
         causal = self.alpha_pre * at_steps(rows, drive) - drive.pre
         Q, R = post_trace(block, tape, drive, own["Q"], self.lambda_post)
-        late = signal.bare.clone()
-        late[:, : len(late[0]) - new] = 0
         gradient = contract_now(signal.h * drive.post, axes, causal, drive.taps)
-        gradient = gradient + self.alpha_post * contract_now(late * R, axes, drive.pre, drive.taps)
+        gradient = gradient + self.alpha_post * contract_now(of_new(signal, new) * R, axes, drive.pre, drive.taps)
         if advance == 0:
             return gradient, own
         pre = last_rows(rows, tape.reset, advance, own["pre"].shape[1])

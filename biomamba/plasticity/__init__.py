@@ -1,0 +1,8 @@
+"""The neuroscience of synaptic plasticity as small pure functions: state in, state out, one step of time each.
+
+Independent of the models of this library. Times are in milliseconds.
+"""
+
+from . import hebbian, neurons, stdp
+
+__all__ = ["hebbian", "neurons", "stdp"]
