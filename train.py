@@ -35,7 +35,21 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from tqdm import tqdm
 
-from biomamba import Model, Report, Task, checkpoint, config, cost, evaluate, html, jobs, log, online, trackers
+from biomamba import (
+    Model,
+    Report,
+    Task,
+    checkpoint,
+    config,
+    cost,
+    evaluate,
+    html,
+    jobs,
+    log,
+    neurobench,
+    online,
+    trackers,
+)
 from biomamba.blocks import BLOCKS
 from biomamba.config import Config
 from biomamba.fidelity import fidelity
@@ -651,6 +665,11 @@ def add_costs(result: dict[str, Any], plan: Mapping[str, Config]) -> None:
         chunk = labelled(settings, parts, settings.stream.length)
         own = cost.measure(parts.model, parts.task, parts.rule, parts.optimizer, chunk, window, clip)
         result["settings"][label]["cost"] = asdict(own)
+        if settings.model.threshold is not None:
+            try:
+                result["settings"][label]["neurobench"] = neurobench.metrics(parts.model, chunk)
+            except ImportError as error:
+                print(error)
         long = labelled(settings, parts, min(LONG, parts.total))
         held = {label: (parts.rule, settings.stream.length, window)}
         if not result["memory"]:

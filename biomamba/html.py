@@ -74,7 +74,7 @@ tbody tr:last-child > * { border-bottom-color: transparent; }
 .quiet { color: var(--soft); background: #f7f8f9; }
 .spread { color: var(--soft); font-weight: 400; }
 .tag { display: inline-block; margin-left: .4em; padding: 0 .5em; border-radius: 1em; background: #edf0f3;
-  color: #46505a; font-size: .78rem; }
+  color: #46505a; font-size: .9em; }
 .words thead { display: none; }
 .words td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .missing { color: var(--soft); border-left: 3px solid var(--line); padding-left: .8rem; }
@@ -87,6 +87,9 @@ summary { cursor: pointer; color: var(--link); font-size: .92rem; }
   h2, h3, h4, .lead { break-after: avoid; }
   nav { display: none; }
   .scroll { overflow: visible; }
+  .plots { grid-template-columns: 1fr 1fr; }
+  table { font-size: 7.5pt; }
+  th, td { padding: .2rem .35rem; white-space: normal; }
   figure svg { min-width: 0 !important; }
 }
 @media (max-width: 560px) {

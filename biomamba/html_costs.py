@@ -16,6 +16,13 @@ OPERATIONS = {
 }
 PHASES = ("inference", "learning")
 
+NEUROBENCH = {
+    "footprint": "footprint, bytes",
+    "connection_sparsity": "connection sparsity",
+    "activation_sparsity": "activation sparsity",
+}
+SYNAPTIC = {"Effective_MACs": "multiply-accumulates", "Effective_ACs": "accumulates", "Dense": "dense"}
+
 
 def memory(section: Section, looks: Mapping[str, Style]) -> Part:
     """Return bytes against the length of the stream, and those of each setting."""
@@ -105,7 +112,25 @@ def energy(section: Section, looks: Mapping[str, Style]) -> Part:
     apart = {"Operations": operations, "Memory traffic": traffic, "Energy": [*estimate, reading]}
     tables = "".join(f"<div><h4>{title}</h4>\n{table(heads, columns)}</div>\n" for title, columns in apart.items())
     body = figure(plots, "Energy: estimate (45 nm, Horowitz 2014). Inference pale, learning full.")
-    return Part("Energy", lead, f'{body}<div class="side">\n{tables}</div>\n')
+    return Part("Energy", lead, f'{body}<div class="side">\n{tables}</div>\n' + _neurobench(section, looks))
+
+
+def _neurobench(section: Section, looks: Mapping[str, Style]) -> str:
+    """Return the table of NeuroBench's metrics, nothing where no setting has them."""
+    found = {label: own["neurobench"] for label, own in section.result["settings"].items() if own.get("neurobench")}
+    if not found:
+        return ""
+    columns = [
+        Column(title, [number(own[name]) for own in found.values()], "of the model")
+        for name, title in NEUROBENCH.items()
+    ]
+    operations = [own["synaptic_operations"] for own in found.values()]
+    columns += [
+        Column(title, [number(own[name]) for own in operations], "synaptic operations per step")
+        for name, title in SYNAPTIC.items()
+    ]
+    heads = [key(label, looks[label]) for label in found]
+    return f"<h4>By NeuroBench's own count, inference only</h4>\n{table(heads, columns)}\n"
 
 
 def _against_length(

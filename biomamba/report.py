@@ -143,7 +143,7 @@ def _setting(runs: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> dict
         "seeds": [run["seed"] for run in runs],
         "scores": _mean_scores([run["scores"] for run in runs]),
         **{key: _mean([run[key] for run in runs]) for key in ("wall_seconds", "steps_per_second", "peak_rss_bytes")},
-        **{key: _mean([run[key] for run in runs]) for key in ("updates", "spike_rate")},
+        **{key: _mean([run.get(key) for run in runs]) for key in ("updates", "spike_rate")},
         "skipped": sum(run["skipped"] for run in runs),
         "folders": [str(folder) for folder in folders],
     }

@@ -59,7 +59,7 @@ class Labelled(SummedLoss):
         pytest.param("rtrl_stdp", "mamba", 1, None, 0.0, "plain sgd", marks=pytest.mark.slow),
         pytest.param("stllr", "mamba2", 2, None, 0.1, "adam", marks=pytest.mark.slow),
         pytest.param("uoro", "mamba2", 1, None, 0.0, "adam", marks=pytest.mark.slow),
-        pytest.param("factored", "mamba", 2, 4, 0.1, "plain sgd", marks=pytest.mark.slow),
+        pytest.param("factored", "mamba2", 2, None, 0.0, "plain sgd", marks=pytest.mark.slow),
         pytest.param("bptt", "diagonal", 4, None, 0.0, "rmsprop", marks=pytest.mark.slow),
     ],
 )
