@@ -69,6 +69,7 @@ def measure(setting: Row) -> Row:
     for fold in range(FOLDS[setting["stage"]]):
         frozen = setting["rule"] == "frozen"
         asked = {"rule.name": "rtrl" if frozen else setting["rule"], "stream.length": setting.get("length", 8)}
+        asked["rule.a_post"] = 0.2  # rules without a non-causal half set it aside
         asked |= setting["options"] | {"run.seed": setting["seed"], "task.passes": setting["passes"]}
         argv = [word for key, value in (asked | {"task.fold": fold}).items() for word in (f"--{key}", str(value))]
         settings = config.parse(["--config", str(FILE), *argv], train.REGISTRIES, FILE).config

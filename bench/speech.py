@@ -25,8 +25,8 @@ RULES = {
     "rtrl, 1": {"rule.name": "rtrl", "stream.length": 1},
     "rtrl, 4": {"rule.name": "rtrl", "stream.length": 4},
     "rtrl, 16": {"rule.name": "rtrl", "stream.length": 16},
-    "rtrl_stdp, 1": {"rule.name": "rtrl_stdp", "stream.length": 1},
-    "rtrl_stdp, 16": {"rule.name": "rtrl_stdp", "stream.length": 16},
+    "rtrl_stdp, 1": {"rule.name": "rtrl_stdp", "rule.a_post": 0.2, "stream.length": 1},
+    "rtrl_stdp, 16": {"rule.name": "rtrl_stdp", "rule.a_post": 0.2, "stream.length": 16},
 }
 # by table: the config, the steps of a whole word or utterance, what differs from the config, and the rows with how many
 # seeds each: fewer where a row takes long

@@ -34,7 +34,8 @@ def after(
     stream = [chunk._replace(mask=chunk.mask & (i % 3 == 0)) for i, chunk in enumerate(chunks(x, y, length, reset))]
     spiking = {"threshold": 0.5, "spike_rate": 0.2, "feedback": "random"} if rule == "stllr" else {}
     model = random_model(block, n_layers=2 if window else 1, **spiking)
-    learning, stepping = RULES[rule](model.blocks), OPTIMIZERS[optimizer](model.parameters())
+    options: dict[str, Any] = {"a_post": 0.2} if rule == "rtrl_stdp" else {}
+    learning, stepping = RULES[rule](model.blocks, **options), OPTIMIZERS[optimizer](model.parameters())
     task: Any = Labelled()
     *_, report = biomamba.online(stream, task, model, learning, stepping, window=window, compile=fuse)
     assert report.carry.updates > 1

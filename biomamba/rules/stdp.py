@@ -31,9 +31,11 @@ class RTRLSTDP(RTRL):
     reads_h = True
 
     def __init__(
-        self, blocks: Iterable[Block], a_post: float = 0.2, lam: float = 0.5, trace_dtype: str | None = None
+        self, blocks: Iterable[Block], a_post: float = 0.0, lam: float = 0.5, trace_dtype: str | None = None
     ) -> None:
         """Take the blocks, the weight a_post of the non-causal half and its decay lam per step.
+
+        a_post is 0 by default because no other value gained on fresh seeds (docs/rules.md): S-TLLR's were -1 and 1.
 
         Raises ValueError where lam is outside [0, 1), and as `RTRL` does.
         """
