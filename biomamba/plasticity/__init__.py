@@ -3,6 +3,6 @@
 Independent of the models of this library. Times are in milliseconds.
 """
 
-from . import hebbian, neurons, stdp
+from . import associative, hebbian, neurons, stdp, tempotron
 
-__all__ = ["hebbian", "neurons", "stdp"]
+__all__ = ["associative", "hebbian", "neurons", "stdp", "tempotron"]
