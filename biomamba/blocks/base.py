@@ -115,6 +115,13 @@ class Block(nn.Module, ABC):
         return BlockState(conv=rows, ssm=tape.h[:, advance - 1])
 
 
+def no_inputs(block: Block, name: str, batch: int) -> Tensor:
+    """Return zero traces of an influence's inputs, as `ops.traces` has them: (b, K, j), or (b, 1, c, k) of its own."""
+    axes, inputs = block.influences[name], block.fan_in[name]
+    own = (1, block.shape["en".index(axes[0])], inputs) if axes[1] == "k" else (block.taps, inputs)
+    return next(block.parameters()).new_zeros(batch, *own)
+
+
 def first(tape: Tape, steps: int) -> Tape:
     """Return the tape of the chunk's first `steps` steps."""
     drop = tape.h.shape[1] - steps

@@ -11,7 +11,7 @@ trace, which is no larger than the state. Memory per influence: of the order of 
 import torch
 from torch import Tensor
 
-from ..blocks.base import Block, Tape, first, keep
+from ..blocks.base import Block, Tape, first, keep, no_inputs
 from ..ops.influence import Drive, decay_ahead, lead
 from ..ops.traces import last_rows, pre_rows
 from ..state import Tree, where
@@ -54,15 +54,13 @@ class Factored(LearningRule):
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tree:
         """Return the zero trace of one influence."""
-        axes, like = block.influences[name], next(block.parameters())
-        post = like.new_zeros(batch, *block.shape)
+        axes, post = block.influences[name], next(block.parameters()).new_zeros(batch, *block.shape)
         if axes in ("e", "en"):
             return post
-        own = block.shape["en".index(axes[0])]
-        if axes[1] == "k":
-            return {"post": post, "pre": like.new_zeros(batch, 1, own, block.fan_in[name])}
-        pre = like.new_zeros(batch, block.taps, block.fan_in[name])
-        return {"post": post, "pre": pre, "taps": like.new_zeros(batch, own, block.taps)}
+        trace = {"post": post, "pre": no_inputs(block, name, batch)}
+        if axes[1] == "j":
+            trace["taps"] = post.new_zeros(batch, block.shape["en".index(axes[0])], block.taps)
+        return trace
 
 
 def _taps(drive: Drive, like: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from ..blocks.base import Block, Tape
+from ..blocks.base import Block, Tape, no_inputs
 from ..ops.influence import Drive, contract_now
 from ..ops.traces import at_steps, decaying_sum, fixed, last_rows, pre_rows
 from ..state import Tree, where
@@ -99,10 +99,5 @@ class STLLR(LearningRule):
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tree:
         """Return the zero trace of one influence."""
-        axes, like = block.influences[name], next(block.parameters())
-        post = like.new_zeros(batch, *block.shape)
-        if axes in ("e", "en"):
-            return post
-        inputs = block.fan_in[name]
-        own = (1, block.shape["en".index(axes[0])], inputs) if axes[1] == "k" else (block.taps, inputs)
-        return {"pre": like.new_zeros(batch, *own), "Q": post}
+        post = next(block.parameters()).new_zeros(batch, *block.shape)
+        return {"pre": no_inputs(block, name, batch), "Q": post} if name in block.fan_in else post
