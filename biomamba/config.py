@@ -173,7 +173,17 @@ SECTIONS: dict[str, type] = {
 }
 FREE = {
     f"run.{name}"
-    for name in ("dir", "threads", "report_every", "save_every", "baselines", "held_out", "trackers", "resume", "overwrite")
+    for name in (
+        "dir",
+        "threads",
+        "report_every",
+        "save_every",
+        "baselines",
+        "held_out",
+        "trackers",
+        "resume",
+        "overwrite",
+    )
 }
 
 

@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEVELS = ["ops", "plasticity", "state", "stream", "metrics", "blocks", "model", "official", "rules", "learn", "compiled", "online"]
+LEVELS = [
+    "ops",
+    "plasticity",
+    "state",
+    "stream",
+    "metrics",
+    "blocks",
+    "model",
+    "official",
+    "rules",
+    "learn",
+    "compiled",
+    "online",
+]
 LEVELS += ["fidelity", "operations", "energy", "cost", "neurobench"]
 HEAVY = {"datasets", "transformers", "mamba_ssm", "torchaudio", "wfdb", "matplotlib", "numba", "triton", "mne", "edfio"}
 HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn", "neurobench", "snntorch", "pynvml"}

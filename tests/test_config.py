@@ -61,7 +61,10 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
             "did you mean delay?",
         ),
         (["--model.block", "s5"], "model.block: got 's5', expected one of diagonal, mamba, mamba2"),
-        (["--rule.name", "bp"], "rule.name: got 'bp', expected one of bptt, rtrl, rtrl_stdp, factored, stllr, uoro; did"),
+        (
+            ["--rule.name", "bp"],
+            "rule.name: got 'bp', expected one of bptt, rtrl, rtrl_stdp, factored, stllr, uoro; did",
+        ),
         (["--optim.name", "lion"], "optim.name: got 'lion', expected one of adam, adamw, sgd, rmsprop"),
         (["--model", "x.yaml"], "model: is a section, expected its keys, such as model.block"),
         (["--task.class_path", "os.system"], "task.class_path: unknown key"),
