@@ -1,0 +1,196 @@
+"""Is spike-timing-dependent plasticity found in spike trains, and only where it is? Simulated pairs of neurons.
+
+    python -m bench.inference [--stage windows|null|excitation] [--minutes 60] [--seeds 3] [--jobs 1] [--out runs/bench]
+    python -m bench.inference --stage windows --figure docs/inference.png        (null: docs/inference-null.png)
+
+`windows`: three modification functions, by the bilinear model and by the filter. `null`: no plasticity at all, how
+often each test says otherwise (--seeds 100 --minutes 10). `excitation`: coupling that only excites. Models are fitted
+to the whole recording; held out is the last third, of models fitted to the first two. `split` is the likelihood ratio
+of the held-out spikes against a static model fitted to these very spikes: above log 20 it rejects at the 5 % level
+whatever the size of the sample (Wasserman, Ramdas and Balakrishnan 2020).
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.grid import Row, heading, run, spread, table
+from biomamba.plasticity import stdp
+from biomamba.plasticity.inference import GBLM, GLM, WINDOWS, Inferred, PointProcessFilter, paper, simulate
+
+DT = (np.arange(-100, 100) + 0.5) / 1000  # s
+CASES: dict[str, dict[str, Any]] = {
+    **{name: {"window": window} for name, window in WINDOWS.items()},
+    "none": {"window": np.zeros_like},
+    "excitation alone": {
+        "window": paper(stdp.double_exponential, A_plus=0.02, A_minus=0.021),
+        "coupling": (1.0, 0.5, 0.0, 0.0, 0.0),
+    },
+}
+STAGES = {"windows": list(WINDOWS), "null": ["none"], "excitation": ["excitation alone"]}
+BLUE, RED = "#0072B2", "#D55E00"
+
+
+def measure(setting: Row) -> Row:
+    """Return what the models find in one simulation."""
+    duration, case = 60.0 * setting["minutes"], CASES[setting["case"]]
+    pre, post, w = simulate(**case, duration=duration, seed=setting["seed"])
+    row: Row = {"rate": len(post) / duration, "w_mean": float(w.mean()), "w_spread": float(w.std())}
+    row |= {"p": GBLM().test(pre, post, duration).p, **held_out(pre, post, duration)}
+    if setting["case"] == "none":
+        return row
+    truth = case["window"](DT)
+    for name, model, unit in [("bilinear", GBLM(), 1.0), ("filter", PointProcessFilter(), row["w_mean"])]:
+        started = time.process_time()
+        fit = model.fit(pre, post, duration)
+        row[name] = {"seconds": time.process_time() - started, **scores(fit, truth / unit, w)}
+        row[name] |= {"ridge": fit.ridge} if name == "bilinear" else {"noise": fit.noise, **causal(fit, w)}
+    t = instants(duration, 600)
+    return row | {"curves": {"truth": rounded(truth), "t": rounded(t), "w": rounded(at(w, t))}}
+
+
+def held_out(pre: Any, post: Any, duration: float) -> Row:
+    """Return by how many nats the bilinear model makes the last third likelier than the static one, and `split`."""
+    third = (pre, post, duration, duration * 2 / 3)
+    static, bilinear = (model.fit(pre, post, third[3]).log_likelihood(*third) for model in (GLM(), GBLM()))
+    return {"held_out": bilinear - static, "split": bilinear - GLM().fit(*third).log_likelihood(*third)}
+
+
+def scores(fit: Inferred, truth: Any, w: Any) -> Row:
+    """Return how near a fit comes to the true dw and w; and its curves."""
+    estimate, low, high = fit.window(DT)
+    t = instants(fit.duration, round(fit.duration * 10))
+    return {
+        "dw": correlation(estimate, truth),
+        "scale": float(estimate @ truth / (truth @ truth)),
+        "covered": float(np.mean((low <= truth) & (truth <= high))),
+        "w": correlation(fit.weight(t), at(w, t)),
+        "curves": [rounded(curve) for curve in (estimate, low, high, fit.weight(instants(fit.duration, 600)))],
+    }
+
+
+def causal(fit: Any, w: Any) -> Row:
+    """Return how near the filter comes to w when it has seen only what was before."""
+    t = instants(fit.duration, round(fit.duration * 10))
+    return {"w_causal": correlation(fit.filtered(t), at(w, t))}
+
+
+def instants(duration: float, number: int) -> Any:
+    """Return so many times (s), evenly over the recording."""
+    return (np.arange(number) + 0.5) * duration / number
+
+
+def at(w: Any, t: Any) -> Any:
+    """Return the true w at times t (s)."""
+    return w[(t * 1000).astype(int)]
+
+
+def correlation(a: Any, b: Any) -> float:
+    """Return Pearson's."""
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def rounded(values: Any) -> list[float]:
+    """Return what a figure needs of the values."""
+    return [float(f"{value:.4g}") for value in values]
+
+
+def report(rows: list[Row]) -> str:
+    """Return one line per case and model, mean +- spread over seeds."""
+    header = ["modification function", "model", "dw", "scale", "covered", "w", "w, causal", "p < 0.05", "held out", "s"]
+    lines = []
+    for case in dict.fromkeys(row["setting"]["case"] for row in rows):
+        own = [row for row in rows if row["setting"]["case"] == case]
+        rejected = f"{sum(row['p'] < 0.05 for row in own)} of {len(own)}"
+        for model in ("bilinear", "filter"):
+            cells = [spread([row[model][key] for row in own]) for key in ("dw", "scale", "covered", "w")]
+            causally = spread([row[model]["w_causal"] for row in own]) if model == "filter" else ""
+            tests = [rejected, spread([row["held_out"] for row in own], 0)] if model == "bilinear" else ["", ""]
+            lines.append([case, model, *cells, causally, *tests, spread([row[model]["seconds"] for row in own], 0)])
+    return table(header, lines)
+
+
+def report_null(rows: list[Row]) -> str:
+    """Return how often each test sees plasticity where none is."""
+    p, gains = [row["p"] for row in rows], [row["held_out"] for row in rows]
+    lines = [
+        ["score test, p < 0.05", sum(value < 0.05 for value in p)],
+        ["score test, p < 0.01", sum(value < 0.01 for value in p)],
+        ["split likelihood ratio above log 20", sum(row["split"] > math.log(20) for row in rows)],
+        ["bilinear model likelier on held-out spikes", sum(gain > 0 for gain in gains)],
+        ["by more than 1 nat", sum(gain > 1 for gain in gains)],
+    ]
+    text = table([f"of {len(rows)} simulations", "number"], [[name, str(number)] for name, number in lines])
+    return f"{text}\n\nHeld out, bilinear less static: {spread(gains, 2)} nats, at most {max(gains):.2f}"
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Draw dw and w(t) of each case, its first seed."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["setting"]["seed"] == 0]
+    figure = Figure(figsize=(12, 3.4 * len(rows)), layout="constrained")
+    for row, axes in zip(rows, figure.subplots(len(rows), 3, squeeze=False), strict=True):
+        curves, sides = row["curves"], (DT < 0, DT > 0)
+        for ax, (model, color, unit) in zip(
+            axes, [("bilinear", BLUE, 1), ("filter", RED, row["w_mean"])], strict=False
+        ):
+            estimate, low, high, weight = map(np.array, row[model]["curves"])
+            for side in sides:  # not across 0, where dw may jump
+                label = (f"{model}, 95 % interval", "truth") if side[-1] else (None, None)
+                ax.fill_between(DT[side] * 1000, low[side], high[side], color=color, alpha=0.25, linewidth=0)
+                ax.plot(DT[side] * 1000, estimate[side], color=color, label=label[0])
+                ax.plot(DT[side] * 1000, np.array(curves["truth"])[side] / unit, color="black", ls="--", label=label[1])
+            ax.axhline(0, color="gray", linewidth=0.5)
+            ax.set(title=row["setting"]["case"], xlabel="t_pre - t_post (ms)")
+            ax.set_ylabel("change of w per pair" if model == "bilinear" else "the same, in units of the mean w")
+            ax.legend(loc="upper right", fontsize="small", frameon=False)
+            axes[2].plot(np.array(curves["t"]) / 60, weight * unit, color=color, label=model)
+        axes[2].plot(np.array(curves["t"]) / 60, curves["w"], color="black", ls="--", lw=1, label="truth")
+        axes[2].set(title=row["setting"]["case"], xlabel="time (min)", ylabel="w")
+        axes[2].margins(y=0.15)
+        axes[2].legend(loc="upper center", ncols=3, fontsize="small", frameon=False)
+    figure.savefig(path, dpi=100)
+
+
+def draw_null(rows: list[Row], path: Path) -> None:
+    """Draw the share of simulations below each p."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    ax, p = figure.subplots(), sorted(row["p"] for row in rows)
+    ax.step([0, *p, 1], [*np.arange(len(p) + 1) / len(p), 1], where="post", color=BLUE, label="no plasticity")
+    ax.plot([0, 1], [0, 1], color="black", ls="--", label="a test that is right")
+    ax.set(xlabel="p of the score test", ylabel=f"share of {len(p)} simulations with less")
+    ax.legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Run the stage, print its table, draw its figure where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=list(STAGES), default="windows")
+    parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--figure", type=Path, help="draw the first seed there (null: the distribution of p)")
+    args = parser.parse_args()
+    settings = [
+        {"case": case, "minutes": args.minutes, "seed": seed}
+        for case in STAGES[args.stage]
+        for seed in range(args.seeds)
+    ]
+    rows = run(measure, settings, args.out / "inference.jsonl", args.jobs)
+    print(heading(f"python -m bench.inference --stage {args.stage} --minutes {args.minutes} --seeds {args.seeds}"))
+    print(report_null(rows) if args.stage == "null" else report(rows))
+    if args.figure:
+        (draw_null if args.stage == "null" else draw)(rows, args.figure)
+
+
+if __name__ == "__main__":
+    main()

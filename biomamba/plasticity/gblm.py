@@ -1,0 +1,140 @@
+"""The generalised bilinear model: dw in a basis, fitted together with the coupling that it changes.
+
+    log lambda = alpha_0 + X_s alpha + w X_c beta        w = 1 + P gamma        gamma ~ N(0, 1 / ridge)
+
+The two convex fits, of the coupling given gamma and of gamma given the coupling, take turns until little is gained;
+then all parameters move together, because the scale of beta against that of gamma would take turns for ever. `ridge` is
+the one of largest evidence unless given. The intervals are Laplace's: the inverse of the Fisher information and priors.
+
+Sizes: as in `likelihood`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from .bases import Array, Bases
+from .inferred import Inferred
+from .likelihood import Scored, climb, evidence_ridge, profiled, score
+from .recording import Pairs, Recording, record
+
+WEAK = 1e-2  # precision of alpha and beta: finite where a neuron never fires within its refractory time
+
+
+class ScoreTest(NamedTuple):
+    """A score test: its statistic is chi-square of dof where the hypothesis holds; p is the chance of a larger one."""
+
+    statistic: float
+    dof: int
+    p: float
+
+
+@dataclass(frozen=True)
+class BilinearFit(Inferred):
+    """A fitted GBLM, or GLM (gamma 0). theta (p,): all parameters. ridge: the precision that gamma's prior had."""
+
+    theta: Array
+    ridge: float
+    pairs: Pairs
+
+    def weight(self, t: ArrayLike) -> Array:
+        """Return w = 1 + P gamma at the times t (s), any shape, from the pairs before the bin of t."""
+        row, decay = self.pairs.at((np.asarray(t, dtype=float) / self.bases.bin).astype(np.int64))
+        return 1 + decay * (self.pairs.levels @ self.gamma)[row]
+
+    def log_likelihood(self, pre: Any, post: Any, duration: float, start: float = 0.0) -> float:
+        """Return the log likelihood of spike trains from `start` to `duration`, nats: see `Inferred`."""
+        return score(record(pre, post, duration, self.bases, start)[0], self.theta).value
+
+
+class GLM:
+    """The baseline: coupling that stays as it is, w = 1."""
+
+    def __init__(self, bases: Bases | None = None) -> None:
+        """Take the bases (those of `Bases()` without)."""
+        self.bases = bases or Bases()
+
+    def fit(self, pre: Any, post: Any, duration: float, start: float = 0.0) -> BilinearFit:
+        """Return the fit to the spikes from `start` to `duration` (s); spikes before `start` are context."""
+        recording, pairs = record(pre, post, duration, self.bases, start)
+        theta, _ = static(recording)
+        k = recording.levels.shape[1]
+        return BilinearFit(self.bases, duration, np.zeros(k), np.zeros((k, k)), theta, np.inf, pairs)
+
+
+class GBLM:
+    """The generalised bilinear model: coupling that pairs of spikes change."""
+
+    def __init__(self, bases: Bases | None = None, ridge: float | None = None) -> None:
+        """Take the bases (those of `Bases()` without) and the precision of gamma's prior (by evidence without).
+
+        Raises ValueError where ridge is not above 0.
+        """
+        if ridge is not None and ridge <= 0:
+            raise ValueError(
+                f"ridge is a precision: got {ridge}, expected more than 0, or None to choose it by evidence"
+            )
+        self.bases, self.ridge = bases or Bases(), ridge
+
+    def fit(self, pre: Any, post: Any, duration: float, start: float = 0.0) -> BilinearFit:
+        """Return the fit to the spikes from `start` to `duration` (s); spikes before `start` are context."""
+        recording, pairs = record(pre, post, duration, self.bases, start)
+        theta, scored = static(recording)
+        x = len(theta) - recording.levels.shape[1]
+        s, gamma = recording.history.shape[1], np.arange(len(theta)) >= x
+        beta = (np.arange(len(theta)) > s) & ~gamma
+        ridge = self._ridge(theta, scored, x)
+        before = -np.inf
+        while scored.value > before + 0.1:
+            before = scored.value
+            theta, scored = climb(recording, theta, ridge, ~beta, gain=1e-3)
+            theta, scored = climb(recording, theta, ridge, ~gamma, gain=1e-3)
+        for _ in range(10):
+            theta, scored = climb(recording, theta, ridge, beta | ~beta, gain=1e-3)
+            last, ridge = ridge, self._ridge(theta, scored, x)
+            if ridge[-1] == last[-1]:
+                break
+        theta, scored = climb(recording, theta, ridge, beta | ~beta)
+        covariance = np.linalg.inv(scored.information + np.diag(ridge))[x:, x:]
+        return BilinearFit(self.bases, duration, theta[x:], covariance, theta, float(ridge[-1]), pairs)
+
+    def test(self, pre: Any, post: Any, duration: float, start: float = 0.0) -> ScoreTest:
+        """Test whether coupling is static: the score test of gamma = 0, from the fit of the GLM alone.
+
+        No regularised fit of gamma enters, so that the statistic is chi-square: gradient' information^-1 gradient at
+        gamma = 0, with the other parameters projected out (Rao 1948; Neyman's C(alpha), which their weak prior does
+        not disturb). Coupling must be there: without it nothing can be said of its changes.
+        """
+        recording, _ = record(pre, post, duration, self.bases, start)
+        theta, scored = static(recording)
+        gradient, information = profiled(scored, len(theta) - recording.levels.shape[1])
+        values, vectors = np.linalg.eigh(information)
+        seen = values > 1e-9 * values.max()  # no pair may have met some basis
+        statistic = float(((vectors.T @ gradient)[seen] ** 2 / values[seen]).sum())
+        dof = int(seen.sum())
+        p = torch.special.gammaincc(torch.tensor(dof / 2.0).double(), torch.tensor(statistic / 2).double())
+        return ScoreTest(statistic, dof, float(p))
+
+    def _ridge(self, theta: Array, scored: Scored, x: int) -> Array:
+        """Return the precisions (p,) of the priors, gamma's as given or by the evidence around theta."""
+        ridge = self.ridge
+        if ridge is None:
+            gradient, information = profiled(scored, x)
+            ridge = evidence_ridge(gradient + information @ theta[x:], information)
+        return np.where(np.arange(len(theta)) < x, WEAK, ridge)
+
+
+def static(recording: Recording) -> tuple[Array, Scored]:
+    """Return the theta (p,) of the fit with gamma = 0, and the score there.
+
+    Raises ValueError where post never spikes.
+    """
+    if not recording.y.any():
+        raise ValueError("post has no spike in this stretch: nothing to fit")
+    s, c, k = (part.shape[1] for part in (recording.history, recording.coupling, recording.levels))
+    theta = np.zeros(1 + s + c + k)
+    theta[0] = np.log(recording.y.sum() / recording.exposure.sum())
+    return climb(recording, theta, np.full(len(theta), WEAK), np.arange(len(theta)) < 1 + s + c)
