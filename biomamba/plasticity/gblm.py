@@ -2,9 +2,10 @@
 
     log lambda = alpha_0 + X_s alpha + w X_c beta        w = 1 + P gamma        gamma ~ N(0, 1 / ridge)
 
-The two convex fits, of the coupling given gamma and of gamma given the coupling, take turns until little is gained;
-then all parameters move together, because the scale of beta against that of gamma would take turns for ever. `ridge` is
-the one of largest evidence unless given. The intervals are Laplace's: the inverse of the Fisher information and priors.
+The two convex fits, of the coupling given gamma and of gamma given the coupling, take turns until a turn gains less
+than 1 nat; then all parameters move together, because the scale of beta against that of gamma would take hundreds of
+turns. `ridge` is the one of largest evidence unless given. The intervals are Laplace's: the inverse of the Fisher
+information and the priors.
 
 Sizes: as in `likelihood`.
 """
@@ -88,7 +89,7 @@ class GBLM:
         beta = (np.arange(len(theta)) > s) & ~gamma
         ridge = self._ridge(theta, scored, x)
         before = -np.inf
-        while scored.value > before + 0.1:
+        while scored.value > before + 1:  # nats
             before = scored.value
             theta, scored = climb(recording, theta, ridge, ~beta, gain=1e-3)
             theta, scored = climb(recording, theta, ridge, ~gamma, gain=1e-3)
