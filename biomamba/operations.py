@@ -39,7 +39,7 @@ class Operations:
     """How much is computed, and how many bytes are read and written for it.
 
     multiply_accumulates: of matrix products, of the recurrence and of traces
-    accumulates: additions of matrix products with spikes, where one factor holds only 0 and 1
+    accumulates: additions of matrix products and convolutions with spikes, where one factor holds only 0 and 1
     elementwise: all other arithmetic on real numbers, one for each that comes out, or goes in where they are summed up
     bytes: of every tensor that an operator reads and writes, caches ignored
     """
@@ -97,6 +97,8 @@ def count(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
     if name in FACTORS:
         first = FACTORS[name]
         return _of_product(args[first], args[first + 1], traffic)
+    if name == "convolution" and _ones(args[0]):
+        return Operations(accumulates=_of_convolution(*args), bytes=traffic)
     if func.overloadpacket in flop_registry:  # convolutions, attention: two flops each
         return Operations(flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2, bytes=traffic)
     if name in FUSED:
@@ -116,6 +118,11 @@ def _of_product(left: Tensor, right: Tensor, traffic: int) -> Operations:
     products = left.numel() * columns
     shares = [products // factor.numel() * ones for factor in (left, right) if (ones := _ones(factor))]
     return Operations(accumulates=min(shares), bytes=traffic) if shares else Operations(products, bytes=traffic)
+
+
+def _of_convolution(spikes: Tensor, weight: Tensor, bias: Any, *others: Any) -> int:
+    """Return the additions of a convolution of spikes: one for each tap and channel that a spike meets."""
+    return int(torch.convolution(spikes.double(), torch.ones_like(weight).double(), None, *others).sum())
 
 
 def _ones(factor: Tensor) -> int:

@@ -164,6 +164,17 @@ def test_convolutions_are_counted(channels: tuple[int, int, int]) -> None:
     assert counted(lambda: layer(x)).multiply_accumulates == 2 * c_out * 8 * c_in // groups * 3
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_adds_what_each_spike_meets(groups: int) -> None:
+    """Two spikes in the middle meet all nine taps, the one in the corner four, each in every channel of its group."""
+    spikes = torch.zeros(1, 2, 5, 5)
+    spikes[0, 0, 2, 2] = spikes[0, 1, 1, 2] = spikes[0, 1, 4, 4] = 1
+    layer = torch.nn.Conv2d(2, 6, 3, padding=1, groups=groups)
+    spiking, graded = counted(lambda: layer(spikes)), counted(lambda: layer(0.5 * spikes))
+    assert (spiking.multiply_accumulates, spiking.accumulates) == (0, (9 + 9 + 4) * 6 // groups)
+    assert (graded.multiply_accumulates, graded.accumulates) == (6 * 25 * 2 // groups * 9, 0)
+
+
 def test_elementwise_and_bytes_of_plain_operators() -> None:
     x, y, row = torch.rand(3, 4), torch.rand(3, 4), torch.rand(4)
     table, index = torch.rand(100, 4), torch.tensor([1, 2])
