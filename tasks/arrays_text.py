@@ -35,13 +35,14 @@ class Text:
     """Lines of numbers between commas, semicolons or tabs; the first line says how many, and may name them."""
 
     roles = None
+    hint = ""
 
     def __init__(self, name: str, file: IO[bytes]) -> None:
         """Read the first line. Raises ValueError where there is none."""
         self.name, self.delimiter, self.columns = name, ",", list[str]()
         number, line = next(numbered(file, name), (0, ""))
         if not line:
-            raise ValueError(f"{name} is empty, expected lines of numbers")
+            raise ValueError(f"{name} is empty, expected lines of numbers{self.hint}")
         self.delimiter = max(",;\t", key=line.count)
         cells = self.cells(number, line)
         self.header = not any(_is_number(cell) for cell in cells)
@@ -119,6 +120,8 @@ class Csv(Text):
 
 class Live(Text):
     """Lines of standard input, each handed over as soon as it is there; the first 64 MiB can be read again."""
+
+    hint = "; what runs several times, as compare does, needs a file: --task.path FILE.csv"
 
     def __init__(self) -> None:
         """Wait for the first line."""

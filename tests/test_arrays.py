@@ -317,6 +317,14 @@ def test_what_came_in_can_be_read_again_up_to_a_bound(monkeypatch: pytest.Monkey
     sys.stdin.close()
 
 
+def test_a_second_run_on_standard_input_says_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe(monkeypatch, b"")
+    with pytest.raises(ValueError, match=r"standard input is empty, .* compare .* --task.path FILE.csv"):
+        Arrays("-", kind="none").stream("all", batch=1, length=1, seed=0)
+    sys.stdin.close()
+
+
+
 def test_standard_input_says_what_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"known beforehand: --task\.classes NAME NAME"):
         Arrays("-")
