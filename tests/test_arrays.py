@@ -324,7 +324,6 @@ def test_a_second_run_on_standard_input_says_what_to_give(monkeypatch: pytest.Mo
     sys.stdin.close()
 
 
-
 def test_standard_input_says_what_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"known beforehand: --task\.classes NAME NAME"):
         Arrays("-")
