@@ -23,9 +23,9 @@ from bench import grid
 from bench.grid import Row, heading, key, markdown, spread
 from biomamba.plasticity import associative, tempotron
 
-T, DT, TAU_U, TAU_S, TAU_X, TAU_Y = 100, 1.0, 10.0, 2.5, 20.0, 20.0  # steps; ms
-HYPER = {"tau_u": TAU_U, "subthreshold": 0.9, "tau_nu": 40.0, "nu_reset": -4.0}
-GAMMA, RATE = 1.5, 0.05  # the rate is that of the mean over patterns
+T, DT, TAU_U, TAU_S, TAU_X, TAU_Y = 100, 1.0, 10.0, 2.5, 20.0, 14.0  # steps; ms
+HYPER = {"tau_u": TAU_U, "subthreshold": 0.95, "tau_nu": 35.0, "nu_reset": -4.0}
+GAMMA, RATES = 1.4, {"tempotron": 0.15, "chronotron": 0.05, "gradient": 0.05}  # of the mean over patterns, at first
 MIDDLE, NEAR, EVERY = 50, 30, 10  # the Chronotron's teacher and window, ms; epochs between two recalls
 COLOURS = {"tempotron": "#0072B2", "chronotron": "#D55E00", "gradient": "#009E73"}
 LINES = {100: "-", 200: "--", 500: ":"}
@@ -78,12 +78,12 @@ def measure(setting: Row) -> Row:
     n, rule, epochs = setting["inputs"], setting["rule"], setting["epochs"]
     patterns = max(1, round(setting["load"] * n))
     inputs, others = random_inputs(patterns, n), random_inputs(200, n)
-    labels, w = torch.rand(patterns, setting["neurons"]) < 0.5, 0.1 * torch.randn(setting["neurons"], n)
+    labels, w = torch.rand(patterns, setting["neurons"]) < 0.5, torch.randn(setting["neurons"], n) / n**0.5
     if rule == "gradient":
         return {"learned": by_gradient(w, inputs, labels, epochs), "apart": [], "others": []}
     if rule == "chronotron":
         labels[:] = True
-    return by_stdp(w, inputs, others, labels, MIDDLE if rule == "chronotron" else 0, epochs)
+    return by_stdp(w, inputs, others, labels, MIDDLE if rule == "chronotron" else 0, epochs, RATES[rule])
 
 
 def random_inputs(patterns: int, n: int) -> associative.Inputs:
@@ -93,9 +93,18 @@ def random_inputs(patterns: int, n: int) -> associative.Inputs:
 
 
 def by_stdp(
-    w: Tensor, inputs: associative.Inputs, others: associative.Inputs, labels: Tensor, at: int, epochs: int
+    w: Tensor,
+    inputs: associative.Inputs,
+    others: associative.Inputs,
+    labels: Tensor,
+    at: int,
+    epochs: int,
+    rate: float,
 ) -> Row:
-    """Return what neurons with a teacher at step `at` of the trials to fire in learn; at 0 any spike will do."""
+    """Return what neurons with a teacher at step `at` of the trials to fire in learn; at 0 any spike will do.
+
+    The rate falls to 0 in a straight line: the rule goes on changing weights where all is right.
+    """
     teacher = torch.zeros(*inputs.spikes.shape[:2], labels.shape[1], dtype=torch.bool)
     teacher[:, at] = labels
     best, top, kept, apart = torch.zeros(labels.shape[1]), -1.0, w, labels.new_zeros(0)
@@ -107,7 +116,8 @@ def by_stdp(
             if float(right.mean()) > top:
                 top, kept, apart = float(right.mean()), w, spikes.nonzero()[:, 1] - at
         trial = associative.present(w, inputs, teacher, **HYPER)
-        w = w + RATE / len(labels) * associative.change(inputs, trial, gamma=GAMMA, tau_y=TAU_Y)
+        change = associative.change(inputs, trial, gamma=GAMMA, tau_y=TAU_Y)
+        w = w + rate * (1 - epoch / epochs) / len(labels) * change
     new = associative.present(kept, others, **HYPER).spikes
     return {
         "learned": best.tolist(),
@@ -130,7 +140,7 @@ def by_gradient(w: Tensor, inputs: associative.Inputs, labels: Tensor, epochs: i
     for epoch in range(epochs + 1):
         if epoch % EVERY == 0:
             best = torch.maximum(best, (tempotron.fires(w, u) == labels).float().mean(0))
-        moved = 0.9 * moved + RATE / len(labels) * tempotron.change(w, u, labels)
+        moved = 0.9 * moved + RATES["gradient"] / len(labels) * tempotron.change(w, u, labels)
         w = w + moved
     return best.tolist()
 
