@@ -220,6 +220,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--figure", type=Path, help="draw the scores and energies there")
     args = parser.parse_args()
+    if args.data != "digits" and args.path is None:
+        print(f"{args.data}: from the hub of Hugging Face, or its cache; --path names a file or folder", flush=True)
+    try:
+        load(args.data, args.path, args.validate)
+    except (ImportError, OSError, ValueError) as error:
+        parser.error(str(error).splitlines()[0])
     own = {name: getattr(args, name) for name in ("data", "path", "epochs", "validate", "device")}
     settings = [{"network": name, **own, "seed": seed} for name in NETWORKS for seed in range(args.seeds)]
     rows = run(measure, settings, args.out / "attention.jsonl", args.jobs)
