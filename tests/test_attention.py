@@ -305,3 +305,5 @@ def test_cifar_of_a_folder_for_datasets(tmp_path: Path) -> None:
     train, test = cifar(10, tmp_path)
     assert train.y.tolist() == test.y.tolist() == [3, 1, 4, 1]
     np.testing.assert_array_equal((test.x * 255).round().permute(0, 2, 3, 1), pixels["test"])
+    with pytest.raises(ValueError, match=r"'label'.*expected train and test with the columns img and fine_label"):
+        cifar(100, tmp_path)

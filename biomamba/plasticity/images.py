@@ -125,9 +125,12 @@ def _hub(classes: int, name: str) -> tuple[Images, Images]:
     except ImportError as error:
         raise ImportError('CIFAR needs the package datasets: pip install "biomamba[vision]"') from error
     data: Any = load_dataset(name)
-    parts = []
+    label, parts = HUB[classes][1], []
     for split in ("train", "test"):
+        if split not in data or not {"img", label} <= {*data[split].column_names}:
+            found = {split: data[split].column_names for split in data}
+            raise ValueError(f"{name}: got {found}, expected train and test with the columns img and {label}")
         x = np.stack([np.asarray(image.convert("RGB")) for image in data[split]["img"]])
-        y = torch.tensor(data[split][HUB[classes][1]])
+        y = torch.tensor(data[split][label])
         parts.append(Images(torch.tensor(x).permute(0, 3, 1, 2).float() / 255, y))
     return parts[0], parts[1]
