@@ -58,6 +58,15 @@ TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
         {"task.passes": 10},
         dict.fromkeys(("immediate (bptt, 1)", "rtrl, 1", "rtrl, 16"), 3),
     ),
+    **{
+        f"spelling, step by step at {rate:g}": (
+            "an4",
+            216,
+            {"task.passes": 1, "optim.lr": rate},
+            {"immediate (bptt, 1)": 3, "rtrl, 1": 3, "rtrl, 16": 1},
+        )
+        for rate in (1e-3, 3e-4)
+    },
     "keywords, longer": ("keywords", 49, {"task.passes": 60}, {"rtrl, 16": 1}),
     "spelling, longer": ("an4", 216, {"task.passes": 15}, {"rtrl, 16": 1}),
 }
