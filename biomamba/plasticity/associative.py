@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .neurons import Adapted, decay, lif_ahp, trace
+from ..ops.traces import decaying_sum, fixed
+from .neurons import Adapted, decay, lif_ahp
 
 
 class Inputs(NamedTuple):
@@ -138,11 +139,7 @@ def balanced_gamma(*, tau_x: float, tau_y: float, axonal: float, dendritic: floa
 @torch.no_grad()
 def traced(spikes: Tensor, *, tau: float, dt: float) -> Tensor:
     """Return the trace (b, t, n) of spikes (b, t, n), those of the step in it."""
-    q, traces = torch.zeros_like(spikes[:, 0]), []
-    for spikes_t in spikes.unbind(1):
-        q = trace(q, spikes_t, tau=tau, dt=dt)
-        traces.append(q)
-    return torch.stack(traces, 1)
+    return decaying_sum(spikes, fixed(decay(tau, dt), spikes, None), torch.zeros_like(spikes[:, 0]))
 
 
 @torch.no_grad()
