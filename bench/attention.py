@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.grid import Row, heading, run, spread, table
-from biomamba.operations import ACCUMULATE, MULTIPLY_ACCUMULATE, Counter
+from biomamba.operations import Counter, Operations
 from biomamba.plasticity.attention import (
     dot_product_attention,
     first_spike_time,
@@ -48,8 +48,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "cifar10": {"channels": 3, "classes": 10, "d": 384, "blocks": 4, "heads": 12, "halvings": 2},
     "cifar100": {"channels": 3, "classes": 100, "d": 384, "blocks": 4, "heads": 12, "halvings": 2},
 }
-BATCH, RATE, DECAY = 64, 3e-3, 0.01
-COLOURS = ["#0072B2", "#D55E00", "#009E73"]
+BATCH, RATE, DECAY, BLUE = 64, 3e-3, 0.01, "#0072B2"
+KINDS = {  # of operations: how they are named and drawn
+    "multiply_accumulates": ("products", "#0072B2"),
+    "accumulates": ("additions of spikes", "#D55E00"),
+    "elementwise": ("elementwise", "#009E73"),
+}
 
 
 def load(data: str, path: str | None, validate: bool) -> tuple[Images, Images]:
@@ -116,15 +120,9 @@ def costs(network: Transformer, images: Images) -> Row:
     with Counter() as counter:
         for part in x.split(100):
             network(part)
-    total = counter.total / len(x)
-    products = MULTIPLY_ACCUMULATE * total.multiply_accumulates + ACCUMULATE * total.accumulates
-    return {
-        "multiply_accumulates": total.multiply_accumulates,
-        "accumulates": total.accumulates,
-        "elementwise": total.elementwise,
-        "products_uj": products * 1e6,
-        "all_uj": total.joules * 1e6,
-    }
+    counts = {kind: getattr(counter.total, kind) / len(x) for kind in KINDS}
+    products = Operations(**counts | {"elementwise": 0})
+    return counts | {"products_uj": products.joules * 1e6, "all_uj": Operations(**counts).joules * 1e6}
 
 
 @torch.no_grad()
@@ -146,11 +144,10 @@ def apart(network: Transformer, images: Images) -> list[float]:
     return (counts / counts.sum()).tolist()
 
 
-def linear(data: str, path: str | None, validate: bool) -> float:
+def linear(train: Images, test: Images) -> float:
     """Return the accuracy of logistic regression on the pixels."""
     from sklearn.linear_model import LogisticRegression
 
-    train, test = load(data, path, validate)
     model = LogisticRegression(max_iter=1000).fit(train.x.flatten(1).numpy(), train.y.numpy())
     return float(model.score(test.x.flatten(1).numpy(), test.y.numpy()))
 
@@ -168,11 +165,15 @@ def report(rows: list[Row], trivial: list[list[str]]) -> str:
 
         lines.append(
             [name, *(of(key, 3) for key in ("accuracy", "learned", "untrained")), f"{own[0]['parameters']:,}"]
-            + [f"{sum(row[key] for row in own) / len(own):,.0f}" for key in ("multiply_accumulates", "accumulates")]
-            + [f"{sum(row['elementwise'] for row in own) / len(own):,.0f}", of("products_uj", 2), of("all_uj", 2)]
-            + [of("seconds")]
+            + [f"{mean(own, kind):,.0f}" for kind in KINDS]
+            + [of("products_uj", 2), of("all_uj", 2), of("seconds")]
         )
     return table(header, lines)
+
+
+def mean(rows: list[Row], key: str) -> float:
+    """Return the mean of a number over the rows."""
+    return float(sum(row[key] for row in rows) / len(rows))
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -185,18 +186,16 @@ def draw(rows: list[Row], path: Path) -> None:
     d = len(occurring) // 2
     dt = (torch.arange(len(occurring)) - d) / d
     score.bar(dt, occurring / occurring.max(), width=0.8 / d, color="#c8ccd0", label="how often (most often: 1)")
-    score.plot(dt, stdp_scores(dt[:, None], torch.zeros(len(dt), 1)).flatten(), ".-", color=COLOURS[0], label="score")
+    score.plot(dt, stdp_scores(dt[:, None], torch.zeros(len(dt), 1)).flatten(), ".-", color=BLUE, label="score")
     score.set(xlabel="t_query - t_key (trials)", ylabel="score", title="STDP attention")
     score.legend(frameon=False, fontsize=8)
     names = list(NETWORKS)[::-1]
     for i, name in enumerate(names):
         own = [row for row in rows if row["setting"]["network"] == name]
-        right.plot([row["accuracy"] for row in own], [i] * len(own), "o", color=COLOURS[0], alpha=0.6)
+        right.plot([row["accuracy"] for row in own], [i] * len(own), "o", color=BLUE, alpha=0.6)
         left = 0.0
-        parts = {"products": "multiply_accumulates", "additions of spikes": "accumulates", "elementwise": "elementwise"}
-        for (label, key), colour in zip(parts.items(), COLOURS, strict=True):
-            each = ACCUMULATE if key == "accumulates" else MULTIPLY_ACCUMULATE
-            width = sum(row[key] for row in own) / len(own) * each * 1e6
+        for kind, (label, colour) in KINDS.items():
+            width = Operations(**{kind: mean(own, kind)}).joules * 1e6
             energy.barh(i, width, left=left, color=colour, label=label if i == 0 else None)
             left += width
     right.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy on the test images (each seed)")
@@ -223,7 +222,7 @@ def main() -> None:
     if args.data != "digits" and args.path is None:
         print(f"{args.data}: from the hub of Hugging Face, or its cache; --path names a file or folder", flush=True)
     try:
-        load(args.data, args.path, args.validate)
+        train, test = load(args.data, args.path, args.validate)
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error).splitlines()[0])
     own = {name: getattr(args, name) for name in ("data", "path", "epochs", "validate", "device")}
@@ -231,7 +230,7 @@ def main() -> None:
     rows = run(measure, settings, args.out / "attention.jsonl", args.jobs)
     trivial = [["commonest class", f"{rows[0]['trivial']:.3f}"]]
     if args.data == "digits":
-        trivial.append(["logistic regression on the pixels", f"{linear(args.data, args.path, args.validate):.3f}"])
+        trivial.append(["logistic regression on the pixels", f"{linear(train, test):.3f}"])
     print(heading(f"python -m bench.attention --data {args.data} --epochs {args.epochs} --seeds {args.seeds}"))
     print(report(rows, trivial))
     if args.figure:

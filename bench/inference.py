@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
         "coupling": (1.0, 0.5, 0.0, 0.0, 0.0),
     },
 }
-STAGES = {"windows": list(WINDOWS), "null": ["none"], "excitation": ["excitation alone"], "time": []}
+STAGES = {"windows": list(WINDOWS), "null": ["none"], "excitation": ["excitation alone"]}
 BLUE, RED = "#0072B2", "#D55E00"
 
 
@@ -183,22 +183,28 @@ def draw_null(rows: list[Row], path: Path) -> None:
 def main() -> None:
     """Run the stage, print its table, draw its figure where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=list(STAGES), default="windows")
+    parser.add_argument("--stage", choices=[*STAGES, "time"], default="windows")
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--figure", type=Path, help="draw the first seed there (null: the distribution of p)")
     args = parser.parse_args()
+    command = f"python -m bench.inference --stage {args.stage} --minutes {args.minutes}"
+    if args.stage == "time":
+        print(heading(command))
+        print(seconds(args.minutes))
+        return
     settings = [
         {"case": case, "minutes": args.minutes, "seed": seed}
         for case in STAGES[args.stage]
         for seed in range(args.seeds)
     ]
     rows = run(measure, settings, args.out / "inference.jsonl", jobs=1)
-    print(heading(f"python -m bench.inference --stage {args.stage} --minutes {args.minutes} --seeds {args.seeds}"))
-    print({"null": report_null, "time": lambda _: seconds(args.minutes)}.get(args.stage, report)(rows))
+    tell, show = (report_null, draw_null) if args.stage == "null" else (report, draw)
+    print(heading(f"{command} --seeds {args.seeds}"))
+    print(tell(rows))
     if args.figure:
-        (draw_null if args.stage == "null" else draw)(rows, args.figure)
+        show(rows, args.figure)
 
 
 if __name__ == "__main__":

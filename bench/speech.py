@@ -29,6 +29,8 @@ RULES = {
     "rtrl_stdp, 1": {"rule.name": "rtrl_stdp", "rule.a_post": 0.2, "stream.length": 1},
     "rtrl_stdp, 16": {"rule.name": "rtrl_stdp", "rule.a_post": 0.2, "stream.length": 16},
 }
+CHUNKS = dict.fromkeys(("untrained", "TBPTT(16)", "BPTT, whole", "rtrl, 16", "rtrl_stdp, 16"), 3)
+STEPS = dict.fromkeys(("immediate (bptt, 1)", "rtrl, 1", "rtrl, 16"), 3)
 # by table: the config, the steps of a whole word or utterance, what differs from the config, and the rows with how many
 # seeds each: fewer where a row takes long
 TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
@@ -37,33 +39,33 @@ TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
         "an4",
         216,
         {},
-        dict.fromkeys(("untrained", "TBPTT(16)", "BPTT, whole", "rtrl, 16", "rtrl_stdp, 16"), 3),
+        CHUNKS,
     ),
     "keywords": (
         "keywords",
         49,
         {},
-        dict.fromkeys(("untrained", "TBPTT(16)", "BPTT, whole", "rtrl, 16", "rtrl_stdp, 16"), 3),
+        CHUNKS,
     ),
     "speakers": ("fsdd", 64, {"task.passes": 3}, {"BPTT, whole": 1, "rtrl, 16": 1}),
     "spelling, step by step": (
         "an4",
         216,
         {"task.passes": 1},
-        dict.fromkeys(("immediate (bptt, 1)", "rtrl, 1", "rtrl, 16"), 3) | {"rtrl, 1, window 16": 1},
+        STEPS | {"rtrl, 1, window 16": 1},
     ),
     "keywords, step by step": (
         "keywords",
         49,
         {"task.passes": 10},
-        dict.fromkeys(("immediate (bptt, 1)", "rtrl, 1", "rtrl, 16"), 3),
+        STEPS,
     ),
     **{
         f"spelling, step by step at {rate:g}": (
             "an4",
             216,
             {"task.passes": 1, "optim.lr": rate},
-            {"immediate (bptt, 1)": 3, "rtrl, 1": 3, "rtrl, 16": 1},
+            STEPS | {"rtrl, 16": 1},
         )
         for rate in (1e-3, 3e-4)
     },
