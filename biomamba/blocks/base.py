@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.conv import reach, windows
+from ..ops.conv import reach
 from ..ops.influence import Ahead, Drive, arrive
 from ..ops.scan import scan
 from ..ops.spike import spike
@@ -158,11 +158,13 @@ def conv_sides(raw: Tensor, slope: Tensor, weight: Tensor, within: Tensor | None
 
     raw (b, k-1+t, c), slope (b, t, c) silu' after the convolution, weight (c, k), within as `reach` gives it.
     """
-    seen = windows(raw, weight.shape[1], within)
-    taps = slope.unsqueeze(-1) * weight
+    t, k = slope.shape[1], weight.shape[1]
+    taps, seen = slope.unsqueeze(-1) * weight, [raw[:, i : i + t] for i in range(k)]
     if within is not None:
         taps = taps * within.unsqueeze(2)
-    return taps, slope.unsqueeze(-1) * torch.cat([seen, torch.ones_like(seen[..., :1])], dim=-1)
+        seen = [row * within[:, :, i, None] for i, row in enumerate(seen)]
+    own = torch.stack([*seen, torch.ones_like(slope)], dim=2) * slope.unsqueeze(2)
+    return taps, own.transpose(2, 3)  # in memory the channels lie side by side, as a trace wants them
 
 
 def conv_drives(

@@ -186,17 +186,20 @@ class Mamba2(Block):
         if tape.h.shape[1] == 1 or resolve(self.kernels, tape.h.device.type) != "numba":
             return super().arrivals(tape, ahead)
         (e, n), own, P = self.shape, tape.own, ahead.step.squeeze(-1)
-        taps, sides = conv_sides(own.raw, own.slope, kernel(self.conv1d)[0][: e + n], reach(tape.reset, self.taps))
-        A = -self.per_channel(self.A_log.exp())
-        parts = arrived(tape.h, own.delta, own.delta_slope, own.x, own.B, P, A, taps[:, :, :e], taps[:, :, e:])
-        by_x, inputs = own.delta * P, tape.inputs.detach()
+        A, by_x, inputs = -self.per_channel(self.A_log.exp()), own.delta * P, tape.inputs.detach()
+        parts = arrived(tape.h, own.delta, own.delta_slope, own.x, own.B, P, A)
+        weight, within = kernel(self.conv1d)[0], reach(tape.reset, self.taps)
+        raw_x, raw_B = own.raw.split([e, n], dim=-1)
+        slope_x, slope_B = own.slope.split([e, n], dim=-1)
+        taps_x, sides_x = conv_sides(raw_x, slope_x * by_x, weight[:e], within)
+        taps_B, sides_B = conv_sides(raw_B, slope_B, weight[e : e + n], within)
         drives = {
             "A_log": Drive(parts.A_log),
             "dt_bias": Drive(parts.dt_bias),
             "in_proj.dt": Drive(parts.dt, inputs[:, self.taps - 1 :]),
-            "in_proj.x": Drive(parts.x, inputs),
-            "in_proj.B": Drive(parts.B, inputs),
-            "conv1d.x": Drive(own.B, (by_x.unsqueeze(-1) * sides[:, :, :e]).transpose(2, 3)),
-            "conv1d.B": Drive(by_x * own.x, sides[:, :, e:]),
+            "in_proj.x": Drive(own.B, inputs, taps_x),
+            "in_proj.B": Drive(by_x * own.x, inputs, taps_B),
+            "conv1d.x": Drive(own.B, sides_x.transpose(2, 3)),
+            "conv1d.B": Drive(by_x * own.x, sides_B),
         }
         return {name: tree_map(torch.Tensor.contiguous, drive) for name, drive in drives.items()}

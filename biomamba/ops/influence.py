@@ -150,7 +150,9 @@ def arrive(drive: Drive, ahead: Ahead, axes: str) -> Drive:
         ek        post (b, t, n, e), pre (b, t, k, e); or post (b, t, n), the same for all e
         nk        post (b, t, n, e), pre (b, t, n, k); or post (b, t, e), the same for all n
 
-    Taps are left for a single step only; in a chunk they are folded into post, which then has k - 1 more rows.
+    Taps are left for a single step only; in a chunk they are folded into post, which then has k - 1 more rows. For
+    numba's kernels `Mamba2.arrivals` leaves them, where post is the same for all c: ej then has post (b, t, n), nj
+    post (b, t, e), both with taps (b, t, c, k) and pre (b, k-1+t, j).
     """
     return _lay(_at_end(drive, ahead, axes), axes)
 

@@ -11,58 +11,28 @@ Shapes: Z is (b, c, r, j), as `influence` lays it out; post, signal and start ar
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
-import functools
 from typing import Any
 
 import numba
 import numpy as np
 import torch
-from numba import carray, njit, prange, types
+from numba import carray, prange, types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from torch import Tensor
 
-from .influence import add_, add_own_
-
-# no fast-math: where arrays lie decides whether a loop is vectorised, and the numbers must not depend on that
-jit = functools.partial(njit, cache=True, nogil=True, error_model="numpy")
+from .influence import add_own_
+from .numba_tile import carry, fold, jit, narrow, pack, packed, wide
 
 _torch_threads = torch.get_num_threads()
 numba.set_num_threads(1)  # starts numba's threads, which may set the number that torch uses
 torch.set_num_threads(_torch_threads)
 
-CACHE = 1 << 20  # bytes of a trace that are met and multiplied before the next
+ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
 
-KIND, Z, POST, PRE, TAPS, START, SIGNAL, AT, C, R, J, T = range(12)  # columns of the table; AT: of the gradient
-ALONE, STEP, TAPPED, DECAY, OF_CHANNEL, OF_STATE = range(6)  # kinds of pass
+KIND, Z, POST, PRE, TAPS, START, SIGNAL, AT, C, R, J, T, K = range(13)  # columns of the table; AT: of the gradient
+ALONE, DENSE, TAPPED, FOLDED, OF_CHANNEL, OF_STATE = range(6)  # kinds of pass
 KINDS = {"e": ALONE, "en": ALONE, "ek": OF_CHANNEL, "nk": OF_STATE}
-
-
-def wide(x: Any) -> Any:
-    """Return the number stored as x."""
-
-
-def narrow(x: Any, like: Any) -> Any:
-    """Return what stores the number x as `like` is stored, rounded to nearest."""
-
-
-@overload(wide)
-def _wide(x):
-    if isinstance(x, types.Integer):  # the upper half of a float32
-        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
-    return lambda x: x
-
-
-@overload(narrow)
-def _narrow(x, like):
-    if not isinstance(like, types.Integer):
-        return lambda x, like: x
-
-    def rounded(x, like):
-        bits = np.float32(x).view(np.uint32)
-        return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-    return rounded
 
 
 @intrinsic
@@ -76,50 +46,68 @@ def pointer(context, address):
 
 
 @jit()
-def step(lo, hi, gradient, Z, start, signal, post, pre, taps):
-    """Contract Z and carry it one step; the drive is post times taps . pre, or, without taps, times pre (b, 1, j)."""
-    _, m, r, j = Z.shape
-    k, tapped = pre.shape[1], taps.size > 0
-    mixed = np.empty(j, gradient.dtype)
-    for at in range(lo, hi):
+def dense(lo, hi, gradient, Z, start, signal, post, pre):
+    """Contract and carry Z; the drives of all steps are post (b, t, c, r) times pre (b, t, j)."""
+    _, m, r, _ = Z.shape
+    steps = post.shape[1]
+    room = max(1, ROOM // (steps * r))  # channels side by side, whose posts of a step lie in one piece
+    p = packed(room, steps, r, gradient)
+    at = lo
+    while at < hi:
         i, c = at // m, at % m
-        now, to = pre[i, 0], gradient[c]
-        if tapped:
-            for x in range(j):
-                mixed[x] = taps[i, c, 0] * pre[i, 0, x]
-            for s in range(1, k):
-                for x in range(j):
-                    mixed[x] += taps[i, c, s] * pre[i, s, x]
-            now = mixed
-        for y in range(0, r - 1, 2):  # two rows at a time share the loads of now and gradient
-            z0, a0, g0, p0 = Z[i, c, y], start[i, c, y], signal[i, c, y], post[i, c, y]
-            z1, a1, g1, p1 = Z[i, c, y + 1], start[i, c, y + 1], signal[i, c, y + 1], post[i, c, y + 1]
-            for x in range(j):
-                v0, v1 = wide(z0[x]), wide(z1[x])
-                to[x] += g0 * v0 + g1 * v1
-                z0[x] = narrow(a0 * v0 + p0 * now[x], z0[x])
-                z1[x] = narrow(a1 * v1 + p1 * now[x], z1[x])
-        if r % 2:
-            z, a, g, p = Z[i, c, r - 1], start[i, c, r - 1], signal[i, c, r - 1], post[i, c, r - 1]
-            for x in range(j):
-                v = wide(z[x])
-                to[x] += g * v
-                z[x] = narrow(a * v + p * now[x], z[x])
+        many = min(room, m - c, hi - at)
+        at += many
+        pack(p, post[i, :, c : c + many])
+        last = c + many
+        carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i : i + 1], gradient[c:last])
 
 
 @jit()
-def decay(lo, hi, gradient, Z, start, signal):
-    """Contract Z and let it decay: what comes before a product over time."""
+def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
+    """Contract Z and carry it one step; the drive is post (b, 1, c, r) times taps (b, 1, c, k) . pre (b, k, j)."""
     _, m, r, j = Z.shape
-    for at in range(lo, hi):
+    room = max(1, ROOM // max(r, j))
+    p, mixed = packed(room, 1, r, gradient), np.empty((room, 1, j), gradient.dtype)
+    at = lo
+    while at < hi:
         i, c = at // m, at % m
-        to = gradient[c]
-        for y in range(r):
-            z, a, g = Z[i, c, y], start[i, c, y], signal[i, c, y]
+        many = min(room, m - c, hi - at)
+        at += many
+        pack(p, post[i, :, c : c + many])
+        for y in range(many):
+            now, weights = mixed[y, 0], taps[i, 0, c + y]
             for x in range(j):
-                v = wide(z[x])
-                to[x] += g * v
-                z[x] = narrow(a * v, z[x])
+                now[x] = weights[0] * pre[i, 0, x]
+            for tap in range(1, len(weights)):
+                for x in range(j):
+                    now[x] += weights[tap] * pre[i, tap, x]
+        last = c + many
+        carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, mixed[:many], gradient[c:last])
+
+
+@jit()
+def folded(lo, hi, gradient, Z, start, signal, post, pre, taps):
+    """Contract and carry Z; the drive of step s is post (b, t, r), the same for all c, times taps . pre.
+
+    taps (b, t, c, k), pre (b, k-1+t, j).
+    """
+    _, m, r, _ = Z.shape
+    t, k = taps.shape[1], taps.shape[3]
+    room = max(1, ROOM // ((k - 1 + t) * r))
+    p, shared = packed(room, k - 1 + t, r, gradient), packed(1, t + 2 * k - 2, r, gradient)
+    shared[:] = 0
+    held = -1  # the stream whose post is there
+    at = lo
+    while at < hi:
+        i, c = at // m, at % m
+        many = min(room, m - c, hi - at)
+        at += many
+        if i != held:
+            held = i
+            pack(shared[:, :, k - 1 :], post[i].reshape(t, 1, r))
+        fold(p, taps[i, :, c : c + many], shared[0])
+        last = c + many
+        carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i : i + 1], gradient[c:last])
 
 
 @jit()
@@ -192,7 +180,7 @@ def of_state(lo, hi, gradient, Z, start, signal, post, pre):
 @jit()
 def one(row, b, kept, gradient, part, parts):
     """Do one part of a trace: `row` of the table; kept and gradient tell the precisions."""
-    c, r, j, t = row[C], row[R], row[J], row[T]
+    c, r, j, t, k = row[C], row[R], row[J], row[T], row[K]
     number = gradient.dtype
     z = carray(pointer(row[Z]), (b, c, r, j), kept.dtype)
     start = carray(pointer(row[START]), (b, c, r), number)
@@ -211,13 +199,19 @@ def one(row, b, kept, gradient, part, parts):
             signal.reshape(flat),
             post,
         )
-    elif row[KIND] == DECAY:
-        decay(lo, hi, gradient[row[AT] : row[AT] + c * j].reshape(c, j), z, start, signal)
-    elif row[KIND] == STEP or row[KIND] == TAPPED:
-        post = carray(pointer(row[POST]), (b, c, r), number)
-        pre = carray(pointer(row[PRE]), (b, t, j), number)
-        taps = carray(pointer(row[TAPS]), (b, c, t if row[KIND] == TAPPED else 0), number)
-        step(lo, hi, gradient[row[AT] : row[AT] + c * j].reshape(c, j), z, start, signal, post, pre, taps)
+    elif row[KIND] <= FOLDED:
+        to = gradient[row[AT] : row[AT] + c * j].reshape(c, j)
+        pre = carray(pointer(row[PRE]), (b, t if row[KIND] == DENSE else k - 1 + t, j), number)
+        taps = carray(pointer(row[TAPS]), (b, t, c, k), number)
+        if row[KIND] == FOLDED:
+            shared = carray(pointer(row[POST]), (b, t, r), number)
+            folded(lo, hi, to, z, start, signal, shared, pre, taps)
+        else:
+            post = carray(pointer(row[POST]), (b, t, c, r), number)
+            if row[KIND] == DENSE:
+                dense(lo, hi, to, z, start, signal, post, pre)
+            else:
+                tapped(lo, hi, to, z, start, signal, post, pre, taps)
     else:
         start = carray(pointer(row[START]), (b, c, j), number)
         signal = carray(pointer(row[SIGNAL]), (b, c, j), number)
@@ -283,50 +277,16 @@ def mamba2_of_h(parts, h, delta, slope, x, B, P, A, of_A, of_dt, to_dt):
             of_A[i] = 0
             of_dt[i] = 0
             for s in range(t):
-                row = B[i, s]
                 for c in range(e):
-                    state, to, sum_A, sum_dt = h[i, s, c], to_dt[i, s, c], of_A[i, c], of_dt[i, c]
                     u, d, a = x[i, s, c], delta[i, s, c], A[c]
                     p, q = P[i, s, c] * slope[i, s, c], P[i, s, c] * d
                     for y in range(n):
-                        push = row[y] * u
-                        leak = a * (state[y] - d * push)
+                        push = B[i, s, y] * u
+                        leak = a * (h[i, s, c, y] - d * push)
                         m = (leak + push) * p
-                        to[y] = m
-                        sum_dt[y] += m
-                        sum_A[y] += leak * q
-
-
-@jit(parallel=True)
-def mamba2_folded(parts, by_x, by_B, B, taps_x, taps_B, to_x, to_B):
-    """Write what arrives of the projections x and B, folded over the taps: see `conv.fold`.
-
-    by_x is delta P and by_B delta x P (b, t, e); B (b, t, n); taps_x (b, t, e, k), taps_B (b, t, n, k);
-    to_x (b, k-1+t, e, n), to_B (b, k-1+t, n, e).
-    """
-    b, t, e, k = taps_x.shape
-    n = B.shape[2]
-    for part in prange(parts):
-        for i in range(b * part // parts, b * (part + 1) // parts):
-            for at in range(t + k - 1):
-                first, last = max(0, at - t + 1), min(k - 1, at)  # taps that look from a step of the chunk at this row
-                rows_x, rows_B = to_x[i, at], to_B[i, at]
-                for c in range(e):
-                    to, p, row = rows_x[c], by_x[i, at - first, c] * taps_x[i, at - first, c, first], B[i, at - first]
-                    for y in range(n):
-                        to[y] = p * row[y]
-                    for tap in range(first + 1, last + 1):
-                        p, row = by_x[i, at - tap, c] * taps_x[i, at - tap, c, tap], B[i, at - tap]
-                        for y in range(n):
-                            to[y] += p * row[y]
-                for y in range(n):
-                    to, p, row = rows_B[y], taps_B[i, at - first, y, first], by_B[i, at - first]
-                    for c in range(e):
-                        to[c] = p * row[c]
-                    for tap in range(first + 1, last + 1):
-                        p, row = taps_B[i, at - tap, y, tap], by_B[i, at - tap]
-                        for c in range(e):
-                            to[c] += p * row[c]
+                        to_dt[i, s, c, y] = m
+                        of_dt[i, c, y] += m
+                        of_A[i, c, y] += leak * q
 
 
 def cross_all(
@@ -345,45 +305,23 @@ def cross_all(
         start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]
         b, c, r, j = z.shape if z.ndim == 4 else (*z.shape, 1)
         size = r * j if a == "ek" else c * j if a in ("ej", "nj") else c * r
-        if a in ("ej", "nj") and p.shape[1] > 1:
-            products.append(functools.partial(chunk, flat[at : at + size], kept, z, p, q, start, signal))
+        steps, k = (q.shape[1] if q.numel() else 1), w.shape[-1]
+        if a in ("ej", "nj"):
+            kind = FOLDED if p.ndim == 3 else TAPPED if k else DENSE
+            steps -= max(0, k - 1)
         else:
-            kind, steps = KINDS.get(a, TAPPED if w.numel() else STEP), q.shape[1] if q.numel() else 1
+            kind = KINDS[a]
             if a in ("ek", "nk") and p.ndim == 3:  # decays here; what is the same for all e or n is a product
-                products.append(functools.partial(added, add_own_, z, axes=a, post=p, pre=q))
+                products.append((z, a, p, q))
                 steps = 0
-            table.append((kind, *map(address, (z, p, q, w, start, signal)), at, c, r, j, steps))
+        table.append((kind, *map(address, (z, p, q, w, start, signal)), at, c, r, j, steps, k))
         at += size
-    if table:
-        run(table, b, kept, flat)
-    for product in products:
-        product()
-
-
-def chunk(gradient: Any, kept: Any, z: Tensor, post: Tensor, pre: Tensor, start: Tensor, signal: Tensor) -> None:
-    """Do a chunk of several steps for Z (b, c, r, j): our pass, then torch's product, by streams that a cache holds."""
-    b, c, r, j = z.shape
-    group = max(1, CACHE // (z.nbytes // b))
-    gradient[:] = 0
-    own = np.empty_like(gradient)
-    for lo in range(0, b, group):
-        part = slice(lo, lo + group)
-        run(
-            [(DECAY, address(z[part]), 0, 0, 0, address(start[part]), address(signal[part]), 0, c, r, j, 0)],
-            len(z[part]),
-            kept,
-            own,
-        )
-        gradient += own
-        added(add_, z[part], post=post[part], pre=pre[part])
-
-
-def added(add: Any, z: Tensor, **drive: Any) -> None:
-    """Add a product to z, in the precision of the product."""
-    exact = z if z.dtype == drive["pre"].dtype else z.to(drive["pre"].dtype)
-    add(exact, **drive)
-    if exact is not z:
-        z.copy_(exact)
+    run(table, b, kept, flat)
+    for z, a, p, q in products:
+        exact = z if z.dtype == q.dtype else z.to(q.dtype)
+        add_own_(exact, a, p, q)
+        if exact is not z:
+            z.copy_(exact)
 
 
 def run(table: list[Any], streams: int, kept: Any, gradient: Any) -> None:

@@ -1,0 +1,295 @@
+"""The inner loop of every trace: a tile of Z meets its signal, decays and takes in its drives, held in registers.
+
+    to += signal z;   z = start z + sum_s p_s q_s        for each of m matrices
+
+A compiler left alone does not keep a tile of z in registers over the drives of a chunk, and so writes it as often as
+there are steps. So the tile is built here from vectors as wide as the processor's.
+Shapes: z (m, r, j), start and signal (m, r), to (m, j), q (m or 1, T, j); p is (m, T, r), laid out as the tile reads
+it, BLOCK rows of z together: p[c, y // BLOCK, s, y % BLOCK].
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, attr-defined"
+
+import functools
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+_features = llvm.get_host_cpu_features()
+WIDTH = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  # bytes of a vector
+ROWS, VECTORS = 4, 2 if WIDTH == 32 else 4  # of a tile: what the registers hold, beside a row of q
+BLOCK = 16  # rows of z: a line of the cache
+INT = ir.IntType(64)
+
+# no fast-math: where arrays lie decides whether a loop is vectorised, and the numbers must not depend on that
+jit = functools.partial(njit, cache=True, nogil=True, error_model="numpy")
+
+
+def wide(x: Any) -> Any:
+    """Return the number stored as x."""
+
+
+def narrow(x: Any, like: Any) -> Any:
+    """Return what stores the number x as `like` is stored, rounded to nearest."""
+
+
+@overload(wide)
+def _wide(x):
+    if isinstance(x, types.Integer):  # bfloat16: the upper half of a float32
+        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+    return lambda x: x
+
+
+@overload(narrow)
+def _narrow(x, like):
+    if not isinstance(like, types.Integer):
+        return lambda x, like: x
+
+    def rounded(x, like):
+        bits = np.float32(x).view(np.uint32)
+        return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+    return rounded
+
+
+@intrinsic
+def fma(context, x, y, z):
+    """Return x y + z, rounded once, as the tile does it."""
+    return z(x, y, z), lambda context, builder, signature, arguments: builder.fma(*arguments)
+
+
+@intrinsic
+def lanes(context, array):
+    """Return how many numbers of the array a vector holds: a constant, which spares divisions."""
+    count = _lanes(array)
+    return types.int64(array), lambda context, builder, signature, arguments: INT(count)
+
+
+def _lanes(array: Any) -> int:
+    return WIDTH // (array.dtype.bitwidth // 8)
+
+
+class _Vectors:
+    """How vectors of numbers are loaded, stored and multiplied, and where they lie in the arrays given."""
+
+    def __init__(self, context: Any, builder: Any, kinds: Any, arrays: Any, like: Any) -> None:
+        self.builder, self.lanes, number = builder, _lanes(like), context.get_value_type(like.dtype)
+        self.type = ir.VectorType(number, self.lanes)
+        name = f"llvm.fma.v{self.lanes}f{like.dtype.bitwidth}"
+        self._fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(self.type, [self.type] * 3), name)
+        made = [context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, arrays, strict=True)]
+        self.data = [array.data for array in made]
+        self.shapes = [cgutils.unpack_tuple(builder, array.shape) for array in made]
+
+    def at(self, array: int, *index: Any):
+        """Return the address of an element of one of the arrays, which are contiguous."""
+        place = index[0]
+        for size, i in zip(self.shapes[array][1:], index[1:], strict=True):
+            place = self.builder.add(self.builder.mul(place, size), i)
+        return self.builder.gep(self.data[array], [place])
+
+    def fma(self, x, y, z):
+        return self.builder.call(self._fma, [x, y, z])
+
+    def splat(self, pointer):
+        """Return the number at the pointer in every lane."""
+        none = ir.Constant(self.type, ir.Undefined)
+        first = self.builder.insert_element(none, self.builder.load(pointer), ir.IntType(32)(0))
+        return self.builder.shuffle_vector(first, none, ir.Constant(self._of(32), [0] * self.lanes))
+
+    def load(self, pointer):
+        """Return the numbers from the pointer on; those of 16 bits are bfloat16."""
+        short = pointer.type.pointee == ir.IntType(16)
+        found = self.builder.load(self._vector(pointer, self._of(16) if short else self.type), align=1)
+        if not short:
+            return found
+        bits = self.builder.shl(self.builder.zext(found, self._of(32)), self._all(16))
+        return self.builder.bitcast(bits, self.type)
+
+    def store(self, vector, pointer):
+        """Write the numbers, rounded to nearest where they are kept as bfloat16."""
+        if pointer.type.pointee == ir.IntType(16):
+            bits = self.builder.bitcast(vector, self._of(32))
+            odd = self.builder.and_(self.builder.lshr(bits, self._all(16)), self._all(1))
+            bits = self.builder.add(self.builder.add(bits, self._all(0x7FFF)), odd)
+            vector = self.builder.trunc(self.builder.lshr(bits, self._all(16)), self._of(16))
+        self.builder.store(vector, self._vector(pointer, vector.type), align=1)
+
+    def fetch(self, pointer):
+        """Have the line at the pointer brought near, to be written; it may lie outside the arrays."""
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        fetch = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        self.builder.call(fetch, [self.builder.bitcast(pointer, byte), flag(1), flag(3), flag(1)])
+
+    def loop(self, count, sums, body):
+        """Return the sums after count rounds of body(s, sums) -> sums."""
+        before = self.builder.block
+        head, inside, done = (self.builder.append_basic_block(name) for name in ("head", "body", "done"))
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        s, now = self.builder.phi(INT), [self.builder.phi(value.type) for value in sums]
+        self.builder.cbranch(self.builder.icmp_signed("<", s, count), inside, done)
+        self.builder.position_at_end(inside)
+        after = body(s, now)
+        following = self.builder.add(s, INT(1))
+        for phi, start, end in zip([s, *now], [INT(0), *sums], [following, *after], strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(end, self.builder.block)
+        self.builder.branch(head)
+        self.builder.position_at_end(done)
+        return now
+
+    def _vector(self, pointer, kind):
+        return self.builder.bitcast(pointer, ir.PointerType(kind))
+
+    def _of(self, bits):
+        return ir.VectorType(ir.IntType(bits), self.lanes)
+
+    def _all(self, value):
+        return ir.Constant(self._of(32), [value] * self.lanes)
+
+
+def _tile(rows: int, vectors: int) -> Any:
+    """Return the function of a tile of `rows` rows and `vectors` vectors, whose corner is z[c, y, x]; q[d] is its q."""
+
+    @intrinsic
+    def tile(context, z, start, signal, p, q, to, c, d, y, x):
+        """Meet, decay and take in."""
+
+        def generate(context, builder, signature, arguments):
+            v = _Vectors(context, builder, signature.args[:6], arguments[:6], to)
+            c, d, y, x = arguments[6:]
+            columns = [builder.add(x, INT(v.lanes * i)) for i in range(vectors)]
+            lines = [builder.add(y, INT(i)) for i in range(rows)]
+            cells = [v.at(0, c, line, column) for line in lines for column in columns]
+            below = builder.mul(INT(rows), v.shapes[0][2])
+            for cell in cells:  # while this tile is worked on
+                v.fetch(builder.gep(cell, [below]))
+
+            held = [v.load(cell) for cell in cells]
+            for b, column in enumerate(columns):
+                total = v.load(v.at(5, c, column))
+                for a, line in enumerate(lines):
+                    total = v.fma(v.splat(v.at(2, c, line)), held[a * vectors + b], total)
+                v.store(total, v.at(5, c, column))
+            rates = [v.splat(v.at(1, c, line)) for line in lines]
+            held = [builder.fmul(rates[i // vectors], vector) for i, vector in enumerate(held)]
+            block, within = builder.sdiv(y, INT(BLOCK)), builder.srem(y, INT(BLOCK))
+
+            def take(s, held):
+                right = [v.load(v.at(4, d, s, column)) for column in columns]
+                left = [v.splat(v.at(3, c, block, s, builder.add(within, INT(i)))) for i in range(rows)]
+                return [v.fma(left[i // vectors], right[i % vectors], vector) for i, vector in enumerate(held)]
+
+            for vector, cell in zip(v.loop(v.shapes[4][1], held, take), cells, strict=True):
+                v.store(vector, cell)
+            return context.get_dummy_value()
+
+        return types.void(z, start, signal, p, q, to, *[types.int64] * 4), generate
+
+    return tile
+
+
+_large, _thin = _tile(ROWS, VECTORS), _tile(ROWS, 1)
+_flat, _small = _tile(1, VECTORS), _tile(1, 1)
+
+
+@intrinsic
+def _fold(context, p, c, weights, post):
+    """Write every p[c]_s as sum_i weights[c, s, i] post[s + i]: weights (m, T, k), post (blocks, T + k - 1, BLOCK)."""
+
+    def generate(context, builder, signature, arguments):
+        p_, c, weights_, post_ = arguments
+        v = _Vectors(context, builder, (p, weights, post), (p_, weights_, post_), p)
+        parts = [INT(v.lanes * i) for i in range(BLOCK // v.lanes)]
+        none = [ir.Constant(v.type, None)] * len(parts)
+
+        def of_block(block, _):
+            def of_row(s, _):
+                def take(i, sums):
+                    weight = v.splat(v.at(1, c, s, i))
+                    row = [v.load(v.at(2, block, builder.add(s, i), part)) for part in parts]
+                    return [v.fma(weight, value, total) for value, total in zip(row, sums, strict=True)]
+
+                for part, total in zip(parts, v.loop(v.shapes[1][2], none, take), strict=True):
+                    v.store(total, v.at(0, c, block, s, part))
+                return []
+
+            v.loop(v.shapes[1][1], [], of_row)
+            return []
+
+        v.loop(v.shapes[2][0], [], of_block)
+        return context.get_dummy_value()
+
+    return types.void(p, types.int64, weights, post), generate
+
+
+@jit()
+def packed(many, steps, r, like):
+    """Return room for the p of `many` matrices of r rows."""
+    return np.empty((many, (r + BLOCK - 1) // BLOCK, steps, BLOCK), like.dtype)
+
+
+@jit()
+def pack(p, posts):
+    """Put the posts (T, m, r) of m matrices where the tile reads them."""
+    steps, m, r = posts.shape
+    whole = r // BLOCK
+    for s in range(steps):
+        for c in range(m):
+            for block in range(whole):
+                for y in range(BLOCK):
+                    p[c, block, s, y] = posts[s, c, block * BLOCK + y]
+            for y in range(r % BLOCK):
+                p[c, whole, s, y] = posts[s, c, whole * BLOCK + y]
+
+
+@jit()
+def fold(p, taps, post):
+    """Write the p of m matrices whose p_s is sum_i taps[s - i, c, i] post[s - i]: see `conv.fold`.
+
+    taps (t, m, k), post (blocks, t + 2 k - 2, BLOCK) as `pack` lays it, k - 1 rows of zeros before it and after it.
+    """
+    t, m, k = taps.shape
+    weights = np.zeros((m, t + k - 1, k), taps.dtype)
+    for s in range(t):
+        for c in range(m):
+            for i in range(k):
+                weights[c, s + i, k - 1 - i] = taps[s, c, i]
+    for c in range(m):
+        _fold(p, c, weights, post)
+
+
+@jit()
+def carry(z, start, signal, p, q, to):
+    """Do m matrices: all arrays contiguous, as said above."""
+    m, r, j = z.shape
+    thin, even = lanes(to), r & ~(ROWS - 1)
+    broad = thin * VECTORS
+    whole, full = j & ~(broad - 1), j & ~(thin - 1)
+    for c in range(m):
+        d = c if len(q) > 1 else 0
+        for x in range(0, whole, broad):
+            for y in range(0, even, ROWS):
+                _large(z, start, signal, p, q, to, c, d, y, x)
+            for y in range(even, r):
+                _flat(z, start, signal, p, q, to, c, d, y, x)
+        for x in range(whole, full, thin):
+            for y in range(0, even, ROWS):
+                _thin(z, start, signal, p, q, to, c, d, y, x)
+            for y in range(even, r):
+                _small(z, start, signal, p, q, to, c, d, y, x)
+        for x in range(full, j):
+            for y in range(r):
+                v = wide(z[c, y, x])
+                to[c, x] = fma(signal[c, y], v, to[c, x])
+                v *= start[c, y]
+                for s in range(q.shape[1]):
+                    v = fma(p[c, y // BLOCK, s, y % BLOCK], q[d, s, x], v)
+                z[c, y, x] = narrow(v, z[c, y, x])
