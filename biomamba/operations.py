@@ -134,27 +134,25 @@ def _ones(factor: Tensor) -> int:
 def _of_cross(Z: list[Tensor], gradient: Tensor, axes: str, post: Any, pre: Any, taps: Any, *others: Any) -> int:
     """Return for each number of Z: one to meet the signal, one to decay, one for each outer product that arrives.
 
-    A single step's taps are first applied to the inputs.
+    A single step's taps are first applied to the inputs, those of a chunk to what is the same for all channels.
     """
     total = 0
     for z, p, q, w in zip(Z, post, pre, taps, strict=True):
-        total += z.numel() * (2 + (p.shape[1] if q.numel() else 0)) + w.numel() * q.shape[-1]
+        folded = p.ndim == 3 and w.numel()
+        arriving = q.shape[1] if folded else p.shape[1] if q.numel() else 0
+        total += z.numel() * (2 + arriving) + w.numel() * (p if folded else q).shape[-1]
     return total
-
-
-def _of_arrived(h: Tensor, *others: Tensor) -> int:
-    """Return for each state the five products of m and its sums, and one for each tap that x and B are folded over.
-
-    What lacks the state axis is left out.
-    """
-    return h.numel() * (5 + 2 * others[-1].shape[-1])
 
 
 OURS: dict[str, Callable[..., int]] = {
     "scan": lambda a, b, h0, kernels: b.numel(),
     "scan_adjoint": lambda a, g, h0, h, kernels: 2 * h.numel(),
     "cross": _of_cross,
-    "mamba2_arrived": _of_arrived,
+    "recur": lambda a, u, B, h0: 2 * u.numel() * B.shape[-1],  # u B, and what decays
+    "recur_adjoint": lambda a, u, B, h0, h, g: 4 * h.numel(),  # to each of the four
+    "read": lambda h, C: h.numel(),
+    "read_adjoint": lambda h, C, g: 2 * h.numel(),
+    "mamba2_arrived": lambda h, *others: 5 * h.numel(),  # the products of m, and its sums
 }  # multiply-accumulates
 
 

@@ -10,6 +10,7 @@ from biomamba.ops.conv import conv, conv_naive, fold, reach, windows
 from biomamba.ops.influence import arrive, contract_naive, cross, decay_ahead, influence_naive, shape
 from biomamba.ops.kernels import resolve
 from biomamba.ops.scan import scan, scan_naive
+from biomamba.ops.ssm import read, recur
 
 TIMES = [1, 2, 7, 63, 64]
 AXES = [*((axes, False) for axes in ("e", "en", "ej", "nj", "ek", "nk")), ("ej", True), ("nj", True)]  # and taps
@@ -80,6 +81,38 @@ def test_scan_uses_only_what_was_written(kernels: str, b: int) -> None:
         results.append([h, *torch.autograd.grad(h.square().sum(), inputs)])
     for naive, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
+
+
+def walk_naive(
+    a: torch.Tensor, u: torch.Tensor, B: torch.Tensor, C: torch.Tensor, h0: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `recur` and `read` do, from their definitions."""
+    h = scan_naive(a, torch.einsum("bte,btn->bten", u, B), h0)
+    return h, torch.einsum("bten,btn->bte", h, C)
+
+
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.usefixtures("nan_memory")
+@pytest.mark.parametrize("t", TIMES)
+@pytest.mark.parametrize("b, e, n", [(1, 4, 5), (3, 7, 1), (3, 2, 16), (2, 3, 33)])
+@pytest.mark.parametrize("wide", [True, False])
+def test_recur_and_read_are_a_scan_and_a_product(t: int, b: int, e: int, n: int, wide: bool, kernels: str) -> None:
+    """Values, and gradients to every input, with some that arrive at the states themselves, as learning rules ask."""
+    sizes = (b, t, e, n if wide else 1), (b, t, e), (b, t, n), (b, t, n), (b, e, n)
+    given = [walled(torch.randn(size))[0] for size in sizes]
+    on_h, on_y = torch.randn(b, t, e, n), torch.randn(b, t, e)
+    results = []
+    for fast in (False, True):
+        a, u, B, C, h0 = inputs = [tensor.clone().requires_grad_() for tensor in given]
+        if fast:
+            h = recur(a, u, B, h0, kernels)
+            y = read(h, C, kernels)
+        else:
+            h, y = walk_naive(*inputs)
+        results.append([h, y, *torch.autograd.grad((h * on_h).sum() + (y * on_y).sum(), inputs)])
+    for naive, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, naive, rtol=1e-9, atol=1e-9)
+    assert float(results[0][-1].abs().max()) > 0, "the law says nothing if no gradient reaches h0"
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -199,6 +232,31 @@ def test_channels_or_states_may_share_their_post(kernels: str, t: int, axes: str
     torch.testing.assert_close(got, same, rtol=0, atol=0)
     close = 1e-9 if dtype == torch.float64 else 2**-6
     torch.testing.assert_close(kept, expected, rtol=close, atol=close)
+    assert not torch.allclose(expected, Z, rtol=2**-3, atol=2**-3), "the law says nothing if Z does not move"
+
+
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.usefixtures("nan_memory")
+@pytest.mark.parametrize("b, t, j", [(1, 2, 33), (3, 7, 66), (3, 63, 16)])
+@pytest.mark.parametrize("axes", ["ej", "nj"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_chunk_may_leave_its_taps_to_the_pass(b: int, t: int, j: int, axes: str, dtype: torch.dtype) -> None:
+    """Where post is the same for all that the taps tell apart, numba's pass folds them itself."""
+    torch.set_default_dtype(torch.float64 if dtype == torch.float64 else torch.float32)
+    e, n, k = 6, 19, 4
+    c, r = (e, n) if axes == "ej" else (n, e)
+    Z, decay, signal = torch.randn(shape(axes, b, e, n, j)).to(dtype), torch.rand(b, e, n), torch.randn(b, e, n)
+    post, pre, taps = torch.randn(b, t, r), torch.randn(b, k - 1 + t, j), torch.randn(b, t, c, k)
+    results = []
+    for push in (Drive(post, pre, taps), Drive(fold(post.unsqueeze(2), taps.unsqueeze(3)), pre)):
+        kept, whole = walled(Z)
+        (got,) = cross([kept], [axes], [push], decay, signal, torch.tensor(True), "numba")
+        assert int(whole.isfinite().sum()) == Z.numel(), "it wrote beyond the trace"
+        results.append((got, kept))
+    (got, kept), (same, expected) = results
+    exact = dtype == torch.float64
+    torch.testing.assert_close(got, same, rtol=0, atol=0)
+    torch.testing.assert_close(kept, expected, rtol=1e-9 if exact else 2**-7, atol=1e-9 if exact else 2**-6)
     assert not torch.allclose(expected, Z, rtol=2**-3, atol=2**-3), "the law says nothing if Z does not move"
 
 

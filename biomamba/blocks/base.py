@@ -17,6 +17,7 @@ from ..ops.conv import reach
 from ..ops.influence import Ahead, Drive, arrive
 from ..ops.scan import scan
 from ..ops.spike import spike
+from ..ops.ssm import recur
 from ..state import BlockState, tree_map
 
 
@@ -93,6 +94,12 @@ class Block(nn.Module, ABC):
         with torch.no_grad():
             h = scan(a, b, h0, self.kernels)
         return a * torch.cat([h0.detach().unsqueeze(1), h[:, :-1]], dim=1) + b
+
+    def selected(self, a: Tensor, u: Tensor, B: Tensor, h0: Tensor, local: bool) -> Tensor:
+        """Return the same of a selective block, whose drive b_t (e, n) is u_t (b, t, e) times B_t (b, t, n)."""
+        if local:
+            return self.states(a, u.unsqueeze(-1) * B.unsqueeze(2), h0, local)
+        return recur(a, u, B, h0, self.kernels)
 
     def potential(self, y: Tensor) -> Tensor:
         """Return y (..., e), of a spiking block scaled to a mean square of 1: a threshold means the same everywhere."""

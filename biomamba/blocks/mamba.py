@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..ops.conv import conv, reach
 from ..ops.influence import Drive
+from ..ops.ssm import read
 from ..state import BlockState
 from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
 
@@ -117,8 +118,8 @@ class Mamba(Block):
         delta_raw = self.dt_proj(low)
         delta = F.softplus(delta_raw)
         log_a = -delta.unsqueeze(-1) * self.A_log.exp()
-        h = self.states(keep(log_a, reset), (delta * u).unsqueeze(-1) * B.unsqueeze(2), state.ssm, local)
-        y = (h @ C.unsqueeze(-1)).squeeze(-1) + self.D * u
+        h = self.selected(keep(log_a, reset), delta * u, B, state.ssm, local)
+        y = read(h, C, self.kernels) + self.D * u
         potential = self.potential(y * F.silu(z))
         own = Own(
             delta=delta.detach(),

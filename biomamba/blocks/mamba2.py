@@ -20,8 +20,8 @@ from ..ops.conv import conv, reach
 from ..ops.influence import Ahead, Drive
 from ..ops.kernels import resolve
 from ..ops.mamba2 import arrived
-from ..ops.scan import scan
 from ..ops.ssd import ssd
+from ..ops.ssm import read, recur
 from ..state import BlockState, tree_map
 from .base import Block, Tape, conv_drives, conv_sides, dsilu, dt_bias_init, keep, kernel
 
@@ -119,16 +119,16 @@ class Mamba2(Block):
         delta_raw = dt + self.dt_bias
         delta = F.softplus(delta_raw)
         log_a = self.per_channel(-delta * self.A_log.exp()).unsqueeze(-1)
-        drive = (self.per_channel(delta) * u).unsqueeze(-1) * B.unsqueeze(2)
+        push = self.per_channel(delta) * u
         if self.kernels == "mamba_ssm":  # gives y alone: the states are for the rule, and carry no gradient
             heads = len(x), t, -1, self.headdim
             h0 = state.ssm.view(len(x), -1, self.headdim, n)
             y = ssd(u.reshape(heads), delta, -self.A_log.exp(), B, C, self.D, h0, reset).flatten(2)
             with torch.no_grad():
-                h = scan(keep(log_a, reset), drive, state.ssm)
+                h = recur(keep(log_a, reset), push, B, state.ssm)
         else:
-            h = self.states(keep(log_a, reset), drive, state.ssm, local)
-            y = (h @ C.unsqueeze(-1)).squeeze(-1) + self.per_channel(self.D) * u
+            h = self.selected(keep(log_a, reset), push, B, state.ssm, local)
+            y = read(h, C, self.kernels) + self.per_channel(self.D) * u
         own = Own(
             delta=self.per_channel(delta.detach()),
             delta_slope=self.per_channel(delta_raw.detach().sigmoid()),

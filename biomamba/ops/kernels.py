@@ -41,9 +41,10 @@ def resolve(name: str, device: str = "cpu") -> str:
     return name
 
 
-def module(kernels: str) -> Any:
+@functools.cache
+def module(kernels: str, part: str = "kernels") -> Any:
     """Return the module of these kernels; imported late, because it may be absent and takes its time."""
-    return importlib.import_module(f".{kernels}_kernels", __package__)
+    return importlib.import_module(f".{kernels}_{part}", __package__)
 
 
 def _installed(name: str) -> bool:

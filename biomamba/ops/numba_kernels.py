@@ -13,7 +13,6 @@ Shapes: Z is (b, c, r, j), as `influence` lays it out; post, signal and start ar
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import carray, prange, types
@@ -22,11 +21,8 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from .influence import add_own_
-from .numba_tile import carry, fold, jit, narrow, pack, packed, wide
-
-_torch_threads = torch.get_num_threads()
-numba.set_num_threads(1)  # starts numba's threads, which may set the number that torch uses
-torch.set_num_threads(_torch_threads)
+from .numba_jit import jit, threaded, threads
+from .numba_tile import carry, fold, narrow, pack, packed, wide
 
 ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
 
@@ -45,7 +41,7 @@ def pointer(context, address):
     return types.voidptr(address), generate
 
 
-@jit()
+@jit
 def dense(lo, hi, gradient, Z, start, signal, post, pre):
     """Contract and carry Z; the drives of all steps are post (b, t, c, r) times pre (b, t, j)."""
     _, m, r, _ = Z.shape
@@ -62,7 +58,7 @@ def dense(lo, hi, gradient, Z, start, signal, post, pre):
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i : i + 1], gradient[c:last])
 
 
-@jit()
+@jit
 def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
     """Contract Z and carry it one step; the drive is post (b, 1, c, r) times taps (b, 1, c, k) . pre (b, k, j)."""
     _, m, r, j = Z.shape
@@ -85,7 +81,7 @@ def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, mixed[:many], gradient[c:last])
 
 
-@jit()
+@jit
 def folded(lo, hi, gradient, Z, start, signal, post, pre, taps):
     """Contract and carry Z; the drive of step s is post (b, t, r), the same for all c, times taps . pre.
 
@@ -110,7 +106,7 @@ def folded(lo, hi, gradient, Z, start, signal, post, pre, taps):
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i : i + 1], gradient[c:last])
 
 
-@jit()
+@jit
 def alone(lo, hi, gradient, Z, start, signal, post):
     """Contract and carry Z (b, e n), which has no pre; gradient is (e n,)."""
     for i in range(lo, hi):
@@ -121,7 +117,7 @@ def alone(lo, hi, gradient, Z, start, signal, post):
             z[x] = narrow(a[x] * v + p[x], z[x])
 
 
-@jit()
+@jit
 def of_channel(lo, hi, gradient, Z, start, signal, post, pre):
     """Contract and carry Z (b, n, k, e) of a channel's own inputs.
 
@@ -146,7 +142,7 @@ def of_channel(lo, hi, gradient, Z, start, signal, post, pre):
                 z[c] = narrow(now[c], z[c])
 
 
-@jit()
+@jit
 def of_state(lo, hi, gradient, Z, start, signal, post, pre):
     """Contract and carry Z (b, n, k, e) of a state's own inputs: pre (b, t, n, k), gradient (n, k), else as above."""
     _, m, k, e = Z.shape
@@ -177,7 +173,7 @@ def of_state(lo, hi, gradient, Z, start, signal, post, pre):
                 z[c] = narrow(now[c], z[c])
 
 
-@jit()
+@jit
 def one(row, b, kept, gradient, part, parts):
     """Do one part of a trace: `row` of the table; kept and gradient tell the precisions."""
     c, r, j, t, k = row[C], row[R], row[J], row[T], row[K]
@@ -224,17 +220,16 @@ def one(row, b, kept, gradient, part, parts):
             of_state(lo, hi, gradient[row[AT] : row[AT] + c * r].reshape(c, r), z, start, signal, posts, own)
 
 
-@jit(parallel=True)
-def all_rows(table, b, kept, gradients):
-    """Do every row of the table; gradients is (threads, all of the gradient)."""
-    parts = len(gradients)
+@threaded
+def all_rows(parts, table, b, kept, gradients):
+    """Do every row of the table; gradients is (parts, all of the gradient)."""
     for part in prange(parts):
         gradients[part] = 0
         for x in range(len(table)):
             one(table[x], b, kept, gradients[part], part, parts)
 
 
-@jit(parallel=True)
+@threaded
 def forward(parts, a, b, h0, h):
     """Write h_t = a_t h_{t-1} + b_t; a, b and h are (b, t, m), h0 (b, m)."""
     streams, t, m = b.shape
@@ -246,7 +241,7 @@ def forward(parts, a, b, h0, h):
                     now[x] = rate[x] * before[x] + drive[x]
 
 
-@jit(parallel=True)
+@threaded
 def backward(parts, a, g, h0, h, by_a, by_b, after):
     """Write the adjoint, last step first: see `scan._adjoint`."""
     streams, t, m = g.shape
@@ -262,31 +257,6 @@ def backward(parts, a, g, h0, h, by_a, by_b, after):
                     value[x] = v
                     slope[x] = v * before[x]
                     later[x] = rate[x] * v
-
-
-@jit(parallel=True)
-def mamba2_of_h(parts, h, delta, slope, x, B, P, A, of_A, of_dt, to_dt):
-    """Write what arrives of each step's m = (A a h_prev + B x) slope, and its sums for A_log and dt_bias.
-
-    h (b, t, e, n), B (b, t, n), A (e,) negative; delta, its slope, x and the decay ahead P (b, t, e); of_A and of_dt
-    (b, e, n), to_dt (b, t, e, n). A a h_prev is A (h - delta B x).
-    """
-    b, t, e, n = h.shape
-    for part in prange(parts):
-        for i in range(b * part // parts, b * (part + 1) // parts):
-            of_A[i] = 0
-            of_dt[i] = 0
-            for s in range(t):
-                for c in range(e):
-                    u, d, a = x[i, s, c], delta[i, s, c], A[c]
-                    p, q = P[i, s, c] * slope[i, s, c], P[i, s, c] * d
-                    for y in range(n):
-                        push = B[i, s, y] * u
-                        leak = a * (h[i, s, c, y] - d * push)
-                        m = (leak + push) * p
-                        to_dt[i, s, c, y] = m
-                        of_dt[i, c, y] += m
-                        of_A[i, c, y] += leak * q
 
 
 def cross_all(
@@ -335,25 +305,18 @@ def run(table: list[Any], streams: int, kept: Any, gradient: Any) -> None:
 
 def scan(a: Tensor, b: Tensor, h0: Tensor, h: Tensor) -> None:
     """Write every h_t (b, t, e, n)."""
-    forward(threads(), *(flat(tensor, 2) for tensor in (a.expand_as(b), b)), flat(h0, 1), flat(h, 2))
+    forward(*(flat(tensor, 2) for tensor in (a.expand_as(b), b)), flat(h0, 1), flat(h, 2))
 
 
 def scan_adjoint(a: Tensor, g: Tensor, h0: Tensor, h: Tensor, by_a: Tensor, by_b: Tensor, after: Tensor) -> None:
     """Write dL/da before it is summed over the axes on which a is 1, dL/db and dL/dh0."""
     inputs = flat(a.expand_as(h), 2), flat(g, 2), flat(h0, 1), flat(h, 2)
-    backward(threads(), *inputs, flat(by_a, 2), flat(by_b, 2), flat(after, 1))
+    backward(*inputs, flat(by_a, 2), flat(by_b, 2), flat(after, 1))
 
 
 def flat(tensor: Tensor, axis: int) -> Any:
     """Return the tensor as an array with the axes from `axis` on as one; only what is read may need a copy."""
     return tensor.contiguous().flatten(axis).numpy()
-
-
-def threads() -> int:
-    """Return how many threads torch uses, and make numba use as many."""
-    parts = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    numba.set_num_threads(parts)
-    return int(parts)
 
 
 def address(tensor: Tensor) -> int:

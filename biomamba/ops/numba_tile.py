@@ -8,26 +8,24 @@ Shapes: z (m, r, j), start and signal (m, r), to (m, j), q (m or 1, T, j); p is 
 it, BLOCK rows of z together: p[c, y // BLOCK, s, y % BLOCK].
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, attr-defined"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
-import functools
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+
+from .numba_jit import jit
 
 _features = llvm.get_host_cpu_features()
 WIDTH = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  # bytes of a vector
 ROWS, VECTORS = 4, 2 if WIDTH == 32 else 4  # of a tile: what the registers hold, beside a row of q
 BLOCK = 16  # rows of z: a line of the cache
 INT = ir.IntType(64)
-
-# no fast-math: where arrays lie decides whether a loop is vectorised, and the numbers must not depend on that
-jit = functools.partial(njit, cache=True, nogil=True, error_model="numpy")
 
 
 def wide(x: Any) -> Any:
@@ -71,7 +69,7 @@ def lanes(context, array):
 
 
 def _lanes(array: Any) -> int:
-    return WIDTH // (array.dtype.bitwidth // 8)
+    return WIDTH // int(array.dtype.bitwidth // 8)
 
 
 class _Vectors:
@@ -230,13 +228,13 @@ def _fold(context, p, c, weights, post):
     return types.void(p, types.int64, weights, post), generate
 
 
-@jit()
+@jit
 def packed(many, steps, r, like):
     """Return room for the p of `many` matrices of r rows."""
     return np.empty((many, (r + BLOCK - 1) // BLOCK, steps, BLOCK), like.dtype)
 
 
-@jit()
+@jit
 def pack(p, posts):
     """Put the posts (T, m, r) of m matrices where the tile reads them."""
     steps, m, r = posts.shape
@@ -250,7 +248,7 @@ def pack(p, posts):
                 p[c, whole, s, y] = posts[s, c, whole * BLOCK + y]
 
 
-@jit()
+@jit
 def fold(p, taps, post):
     """Write the p of m matrices whose p_s is sum_i taps[s - i, c, i] post[s - i]: see `conv.fold`.
 
@@ -266,7 +264,7 @@ def fold(p, taps, post):
         _fold(p, c, weights, post)
 
 
-@jit()
+@jit
 def carry(z, start, signal, p, q, to):
     """Do m matrices: all arrays contiguous, as said above."""
     m, r, j = z.shape

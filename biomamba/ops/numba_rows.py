@@ -1,0 +1,119 @@
+"""A row of n states as one value of a kernel: n is known when the kernel is compiled, so a row lies in registers.
+
+    v = fma(row(u, states), load(B, states), v);   store(v, h);   y = total(mul(v, load(C, states)))
+
+`states` is a tuple of n zeros, which tells n by its type. Rows need n numbers side by side in memory; the order in
+which `total` adds depends on n alone.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models, register_default
+from numba.extending import intrinsic
+
+
+class Row(types.Type):
+    """The type of n numbers."""
+
+    def __init__(self, number: Any, count: int) -> None:
+        """Take the type of a number, and n."""
+        super().__init__(name=f"Row({number}, {count})")
+        self.number, self.count = number, count
+
+
+@register_default(Row)
+class RowModel(models.PrimitiveModel):
+    """Its place: a vector of LLVM's."""
+
+    def __init__(self, manager: Any, kind: Row) -> None:
+        """Take the type."""
+        number = manager.lookup(kind.number).get_value_type()
+        super().__init__(manager, kind, ir.VectorType(number, kind.count))
+
+
+def _pointer(context, builder, kind, value, vector):
+    data = context.make_array(kind)(context, builder, value).data
+    return builder.bitcast(data, ir.PointerType(vector))
+
+
+@intrinsic
+def load(context, array, states):
+    """Return the first n numbers of a contiguous array."""
+    kind = Row(array.dtype, len(states))
+
+    def generate(context, builder, signature, arguments):
+        vector = context.get_value_type(kind)
+        return builder.load(_pointer(context, builder, array, arguments[0], vector), align=1)
+
+    return kind(array, states), generate
+
+
+@intrinsic
+def store(context, row, array):
+    """Write the row to the beginning of a contiguous array."""
+
+    def generate(context, builder, signature, arguments):
+        vector, value = arguments
+        builder.store(vector, _pointer(context, builder, array, value, vector.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(row, array), generate
+
+
+@intrinsic
+def row(context, number, states):
+    """Return the number n times."""
+    kind = Row(number, len(states))
+
+    def generate(context, builder, signature, arguments):
+        vector = context.get_value_type(kind)
+        none = ir.Constant(vector, ir.Undefined)
+        first = builder.insert_element(none, arguments[0], ir.IntType(32)(0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+        return builder.shuffle_vector(first, none, lanes)
+
+    return kind(number, states), generate
+
+
+@intrinsic
+def mul(context, x, y):
+    """Return x y, number by number."""
+    return x(x, y), lambda context, builder, signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
+def add(context, x, y):
+    """Return x + y, number by number."""
+    return x(x, y), lambda context, builder, signature, arguments: builder.fadd(*arguments)
+
+
+@intrinsic
+def fma(context, x, y, z):
+    """Return x y + z, number by number, rounded once."""
+
+    def generate(context, builder, signature, arguments):
+        vector = arguments[0].type
+        name = f"llvm.fma.v{x.count}f{x.number.bitwidth}"
+        kind = ir.FunctionType(vector, [vector] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+    return x(x, y, z), generate
+
+
+@intrinsic
+def total(context, x):
+    """Return the sum of the row."""
+
+    def generate(context, builder, signature, arguments):
+        vector, number = arguments[0].type, context.get_value_type(x.number)
+        name = f"llvm.vector.reduce.fadd.v{x.count}f{x.number.bitwidth}"
+        kind = ir.FunctionType(number, [number, vector])
+        reduce = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(reduce, [ir.Constant(number, -0.0), arguments[0]], fastmath=("reassoc",))
+
+    return x.number(x), generate

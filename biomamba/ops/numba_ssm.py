@@ -1,0 +1,108 @@
+"""Kernels for the CPU, compiled by numba: the recurrence of `ssm`, its adjoint, and what steps push through a Mamba-2.
+
+Threads share the streams. Letters: b streams, t steps, e channels, n states; `states` is a tuple of n zeros, so each n
+is compiled for once. Arrays are contiguous; a (b, t, e, n or 1).
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
+import numpy as np
+from numba import prange
+
+from .numba_jit import threaded
+from .numba_rows import add, fma, load, mul, row, store, total
+
+
+@threaded
+def recur(parts, states, a, u, B, h0, h):
+    """Write h_t = a_t h_{t-1} + u_t B_t."""
+    b, t, e, n = h.shape
+    each = a.shape[3] > 1
+    for part in prange(parts):
+        now = np.empty((e, n), h.dtype)
+        for i in range(b * part // parts, b * (part + 1) // parts):
+            now[:] = h0[i]
+            for s in range(t):
+                drive = load(B[i, s], states)
+                for c in range(e):
+                    rate = load(a[i, s, c], states) if each else row(a[i, s, c, 0], states)
+                    v = fma(row(u[i, s, c], states), drive, mul(rate, load(now[c], states)))
+                    store(v, now[c])
+                    store(v, h[i, s, c])
+
+
+@threaded
+def recur_adjoint(parts, states, a, u, B, h0, h, g, by_a, by_u, by_B, by_h0):
+    """Write the adjoint, last step first; by_h0 holds a_{t+1} dL/dh_{t+1} on the way, of all later steps."""
+    b, t, e, _ = h.shape
+    each = a.shape[3] > 1
+    for part in prange(parts):
+        for i in range(b * part // parts, b * (part + 1) // parts):
+            by_h0[i] = 0
+            for s in range(t - 1, -1, -1):
+                before = h[i, s - 1] if s else h0[i]
+                drive, sums = load(B[i, s], states), row(u.dtype.type(0), states)
+                for c in range(e):
+                    v = add(load(g[i, s, c], states), load(by_h0[i, c], states))
+                    sums = fma(v, row(u[i, s, c], states), sums)
+                    by_u[i, s, c] = total(mul(v, drive))
+                    slope = mul(v, load(before[c], states))
+                    if each:
+                        store(slope, by_a[i, s, c])
+                        store(mul(v, load(a[i, s, c], states)), by_h0[i, c])
+                    else:
+                        by_a[i, s, c, 0] = total(slope)
+                        store(mul(v, row(a[i, s, c, 0], states)), by_h0[i, c])
+                store(sums, by_B[i, s])
+
+
+@threaded
+def read(parts, states, h, C, y):
+    """Write y_t = h_t C_t."""
+    b, t, e, _ = h.shape
+    for part in prange(parts):
+        for i in range(b * part // parts, b * (part + 1) // parts):
+            for s in range(t):
+                weights = load(C[i, s], states)
+                for c in range(e):
+                    y[i, s, c] = total(mul(weights, load(h[i, s, c], states)))
+
+
+@threaded
+def read_adjoint(parts, states, h, C, g, by_h, by_C):
+    """Write the adjoint of `read`."""
+    b, t, e, _ = h.shape
+    for part in prange(parts):
+        for i in range(b * part // parts, b * (part + 1) // parts):
+            for s in range(t):
+                weights, sums = load(C[i, s], states), row(g.dtype.type(0), states)
+                for c in range(e):
+                    now = row(g[i, s, c], states)
+                    store(mul(now, weights), by_h[i, s, c])
+                    sums = fma(now, load(h[i, s, c], states), sums)
+                store(sums, by_C[i, s])
+
+
+@threaded
+def mamba2_of_h(parts, states, h, delta, slope, x, B, P, A, of_A, of_dt, to_dt):
+    """Write what arrives of each step's m = (A a h_prev + B x) slope, and its sums for A_log and dt_bias.
+
+    h (b, t, e, n), B (b, t, n), A (e,) negative; delta, its slope, x and the decay ahead P (b, t, e); of_A and of_dt
+    (b, e, n), to_dt (b, t, e, n). A a h_prev is A (h - delta B x).
+    """
+    b, t, e, _ = h.shape
+    for part in prange(parts):
+        for i in range(b * part // parts, b * (part + 1) // parts):
+            of_A[i] = 0
+            of_dt[i] = 0
+            for s in range(t):
+                drive = load(B[i, s], states)
+                for c in range(e):
+                    push = mul(drive, row(x[i, s, c], states))
+                    rest = fma(push, row(-delta[i, s, c], states), load(h[i, s, c], states))
+                    leak = mul(rest, row(A[c], states))
+                    m = mul(add(leak, push), row(P[i, s, c] * slope[i, s, c], states))
+                    store(m, to_dt[i, s, c])
+                    store(add(load(of_dt[i, c], states), m), of_dt[i, c])
+                    weight = row(P[i, s, c] * delta[i, s, c], states)
+                    store(fma(leak, weight, load(of_A[i, c], states)), of_A[i, c])
