@@ -33,6 +33,7 @@ RARE = {
     "dampening": 0,
     "decoupled_weight_decay": False,
 }  # options that `stepped` leaves out
+THIN = 4  # numbers that a product of matrices sums over, at most, to be taken apart
 CONSTANT = ("betas", "eps", "weight_decay", "momentum")  # options that a graph is made for
 
 
@@ -183,11 +184,23 @@ class Compiled:
             norm = [] if passed.norm is None or passed.fine is None else [passed.norm, passed.fine]
             return [passed.out, passed.loss, passed.spikes, passed.good, *norm, *flat(passed.state), *moved, *gradients]
 
-        graph = make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat(template))
+        products = {torch.ops.aten.mm.default: thin}
+        graph = make_fx(whole, products, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat(template))
         # one step at a time, calling kernels takes longer than their work, so what calls them is compiled too
         single = kind.new == 1 and weights[0].device.type == "cpu"
         with torch._inductor.config.patch(cpp_wrapper=single, size_asserts=False):
             return Graph(torch._inductor.standalone_compile(graph, [*flat(template)]), kept)
+
+
+def thin(a: Tensor, b: Tensor) -> Tensor:
+    """Return a b; where it sums over few numbers, as products that are worked out where they are read.
+
+    So the gradient of a weight, in a single step the outer product of two vectors, need not be written.
+    """
+    if a.shape[1] > THIN or 1 in (a.shape[0], b.shape[1]):
+        return NotImplemented
+    terms = [a[:, i, None] * b[i] for i in range(a.shape[1])]
+    return sum(terms[1:], terms[0])
 
 
 def stepped(

@@ -6,7 +6,7 @@ Both loops are generators: printing, saving and stopping are the caller's. Memor
 Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -90,6 +90,7 @@ def online(
     plain = partial(update, model, task, rule, optimizer, clip)
     fused = Compiled(model, task, rule, optimizer, clip) if compile else plain
     like, failures, length = next(model.parameters()), 0, None
+    hear = stream.hear if isinstance(stream, Attentive) else None
     for chunk in (_like(raw, like) for raw in stream):
         carry = carry or begin(chunk, task, model, rule)
         new = chunk.x.shape[1]
@@ -103,7 +104,7 @@ def online(
         seen = Seen(x, reset if bool(reset.any()) else None, chunk, carry.state, carry.trace)
         labelled = bool(chunk.mask.any())
         passed = (fused if usual else plain)(seen, advance, labelled)
-        _tell(stream, carry.meters, passed.out, chunk)
+        _tell(hear, carry.meters, passed.out, chunk)
 
         carry.state, carry.trace, carry.steps = passed.state, passed.trace, carry.steps + new
         if bool(passed.good):
@@ -130,22 +131,23 @@ def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | N
     """
     _check_weights(model)
     like = next(model.parameters())
+    hear = stream.hear if isinstance(stream, Attentive) else None
     for chunk in (_like(raw, like) for raw in stream):
         carry = carry or begin(chunk, task, model)
         with torch.no_grad():
             out, state, tapes = model(chunk.x, carry.state, chunk.reset if bool(chunk.reset.any()) else None)
             loss, spikes = task.loss(out, chunk), model.spikes(tapes, chunk.x.shape[1]).mean()
-        _tell(stream, carry.meters, out, chunk)
+        _tell(hear, carry.meters, out, chunk)
         carry.state, carry.steps = copy(state), carry.steps + chunk.x.shape[1]
         yield Report(chunk, out, loss, None, spikes, carry)
 
 
-def _tell(stream: Iterable[Chunk], meters: dict[str, Meter], out: Tensor, chunk: Chunk) -> None:
+def _tell(hear: Callable[[Tensor, Chunk], None] | None, meters: dict[str, Meter], out: Tensor, chunk: Chunk) -> None:
     """Show the predictions to the meters, and to a stream that wants to hear them."""
     for meter in meters.values():
         meter.update(out, chunk)
-    if isinstance(stream, Attentive):
-        stream.hear(out, chunk)
+    if hear:
+        hear(out, chunk)
 
 
 def _append(held: Tensor, new: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ ROOM = 4096  # numbers of posts that are packed at once: they stay in the neares
 
 KIND, Z, POST, PRE, TAPS, START, SIGNAL, AT, C, R, J, T, K = range(13)  # columns of the table; AT: of the gradient
 ALONE, DENSE, TAPPED, FOLDED, OF_CHANNEL, OF_STATE = range(6)  # kinds of pass
-KINDS = {"e": ALONE, "en": ALONE, "ek": OF_CHANNEL, "nk": OF_STATE}
+KINDS = {"e": ALONE, "en": ALONE, "ej": DENSE, "nj": DENSE, "ek": OF_CHANNEL, "nk": OF_STATE}
 
 
 @intrinsic
@@ -271,20 +271,21 @@ def cross_all(
     """Write the gradients and move every Z: what `influence.cross_torch` does, each trace in one pass."""
     table, products, at, flat = [], [], 0, gradient.numpy()
     kept = np.empty(0, np.uint16) if traces[0].dtype == torch.bfloat16 else flat[:0]
+    by_e, by_n = tuple(map(address, by[:2])), tuple(map(address, by[2:]))
     for z, a, p, q, w in zip(traces, axes, post, pre, taps, strict=True):
-        start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]
-        b, c, r, j = z.shape if z.ndim == 4 else (*z.shape, 1)
-        size = r * j if a == "ek" else c * j if a in ("ej", "nj") else c * r
-        steps, k = (q.shape[1] if q.numel() else 1), w.shape[-1]
-        if a in ("ej", "nj"):
-            kind = FOLDED if p.ndim == 3 else TAPPED if k else DENSE
+        b, c, r, *inputs = z.shape
+        j = inputs[0] if inputs else 1
+        kind, steps, k, size = KINDS[a], (q.shape[1] if q.numel() else 1), w.shape[-1], c * r
+        if kind == DENSE:
+            kind, size = FOLDED if p.ndim == 3 else TAPPED if k else DENSE, c * j
             steps -= max(0, k - 1)
-        else:
-            kind = KINDS[a]
-            if a in ("ek", "nk") and p.ndim == 3:  # decays here; what is the same for all e or n is a product
-                products.append((z, a, p, q))
-                steps = 0
-        table.append((kind, *map(address, (z, p, q, w, start, signal)), at, c, r, j, steps, k))
+        elif kind != ALONE and p.ndim == 3:  # decays here; what is the same for all e or n is a product
+            products.append((z, a, p, q))
+            steps = 0
+        if kind == OF_CHANNEL:
+            size = r * j
+        places = address(z), address(p), address(q), address(w)
+        table.append((kind, *places, *(by_e if a in ("e", "en", "ej") else by_n), at, c, r, j, steps, k))
         at += size
     run(table, b, kept, flat)
     for z, a, p, q in products:
