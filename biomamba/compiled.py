@@ -186,9 +186,9 @@ class Compiled:
 
         products = {torch.ops.aten.mm.default: thin}
         graph = make_fx(whole, products, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat(template))
-        # one step at a time, calling kernels takes longer than their work, so what calls them is compiled too
-        single = kind.new == 1 and weights[0].device.type == "cpu"
-        with torch._inductor.config.patch(cpp_wrapper=single, size_asserts=False):
+        # calling kernels from Python takes longer than their work, so what calls them is compiled too
+        on_cpu = weights[0].device.type == "cpu"
+        with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False):
             return Graph(torch._inductor.standalone_compile(graph, [*flat(template)]), kept)
 
 

@@ -85,13 +85,12 @@ def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
 def folded(lo, hi, gradient, Z, start, signal, post, pre, taps):
     """Contract and carry Z; the drive of step s is post (b, t, r), the same for all c, times taps . pre.
 
-    taps (b, t, c, k), pre (b, k-1+t, j).
+    taps (b, t, c, k) with k up to TAPS, pre (b, k-1+t, j).
     """
     _, m, r, _ = Z.shape
     t, k = taps.shape[1], taps.shape[3]
     room = max(1, ROOM // ((k - 1 + t) * r))
-    p, shared = packed(room, k - 1 + t, r, gradient), packed(1, t + 2 * k - 2, r, gradient)
-    shared[:] = 0
+    p, shared = packed(room, k - 1 + t, r, gradient), packed(1, t, r, gradient)
     held = -1  # the stream whose post is there
     at = lo
     while at < hi:
@@ -100,8 +99,9 @@ def folded(lo, hi, gradient, Z, start, signal, post, pre, taps):
         at += many
         if i != held:
             held = i
-            pack(shared[:, :, k - 1 :], post[i].reshape(t, 1, r))
-        fold(p, taps[i, :, c : c + many], shared[0])
+            pack(shared, post[i].reshape(t, 1, r))
+        for x in range(many):
+            fold(p, x, taps, i, c + x, shared[0])
         last = c + many
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i : i + 1], gradient[c:last])
 

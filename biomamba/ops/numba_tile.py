@@ -20,11 +20,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from .numba_jit import jit
+from .numba_rows import load, store
 
 _features = llvm.get_host_cpu_features()
 WIDTH = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  # bytes of a vector
 ROWS, VECTORS = 4, 2 if WIDTH == 32 else 4  # of a tile: what the registers hold, beside a row of q
 BLOCK = 16  # rows of z: a line of the cache
+A_BLOCK = (0,) * BLOCK
+TAPS = 4  # that `fold` knows
 INT = ir.IntType(64)
 
 
@@ -166,7 +169,7 @@ def _tile(rows: int, vectors: int) -> Any:
             columns = [builder.add(x, INT(v.lanes * i)) for i in range(vectors)]
             lines = [builder.add(y, INT(i)) for i in range(rows)]
             cells = [v.at(0, c, line, column) for line in lines for column in columns]
-            below = builder.mul(INT(rows), v.shapes[0][2])
+            below = builder.mul(INT(2 * rows), v.shapes[0][2])
             for cell in cells:  # while this tile is worked on
                 v.fetch(builder.gep(cell, [below]))
 
@@ -199,33 +202,46 @@ _flat, _small = _tile(1, VECTORS), _tile(1, 1)
 
 
 @intrinsic
-def _fold(context, p, c, weights, post):
-    """Write every p[c]_s as sum_i weights[c, s, i] post[s + i]: weights (m, T, k), post (blocks, T + k - 1, BLOCK)."""
+def fold(context, p, c, taps, i, channel, post):
+    """Write p[c]_s = sum_k taps[i, s - k, channel, k] post[s - k]: see `conv.fold`.
+
+    taps (b, t, e, k) with k up to TAPS; post (blocks, t, BLOCK) as `pack` lays it; p has k - 1 + t steps.
+    """
 
     def generate(context, builder, signature, arguments):
-        p_, c, weights_, post_ = arguments
-        v = _Vectors(context, builder, (p, weights, post), (p_, weights_, post_), p)
-        parts = [INT(v.lanes * i) for i in range(BLOCK // v.lanes)]
+        p_, c, taps_, i, channel, post_ = arguments
+        v = _Vectors(context, builder, (p, taps, post), (p_, taps_, post_), p)
+        t, many = v.shapes[1][1], v.shapes[1][3]
+        parts = [INT(v.lanes * part) for part in range(BLOCK // v.lanes)]
         none = [ir.Constant(v.type, None)] * len(parts)
 
+        def weight(s, k):
+            """Return the tap in every lane; 0 beyond the last."""
+            there = builder.icmp_signed("<", INT(k), many)
+            found = v.splat(v.at(1, i, s, channel, builder.select(there, INT(k), INT(0))))
+            return builder.select(there, found, none[0])
+
         def of_block(block, _):
-            def of_row(s, _):
-                def take(i, sums):
-                    weight = v.splat(v.at(1, c, s, i))
-                    row = [v.load(v.at(2, block, builder.add(s, i), part)) for part in parts]
-                    return [v.fma(weight, value, total) for value, total in zip(row, sums, strict=True)]
+            def of_step(s, coming):  # coming: what later steps have got so far, a row for each tap but the first
+                weights = [weight(s, k) for k in range(TAPS)]
+                row = [v.load(v.at(2, block, s, part)) for part in parts]
+                coming = [*coming, *none]
+                sums = [v.fma(weights[at // len(parts)], row[at % len(parts)], sum_) for at, sum_ in enumerate(coming)]
+                for part, sum_ in zip(parts, sums, strict=False):
+                    v.store(sum_, v.at(0, c, block, s, part))
+                return sums[len(parts) :]
 
-                for part, total in zip(parts, v.loop(v.shapes[1][2], none, take), strict=True):
-                    v.store(total, v.at(0, c, block, s, part))
-                return []
-
-            v.loop(v.shapes[1][1], [], of_row)
+            rest = v.loop(t, none * (TAPS - 1), of_step)
+            for k in range(TAPS - 1):
+                with builder.if_then(builder.icmp_signed("<", INT(k + 1), many)):
+                    for part, sum_ in zip(parts, rest[k * len(parts) :], strict=False):
+                        v.store(sum_, v.at(0, c, block, builder.add(t, INT(k)), part))
             return []
 
         v.loop(v.shapes[2][0], [], of_block)
         return context.get_dummy_value()
 
-    return types.void(p, types.int64, weights, post), generate
+    return types.void(p, types.int64, taps, types.int64, types.int64, post), generate
 
 
 @jit
@@ -236,32 +252,15 @@ def packed(many, steps, r, like):
 
 @jit
 def pack(p, posts):
-    """Put the posts (T, m, r) of m matrices where the tile reads them."""
+    """Put the posts (T, m, r) of m matrices where the tile reads them; their r lie side by side."""
     steps, m, r = posts.shape
     whole = r // BLOCK
     for s in range(steps):
         for c in range(m):
             for block in range(whole):
-                for y in range(BLOCK):
-                    p[c, block, s, y] = posts[s, c, block * BLOCK + y]
+                store(load(posts[s, c, block * BLOCK :], A_BLOCK), p[c, block, s])
             for y in range(r % BLOCK):
                 p[c, whole, s, y] = posts[s, c, whole * BLOCK + y]
-
-
-@jit
-def fold(p, taps, post):
-    """Write the p of m matrices whose p_s is sum_i taps[s - i, c, i] post[s - i]: see `conv.fold`.
-
-    taps (t, m, k), post (blocks, t + 2 k - 2, BLOCK) as `pack` lays it, k - 1 rows of zeros before it and after it.
-    """
-    t, m, k = taps.shape
-    weights = np.zeros((m, t + k - 1, k), taps.dtype)
-    for s in range(t):
-        for c in range(m):
-            for i in range(k):
-                weights[c, s + i, k - 1 - i] = taps[s, c, i]
-    for c in range(m):
-        _fold(p, c, weights, post)
 
 
 @jit
