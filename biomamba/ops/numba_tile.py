@@ -4,7 +4,7 @@
 
 A compiler left alone does not keep a tile of z in registers over the drives of a chunk, and so writes it as often as
 there are steps. So the tile is built here from vectors as wide as the processor's.
-Shapes: z (m, r, j), start and signal (m, r), to (m, j), q (m or 1, T, j); p is (m, T, r), laid out as the tile reads
+Shapes: z (m, r, j), start and signal (m, r), to (m, j), q (T, j); p is (m, T, r), laid out as the tile reads
 it, BLOCK rows of z together: p[c, y // BLOCK, s, y % BLOCK].
 """
 
@@ -157,15 +157,15 @@ class _Vectors:
 
 
 def _tile(rows: int, vectors: int) -> Any:
-    """Return the function of a tile of `rows` rows and `vectors` vectors, whose corner is z[c, y, x]; q[d] is its q."""
+    """Return the function of a tile of `rows` rows and `vectors` vectors, whose corner is z[c, y, x]."""
 
     @intrinsic
-    def tile(context, z, start, signal, p, q, to, c, d, y, x):
+    def tile(context, z, start, signal, p, q, to, c, y, x):
         """Meet, decay and take in."""
 
         def generate(context, builder, signature, arguments):
             v = _Vectors(context, builder, signature.args[:6], arguments[:6], to)
-            c, d, y, x = arguments[6:]
+            c, y, x = arguments[6:]
             columns = [builder.add(x, INT(v.lanes * i)) for i in range(vectors)]
             lines = [builder.add(y, INT(i)) for i in range(rows)]
             cells = [v.at(0, c, line, column) for line in lines for column in columns]
@@ -184,15 +184,15 @@ def _tile(rows: int, vectors: int) -> Any:
             block, within = builder.sdiv(y, INT(BLOCK)), builder.srem(y, INT(BLOCK))
 
             def take(s, held):
-                right = [v.load(v.at(4, d, s, column)) for column in columns]
+                right = [v.load(v.at(4, s, column)) for column in columns]
                 left = [v.splat(v.at(3, c, block, s, builder.add(within, INT(i)))) for i in range(rows)]
                 return [v.fma(left[i // vectors], right[i % vectors], vector) for i, vector in enumerate(held)]
 
-            for vector, cell in zip(v.loop(v.shapes[4][1], held, take), cells, strict=True):
+            for vector, cell in zip(v.loop(v.shapes[4][0], held, take), cells, strict=True):
                 v.store(vector, cell)
             return context.get_dummy_value()
 
-        return types.void(z, start, signal, p, q, to, *[types.int64] * 4), generate
+        return types.void(z, start, signal, p, q, to, *[types.int64] * 3), generate
 
     return tile
 
@@ -271,22 +271,21 @@ def carry(z, start, signal, p, q, to):
     broad = thin * VECTORS
     whole, full = j & ~(broad - 1), j & ~(thin - 1)
     for c in range(m):
-        d = c if len(q) > 1 else 0
         for x in range(0, whole, broad):
             for y in range(0, even, ROWS):
-                _large(z, start, signal, p, q, to, c, d, y, x)
+                _large(z, start, signal, p, q, to, c, y, x)
             for y in range(even, r):
-                _flat(z, start, signal, p, q, to, c, d, y, x)
+                _flat(z, start, signal, p, q, to, c, y, x)
         for x in range(whole, full, thin):
             for y in range(0, even, ROWS):
-                _thin(z, start, signal, p, q, to, c, d, y, x)
+                _thin(z, start, signal, p, q, to, c, y, x)
             for y in range(even, r):
-                _small(z, start, signal, p, q, to, c, d, y, x)
+                _small(z, start, signal, p, q, to, c, y, x)
         for x in range(full, j):
             for y in range(r):
                 v = wide(z[c, y, x])
                 to[c, x] = fma(signal[c, y], v, to[c, x])
                 v *= start[c, y]
-                for s in range(q.shape[1]):
-                    v = fma(p[c, y // BLOCK, s, y % BLOCK], q[d, s, x], v)
+                for s in range(len(q)):
+                    v = fma(p[c, y // BLOCK, s, y % BLOCK], q[s, x], v)
                 z[c, y, x] = narrow(v, z[c, y, x])
