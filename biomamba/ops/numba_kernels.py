@@ -27,7 +27,7 @@ from .numba_tile import carry, fold, narrow, pack, packed, wide
 ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
 
 KIND, Z, POST, PRE, TAPS, START, SIGNAL, AT, C, R, J, T, K = range(13)  # columns of the table; AT: of the gradient
-ALONE, STEP, DENSE, FOLDED, OF_CHANNEL, OF_STATE = range(6)  # kinds of pass
+ALONE, DENSE, TAPPED, FOLDED, OF_CHANNEL, OF_STATE = range(6)  # kinds of pass
 KINDS = {"e": ALONE, "en": ALONE, "ej": DENSE, "nj": DENSE, "ek": OF_CHANNEL, "nk": OF_STATE}
 
 
@@ -59,39 +59,20 @@ def dense(lo, hi, gradient, Z, start, signal, post, pre):
 
 
 @jit
-def step(lo, hi, gradient, Z, start, signal, post, pre, taps):
-    """Contract Z and carry it one step; the drive is post (b, c, r) times taps (b, c, k) . pre (b, k, j).
-
-    Without taps it is post times pre (b, 1, j). Here memory sets the pace, and it keeps up with rows better than with
-    tiles.
-    """
+def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
+    """Contract Z and carry it one step; the drive is post (b, 1, c, r) times taps (b, 1, c, k) . pre (b, k, j)."""
     _, m, r, j = Z.shape
-    k, tapped = pre.shape[1], taps.size > 0
-    mixed = np.empty(j, gradient.dtype)
+    p, mixed = packed(1, 1, r, gradient), np.empty((1, j), gradient.dtype)
     for at in range(lo, hi):
         i, c = at // m, at % m
-        now, to = pre[i, 0], gradient[c]
-        if tapped:
+        for x in range(j):
+            mixed[0, x] = taps[i, 0, c, 0] * pre[i, 0, x]
+        for tap in range(1, taps.shape[3]):
             for x in range(j):
-                mixed[x] = taps[i, c, 0] * pre[i, 0, x]
-            for s in range(1, k):
-                for x in range(j):
-                    mixed[x] += taps[i, c, s] * pre[i, s, x]
-            now = mixed
-        for y in range(0, r - 1, 2):  # two rows at a time share the loads of now and gradient
-            z0, a0, g0, p0 = Z[i, c, y], start[i, c, y], signal[i, c, y], post[i, c, y]
-            z1, a1, g1, p1 = Z[i, c, y + 1], start[i, c, y + 1], signal[i, c, y + 1], post[i, c, y + 1]
-            for x in range(j):
-                v0, v1 = wide(z0[x]), wide(z1[x])
-                to[x] += g0 * v0 + g1 * v1
-                z0[x] = narrow(a0 * v0 + p0 * now[x], z0[x])
-                z1[x] = narrow(a1 * v1 + p1 * now[x], z1[x])
-        if r % 2:
-            z, a, g, p = Z[i, c, r - 1], start[i, c, r - 1], signal[i, c, r - 1], post[i, c, r - 1]
-            for x in range(j):
-                v = wide(z[x])
-                to[x] += g * v
-                z[x] = narrow(a * v + p * now[x], z[x])
+                mixed[0, x] += taps[i, 0, c, tap] * pre[i, tap, x]
+        last = c + 1
+        pack(p, post[i, :, c:last])
+        carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, mixed, gradient[c:last])
 
 
 @jit
@@ -220,7 +201,7 @@ def one(row, b, kept, gradient, part, parts):
             if row[KIND] == DENSE:
                 dense(lo, hi, to, z, start, signal, post, pre)
             else:
-                step(lo, hi, to, z, start, signal, post[:, 0], pre, taps[:, 0])
+                tapped(lo, hi, to, z, start, signal, post, pre, taps)
     else:
         start = carray(pointer(row[START]), (b, c, j), number)
         signal = carray(pointer(row[SIGNAL]), (b, c, j), number)
@@ -291,7 +272,7 @@ def cross_all(
         kind, steps, k, size = KINDS[a], (q.shape[1] if q.numel() else 1), w.shape[-1], c * r
         if kind == DENSE:
             steps -= max(0, k - 1)
-            kind, size = FOLDED if p.ndim == 3 else STEP if steps == 1 else DENSE, c * j
+            kind, size = FOLDED if p.ndim == 3 else TAPPED if k else DENSE, c * j
         elif kind != ALONE and p.ndim == 3:  # decays here; what is the same for all e or n is a product
             products.append((z, a, p, q))
             steps = 0

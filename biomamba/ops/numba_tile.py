@@ -156,8 +156,11 @@ class _Vectors:
         return ir.Constant(self._of(32), [value] * self.lanes)
 
 
-def _tile(rows: int, vectors: int) -> Any:
-    """Return the function of a tile of `rows` rows and `vectors` vectors, whose corner is z[c, y, x]."""
+def _tile(rows: int, vectors: int, ahead: int) -> Any:
+    """Return the function of a tile of `rows` rows and `vectors` vectors, whose corner is z[c, y, x].
+
+    It has the tile that lies `ahead` tiles further down brought near; 0: none.
+    """
 
     @intrinsic
     def tile(context, z, start, signal, p, q, to, c, y, x):
@@ -169,8 +172,8 @@ def _tile(rows: int, vectors: int) -> Any:
             columns = [builder.add(x, INT(v.lanes * i)) for i in range(vectors)]
             lines = [builder.add(y, INT(i)) for i in range(rows)]
             cells = [v.at(0, c, line, column) for line in lines for column in columns]
-            below = builder.mul(INT(2 * rows), v.shapes[0][2])
-            for cell in cells:  # while this tile is worked on
+            below = builder.mul(INT(ahead * rows), v.shapes[0][2])
+            for cell in cells if ahead else ():
                 v.fetch(builder.gep(cell, [below]))
 
             held = [v.load(cell) for cell in cells]
@@ -197,8 +200,9 @@ def _tile(rows: int, vectors: int) -> Any:
     return tile
 
 
-_large, _thin = _tile(ROWS, VECTORS), _tile(ROWS, 1)
-_flat, _small = _tile(1, VECTORS), _tile(1, 1)
+_large, _thin = _tile(ROWS, VECTORS, 2), _tile(ROWS, 1, 2)
+_pair, _narrow_pair = _tile(2, VECTORS, 0), _tile(2, 1, 0)
+_flat, _small = _tile(1, VECTORS, 0), _tile(1, 1, 0)
 
 
 @intrinsic
@@ -267,19 +271,29 @@ def pack(p, posts):
 def carry(z, start, signal, p, q, to):
     """Do m matrices: all arrays contiguous, as said above."""
     m, r, j = z.shape
-    thin, even = lanes(to), r & ~(ROWS - 1)
+    thin = lanes(to)
     broad = thin * VECTORS
     whole, full = j & ~(broad - 1), j & ~(thin - 1)
     for c in range(m):
-        for x in range(0, whole, broad):
-            for y in range(0, even, ROWS):
-                _large(z, start, signal, p, q, to, c, y, x)
-            for y in range(even, r):
+        if len(q) == 1:  # memory sets the pace, and keeps up best where lines come in their order
+            even = r & ~1
+            for y in range(0, even, 2):
+                for x in range(0, whole, broad):
+                    _pair(z, start, signal, p, q, to, c, y, x)
+                for x in range(whole, full, thin):
+                    _narrow_pair(z, start, signal, p, q, to, c, y, x)
+        else:
+            even = r & ~(ROWS - 1)
+            for x in range(0, whole, broad):
+                for y in range(0, even, ROWS):
+                    _large(z, start, signal, p, q, to, c, y, x)
+            for x in range(whole, full, thin):
+                for y in range(0, even, ROWS):
+                    _thin(z, start, signal, p, q, to, c, y, x)
+        for y in range(even, r):
+            for x in range(0, whole, broad):
                 _flat(z, start, signal, p, q, to, c, y, x)
-        for x in range(whole, full, thin):
-            for y in range(0, even, ROWS):
-                _thin(z, start, signal, p, q, to, c, y, x)
-            for y in range(even, r):
+            for x in range(whole, full, thin):
                 _small(z, start, signal, p, q, to, c, y, x)
         for x in range(full, j):
             for y in range(r):
