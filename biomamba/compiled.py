@@ -199,8 +199,10 @@ def thin(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.shape[1] > THIN or 1 in (a.shape[0], b.shape[1]):
         return NotImplemented
-    terms = [a[:, i, None] * b[i] for i in range(a.shape[1])]
-    return sum(terms[1:], terms[0])
+    total = a[:, :1] * b[0]
+    for i in range(1, a.shape[1]):
+        total = total + a[:, i, None] * b[i]
+    return total
 
 
 def stepped(

@@ -20,14 +20,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from .influence import add_own_
 from .numba_jit import jit, threaded, threads
 from .numba_tile import carry, fold, narrow, pack, packed, wide
 
 ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
 
 KIND, Z, POST, PRE, TAPS, START, SIGNAL, AT, C, R, J, T, K = range(13)  # columns of the table; AT: of the gradient
-ALONE, DENSE, TAPPED, FOLDED, OF_CHANNEL, OF_STATE = range(6)  # kinds of pass
+ALONE, DENSE, TAPPED, FOLDED, OF_CHANNEL, OF_STATE, SHARED_CHANNEL, SHARED_STATE = range(8)  # kinds of pass
 KINDS = {"e": ALONE, "en": ALONE, "ej": DENSE, "nj": DENSE, "ek": OF_CHANNEL, "nk": OF_STATE}
 
 
@@ -168,6 +167,44 @@ def of_state(lo, hi, gradient, Z, start, signal, post, pre):
 
 
 @jit
+def shared_channel(lo, hi, gradient, Z, start, signal, post, pre):
+    """Do what `of_channel` does where post (b, t, n) is the same for all e: a product of matrices takes in the drives.
+
+    Rows of one stream are a matrix, which has met its signal and decayed when it comes to `carry`.
+    """
+    _, m, k, e = Z.shape
+    steps, size = post.shape[1], k * e
+    of_channel(lo, hi, gradient, Z, start, signal, np.empty((0, 0, m, e), gradient.dtype), pre)
+    p, none = packed(1, steps, m, gradient), np.zeros((1, m), gradient.dtype)
+    one, nowhere = none + none.dtype.type(1), np.empty((1, size), gradient.dtype)
+    at = lo
+    while at < hi:
+        i, y = at // m, at % m
+        many = min(m - y, hi - at)
+        at += many
+        pack(p, post[i, :, y : y + many].copy().reshape(steps, 1, many))
+        z = Z[i, y : y + many].reshape(1, many, size)
+        carry(z, one, none, p, pre[i].reshape(steps, size), nowhere)
+
+
+@jit
+def shared_state(lo, hi, gradient, Z, start, signal, post, pre):
+    """Do what `of_state` does where post (b, t, e) is the same for all n, likewise; a state's rows are a matrix."""
+    _, m, k, e = Z.shape
+    steps = post.shape[1]
+    of_state(lo, hi, gradient, Z, start, signal, np.empty((0, 0, m, e), gradient.dtype), pre)
+    p, none = packed(m, steps, k, gradient), np.zeros((m, k), gradient.dtype)
+    one, nowhere = none + none.dtype.type(1), np.empty((m, e), gradient.dtype)
+    at = lo
+    while at < hi:
+        i, y = at // m, at % m
+        many = min(m - y, hi - at)
+        at += many
+        pack(p, pre[i, :, y : y + many])
+        carry(Z[i, y : y + many], one, none, p, post[i], nowhere)
+
+
+@jit
 def one(row, b, kept, gradient, part, parts):
     """Do one part of a trace: `row` of the table; kept and gradient tell the precisions."""
     c, r, j, t, k = row[C], row[R], row[J], row[T], row[K]
@@ -206,12 +243,21 @@ def one(row, b, kept, gradient, part, parts):
         start = carray(pointer(row[START]), (b, c, j), number)
         signal = carray(pointer(row[SIGNAL]), (b, c, j), number)
         posts = carray(pointer(row[POST]), (b, t, c, j), number)
-        if row[KIND] == OF_CHANNEL:
+        shared = carray(pointer(row[POST]), (b, t, c if row[KIND] == SHARED_CHANNEL else j), number)
+        if row[KIND] == OF_CHANNEL or row[KIND] == SHARED_CHANNEL:
+            to = gradient[row[AT] : row[AT] + r * j].reshape(r, j)
             own = carray(pointer(row[PRE]), (b, t, r, j), number)
-            of_channel(lo, hi, gradient[row[AT] : row[AT] + r * j].reshape(r, j), z, start, signal, posts, own)
+            if row[KIND] == OF_CHANNEL:
+                of_channel(lo, hi, to, z, start, signal, posts, own)
+            else:
+                shared_channel(lo, hi, to, z, start, signal, shared, own)
         else:
+            to = gradient[row[AT] : row[AT] + c * r].reshape(c, r)
             own = carray(pointer(row[PRE]), (b, t, c, r), number)
-            of_state(lo, hi, gradient[row[AT] : row[AT] + c * r].reshape(c, r), z, start, signal, posts, own)
+            if row[KIND] == OF_STATE:
+                of_state(lo, hi, to, z, start, signal, posts, own)
+            else:
+                shared_state(lo, hi, to, z, start, signal, shared, own)
 
 
 @threaded
@@ -263,7 +309,7 @@ def cross_all(
     by: list[Tensor],
 ) -> None:
     """Write the gradients and move every Z: what `influence.cross_torch` does, each trace in one pass."""
-    table, products, at, flat = [], [], 0, gradient.numpy()
+    table, at, flat = [], 0, gradient.numpy()
     kept = np.empty(0, np.uint16) if traces[0].dtype == torch.bfloat16 else flat[:0]
     by_e, by_n = tuple(map(address, by[:2])), tuple(map(address, by[2:]))
     for z, a, p, q, w in zip(traces, axes, post, pre, taps, strict=True):
@@ -273,20 +319,13 @@ def cross_all(
         if kind == DENSE:
             steps -= max(0, k - 1)
             kind, size = FOLDED if p.ndim == 3 else TAPPED if k else DENSE, c * j
-        elif kind != ALONE and p.ndim == 3:  # decays here; what is the same for all e or n is a product
-            products.append((z, a, p, q))
-            steps = 0
-        if kind == OF_CHANNEL:
-            size = r * j
+        elif kind != ALONE:
+            size = r * j if kind == OF_CHANNEL else size
+            kind += SHARED_CHANNEL - OF_CHANNEL if p.ndim == 3 else 0
         places = address(z), address(p), address(q), address(w)
         table.append((kind, *places, *(by_e if a in ("e", "en", "ej") else by_n), at, c, r, j, steps, k))
         at += size
     run(table, b, kept, flat)
-    for z, a, p, q in products:
-        exact = z if z.dtype == q.dtype else z.to(q.dtype)
-        add_own_(exact, a, p, q)
-        if exact is not z:
-            z.copy_(exact)
 
 
 def run(table: list[Any], streams: int, kept: Any, gradient: Any) -> None:
