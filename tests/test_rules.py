@@ -44,7 +44,13 @@ def random_reset(t: int = T) -> Tensor:
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize(
-    "sizes", [{}, {"d_model": 5, "d_state": 7, "d_conv": 2, "expand": 3}, {"d_model": 4, "d_conv": 1}]
+    "sizes",
+    [
+        {},
+        {"d_model": 5, "d_state": 7, "d_conv": 2, "expand": 3},
+        {"d_model": 4, "d_conv": 1},
+        {"d_model": 4, "d_conv": 6},
+    ],
 )
 def test_rtrl_is_bptt_for_one_block(block: str, length: int, resets: bool, sizes: dict[str, int]) -> None:
     if block == "diagonal":

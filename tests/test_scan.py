@@ -237,13 +237,13 @@ def test_channels_or_states_may_share_their_post(kernels: str, t: int, axes: str
 
 @pytest.mark.filterwarnings("ignore:.*deterministic")
 @pytest.mark.usefixtures("nan_memory")
-@pytest.mark.parametrize("b, t, j", [(1, 2, 33), (3, 7, 66), (3, 63, 16)])
+@pytest.mark.parametrize("b, t, j, k", [(1, 2, 33, 4), (3, 7, 66, 3), (3, 63, 16, 4), (2, 3, 9, 1)])
 @pytest.mark.parametrize("axes", ["ej", "nj"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_chunk_may_leave_its_taps_to_the_pass(b: int, t: int, j: int, axes: str, dtype: torch.dtype) -> None:
+def test_a_chunk_may_leave_its_taps_to_the_pass(b: int, t: int, j: int, k: int, axes: str, dtype: torch.dtype) -> None:
     """Where post is the same for all that the taps tell apart, numba's pass folds them itself."""
     torch.set_default_dtype(torch.float64 if dtype == torch.float64 else torch.float32)
-    e, n, k = 6, 19, 4
+    e, n = 6, 19
     c, r = (e, n) if axes == "ej" else (n, e)
     Z, decay, signal = torch.randn(shape(axes, b, e, n, j)).to(dtype), torch.rand(b, e, n), torch.randn(b, e, n)
     post, pre, taps = torch.randn(b, t, r), torch.randn(b, k - 1 + t, j), torch.randn(b, t, c, k)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv import conv, reach
-from ..ops.influence import Ahead, Drive
+from ..ops.influence import FOLDED, Ahead, Drive
 from ..ops.kernels import resolve
 from ..ops.mamba2 import arrived
 from ..ops.ssd import ssd
@@ -183,7 +183,8 @@ class Mamba2(Block):
     @torch.no_grad()
     def arrivals(self, tape: Tape, ahead: Ahead) -> dict[str, Drive]:
         """Return the drives as they arrive at the end of the tape; for a chunk, numba's kernels need less for it."""
-        if tape.h.shape[1] == 1 or resolve(self.kernels, tape.h.device.type) != "numba":
+        plain = resolve(self.kernels, tape.h.device.type) != "numba" or self.taps > FOLDED
+        if plain or tape.h.shape[1] == 1:
             return super().arrivals(tape, ahead)
         (e, n), own, P = self.shape, tape.own, ahead.step.squeeze(-1)
         A, by_x, inputs = -self.per_channel(self.A_log.exp()), own.delta * P, tape.inputs.detach()

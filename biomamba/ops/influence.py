@@ -26,6 +26,8 @@ from torch import Tensor
 from .conv import fold, windows
 from .kernels import LIBRARY, module, resolve
 
+FOLDED = 4  # taps that numba's pass over a chunk folds itself, at most
+
 
 class Drive(NamedTuple):
     """The drive dh_s/dtheta with h_{s-1} held, at every step s, as an outer product.
@@ -151,8 +153,8 @@ def arrive(drive: Drive, ahead: Ahead, axes: str) -> Drive:
         nk        post (b, t, n, e), pre (b, t, n, k); or post (b, t, e), the same for all n
 
     Taps are left for a single step only; in a chunk they are folded into post, which then has k - 1 more rows. For
-    numba's kernels `Mamba2.arrivals` leaves them, where post is the same for all c: ej then has post (b, t, n), nj
-    post (b, t, e), both with taps (b, t, c, k) and pre (b, k-1+t, j).
+    numba's kernels `Mamba2.arrivals` leaves up to FOLDED of them, where post is the same for all c: ej then has post
+    (b, t, n), nj post (b, t, e), both with taps (b, t, c, k) and pre (b, k-1+t, j).
     """
     return _lay(_at_end(drive, ahead, axes), axes)
 

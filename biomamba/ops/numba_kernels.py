@@ -26,7 +26,7 @@ from .numba_tile import carry, fold, narrow, pack, packed, wide
 ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
 
 KIND, Z, POST, PRE, TAPS, START, SIGNAL, AT, C, R, J, T, K = range(13)  # columns of the table; AT: of the gradient
-ALONE, DENSE, TAPPED, FOLDED, OF_CHANNEL, OF_STATE, SHARED_CHANNEL, SHARED_STATE = range(8)  # kinds of pass
+ALONE, DENSE, TAPPED, UNFOLDED, OF_CHANNEL, OF_STATE, SHARED_CHANNEL, SHARED_STATE = range(8)  # kinds of pass
 KINDS = {"e": ALONE, "en": ALONE, "ej": DENSE, "nj": DENSE, "ek": OF_CHANNEL, "nk": OF_STATE}
 
 
@@ -75,10 +75,10 @@ def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
 
 
 @jit
-def folded(lo, hi, gradient, Z, start, signal, post, pre, taps):
+def unfolded(lo, hi, gradient, Z, start, signal, post, pre, taps):
     """Contract and carry Z; the drive of step s is post (b, t, r), the same for all c, times taps . pre.
 
-    taps (b, t, c, k) with k up to TAPS, pre (b, k-1+t, j).
+    taps (b, t, c, k) with k up to influence.FOLDED, pre (b, k-1+t, j).
     """
     _, m, r, _ = Z.shape
     t, k = taps.shape[1], taps.shape[3]
@@ -226,13 +226,13 @@ def one(row, b, kept, gradient, part, parts):
             signal.reshape(flat),
             post,
         )
-    elif row[KIND] <= FOLDED:
+    elif row[KIND] <= UNFOLDED:
         to = gradient[row[AT] : row[AT] + c * j].reshape(c, j)
         pre = carray(pointer(row[PRE]), (b, max(0, k - 1) + t, j), number)
         taps = carray(pointer(row[TAPS]), (b, t, c, k), number)
-        if row[KIND] == FOLDED:
+        if row[KIND] == UNFOLDED:
             shared = carray(pointer(row[POST]), (b, t, r), number)
-            folded(lo, hi, to, z, start, signal, shared, pre, taps)
+            unfolded(lo, hi, to, z, start, signal, shared, pre, taps)
         else:
             post = carray(pointer(row[POST]), (b, t, c, r), number)
             if row[KIND] == DENSE:
@@ -318,7 +318,7 @@ def cross_all(
         kind, steps, k, size = KINDS[a], (q.shape[1] if q.numel() else 1), w.shape[-1], c * r
         if kind == DENSE:
             steps -= max(0, k - 1)
-            kind, size = FOLDED if p.ndim == 3 else TAPPED if k else DENSE, c * j
+            kind, size = UNFOLDED if p.ndim == 3 else TAPPED if k else DENSE, c * j
         elif kind != ALONE:
             size = r * j if kind == OF_CHANNEL else size
             kind += SHARED_CHANNEL - OF_CHANNEL if p.ndim == 3 else 0

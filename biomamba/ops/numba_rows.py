@@ -13,8 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel import models, register_default
-from numba.extending import intrinsic
+from numba.extending import intrinsic, models, register_model
 
 
 class Row(types.Type):
@@ -26,7 +25,7 @@ class Row(types.Type):
         self.number, self.count = number, count
 
 
-@register_default(Row)
+@register_model(Row)
 class RowModel(models.PrimitiveModel):
     """Its place: a vector of LLVM's."""
 

@@ -19,6 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from .influence import FOLDED
 from .numba_jit import jit
 from .numba_rows import load, store
 
@@ -27,7 +28,6 @@ WIDTH = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  
 ROWS, VECTORS = 4, 2 if WIDTH == 32 else 4  # of a tile: what the registers hold, beside a row of q
 BLOCK = 16  # rows of z: a line of the cache
 A_BLOCK = (0,) * BLOCK
-TAPS = 4  # that `fold` knows
 INT = ir.IntType(64)
 
 
@@ -209,7 +209,7 @@ _flat, _small = _tile(1, VECTORS, 0), _tile(1, 1, 0)
 def fold(context, p, c, taps, i, channel, post):
     """Write p[c]_s = sum_k taps[i, s - k, channel, k] post[s - k]: see `conv.fold`.
 
-    taps (b, t, e, k) with k up to TAPS; post (blocks, t, BLOCK) as `pack` lays it; p has k - 1 + t steps.
+    taps (b, t, e, k) with k up to FOLDED; post (blocks, t, BLOCK) as `pack` lays it; p has k - 1 + t steps.
     """
 
     def generate(context, builder, signature, arguments):
@@ -227,7 +227,7 @@ def fold(context, p, c, taps, i, channel, post):
 
         def of_block(block, _):
             def of_step(s, coming):  # coming: what later steps have got so far, a row for each tap but the first
-                weights = [weight(s, k) for k in range(TAPS)]
+                weights = [weight(s, k) for k in range(FOLDED)]
                 row = [v.load(v.at(2, block, s, part)) for part in parts]
                 coming = [*coming, *none]
                 sums = [v.fma(weights[at // len(parts)], row[at % len(parts)], sum_) for at, sum_ in enumerate(coming)]
@@ -235,8 +235,8 @@ def fold(context, p, c, taps, i, channel, post):
                     v.store(sum_, v.at(0, c, block, s, part))
                 return sums[len(parts) :]
 
-            rest = v.loop(t, none * (TAPS - 1), of_step)
-            for k in range(TAPS - 1):
+            rest = v.loop(t, none * (FOLDED - 1), of_step)
+            for k in range(FOLDED - 1):
                 with builder.if_then(builder.icmp_signed("<", INT(k + 1), many)):
                     for part, sum_ in zip(parts, rest[k * len(parts) :], strict=False):
                         v.store(sum_, v.at(0, c, block, builder.add(t, INT(k)), part))
