@@ -54,3 +54,8 @@ def threaded(function: Any) -> Callable[..., None]:
         shared(parts, *given)
 
     return call
+
+
+def are_kept() -> bool:
+    """Say whether kernels of this version lie on disk, where numba looks for them."""
+    return any(Path(jit(are_kept)._cache.cache_path).glob(f"*_{VERSION}*"))
