@@ -1,12 +1,12 @@
 """Kernels for the CPU, compiled by numba: every trace of a block is read and written once per update, in one call.
 
-    g += signal Z;   Z = P Z + post pre        in one pass over Z, in place
+    g += signal Z;   Z = P Z + sum_s post_s pre_s        in one pass over Z, in place
 
 A call takes a table with a row per trace, of addresses and sizes, because to hand over thirty arrays would take longer
 than the work of a single stream. Threads share the rows (b, c) of each trace, which lie one after the other in memory,
-and each adds to a gradient of its own. Numba compiles for the precision at hand, once, and keeps the result on disk.
-Shapes: Z is (b, c, r, j), as `influence` lays it out; post, signal and start are (b, c, r); pre is (b, k, j) and taps
-(b, c, k). A trace kept in bfloat16 is read as its bits, uint16.
+and each adds to a gradient of its own; what is done with a row's numbers is `numba_tile.carry`.
+Shapes: Z is (b, c, r, j), as `influence` lays it out; signal and start are (b, c, r), post (b, t, c, r), pre (b, t, j).
+A trace kept in bfloat16 is read as its bits, uint16.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
