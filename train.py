@@ -349,7 +349,7 @@ def introduce(settings: Config, parts: Parts, folder: Path, carry: Carry | None,
     parameters = sum(p.numel() for p in parts.model.parameters())
     kernels = resolve(settings.run.kernels, torch.device(settings.run.device).type)
     new = kernels == "numba" and not module("numba", "jit").are_kept()
-    first = " (made at their first use, which takes some 20 seconds, and kept)" if new else ""
+    first = " (made at their first use, which takes some 15 seconds, and kept)" if new else ""
     print(f"{settings.task.name}: {parts.task.source}")
     print(
         f"{settings.stream.batch} streams of {parts.total:,} steps, {settings.stream.length} per update; "

@@ -20,7 +20,7 @@ numba.set_num_threads(1)  # starts numba's threads, which may set the number tha
 torch.set_num_threads(_torch_threads)
 
 
-def jit(function: Any, *, parallel: bool = False) -> Any:
+def jit(function: Any, *, parallel: bool = False, inline: str = "never") -> Any:
     """Return the function compiled.
 
     Numba keeps it on disk for its own file; a kernel contains functions of the other files too, so its name there
@@ -29,7 +29,10 @@ def jit(function: Any, *, parallel: bool = False) -> Any:
     """
     named = FunctionType(function.__code__, function.__globals__, function.__name__)
     named.__qualname__ = f"{function.__qualname__}{'_threaded' if parallel else ''}_{VERSION}"
-    return numba.njit(cache=True, nogil=True, error_model="numpy", parallel=parallel)(named)
+    return numba.njit(cache=True, nogil=True, error_model="numpy", parallel=parallel, inline=inline)(named)
+
+
+inlined = functools.partial(jit, inline="always")  # a part of one kernel: compiled once, with that
 
 
 def threads() -> int:

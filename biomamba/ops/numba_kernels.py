@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from .numba_jit import jit, threaded, threads
+from .numba_jit import inlined, jit, threaded, threads
 from .numba_tile import carry, fold, narrow, pack, packed, wide
 
 ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
@@ -40,7 +40,7 @@ def pointer(context, address):
     return types.voidptr(address), generate
 
 
-@jit
+@inlined
 def dense(lo, hi, gradient, Z, start, signal, post, pre):
     """Contract and carry Z; the drives of all steps are post (b, t, c, r) times pre (b, t, j)."""
     _, m, r, _ = Z.shape
@@ -57,7 +57,7 @@ def dense(lo, hi, gradient, Z, start, signal, post, pre):
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i], gradient[c:last])
 
 
-@jit
+@inlined
 def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
     """Contract Z and carry it one step; the drive is post (b, 1, c, r) times taps (b, 1, c, k) . pre (b, k, j)."""
     _, m, r, j = Z.shape
@@ -74,7 +74,7 @@ def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, mixed, gradient[c:last])
 
 
-@jit
+@inlined
 def unfolded(lo, hi, gradient, Z, start, signal, post, pre, taps):
     """Contract and carry Z; the drive of step s is post (b, t, r), the same for all c, times taps . pre.
 
@@ -99,7 +99,7 @@ def unfolded(lo, hi, gradient, Z, start, signal, post, pre, taps):
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i], gradient[c:last])
 
 
-@jit
+@inlined
 def alone(lo, hi, gradient, Z, start, signal, post):
     """Contract and carry Z (b, e n), which has no pre; gradient is (e n,)."""
     for i in range(lo, hi):
@@ -166,7 +166,7 @@ def of_state(lo, hi, gradient, Z, start, signal, post, pre):
                 z[c] = narrow(now[c], z[c])
 
 
-@jit
+@inlined
 def shared_channel(lo, hi, gradient, Z, start, signal, post, pre):
     """Do what `of_channel` does where post (b, t, n) is the same for all e: a product of matrices takes in the drives.
 
@@ -187,7 +187,7 @@ def shared_channel(lo, hi, gradient, Z, start, signal, post, pre):
         carry(z, one, none, p, pre[i].reshape(steps, size), nowhere)
 
 
-@jit
+@inlined
 def shared_state(lo, hi, gradient, Z, start, signal, post, pre):
     """Do what `of_state` does where post (b, t, e) is the same for all n, likewise; a state's rows are a matrix."""
     _, m, k, e = Z.shape
@@ -204,7 +204,7 @@ def shared_state(lo, hi, gradient, Z, start, signal, post, pre):
         carry(Z[i, y : y + many], one, none, p, post[i], nowhere)
 
 
-@jit
+@inlined
 def one(row, b, kept, gradient, part, parts):
     """Do one part of a trace: `row` of the table; kept and gradient tell the precisions."""
     c, r, j, t, k = row[C], row[R], row[J], row[T], row[K]
