@@ -40,6 +40,22 @@ def _pointer(context, builder, kind, value, vector):
     return builder.bitcast(data, ir.PointerType(vector))
 
 
+def spread(builder, number, vector):
+    """Return the number in every lane of a vector."""
+    none = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(none, number, ir.IntType(32)(0))
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, none, lanes)
+
+
+def fused(builder, x, y, z):
+    """Return x y + z of vectors, rounded once; llvmlite's own builder does it for single numbers alone."""
+    bits = 32 if x.type.element == ir.FloatType() else 64
+    kind = ir.FunctionType(x.type, [x.type] * 3)
+    name = f"llvm.fma.v{x.type.count}f{bits}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [x, y, z])
+
+
 @intrinsic
 def load(context, array, states):
     """Return the first n numbers of a contiguous array."""
@@ -70,11 +86,7 @@ def row(context, number, states):
     kind = Row(number, len(states))
 
     def generate(context, builder, signature, arguments):
-        vector = context.get_value_type(kind)
-        none = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(none, arguments[0], ir.IntType(32)(0))
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
-        return builder.shuffle_vector(first, none, lanes)
+        return spread(builder, arguments[0], context.get_value_type(kind))
 
     return kind(number, states), generate
 
@@ -95,13 +107,7 @@ def add(context, x, y):
 def fma(context, x, y, z):
     """Return x y + z, number by number, rounded once."""
 
-    def generate(context, builder, signature, arguments):
-        vector = arguments[0].type
-        name = f"llvm.fma.v{x.count}f{x.number.bitwidth}"
-        kind = ir.FunctionType(vector, [vector] * 3)
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
-
-    return x(x, y, z), generate
+    return x(x, y, z), lambda context, builder, signature, arguments: fused(builder, *arguments)
 
 
 @intrinsic

@@ -21,7 +21,7 @@ from numba.extending import intrinsic, overload
 
 from .influence import FOLDED
 from .numba_jit import jit
-from .numba_rows import load, store
+from .numba_rows import fused, load, spread, store
 
 _features = llvm.get_host_cpu_features()
 WIDTH = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  # bytes of a vector
@@ -81,8 +81,6 @@ class _Vectors:
     def __init__(self, context: Any, builder: Any, kinds: Any, arrays: Any, like: Any) -> None:
         self.builder, self.lanes, number = builder, _lanes(like), context.get_value_type(like.dtype)
         self.type = ir.VectorType(number, self.lanes)
-        name = f"llvm.fma.v{self.lanes}f{like.dtype.bitwidth}"
-        self._fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(self.type, [self.type] * 3), name)
         made = [context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, arrays, strict=True)]
         self.data = [array.data for array in made]
         self.shapes = [cgutils.unpack_tuple(builder, array.shape) for array in made]
@@ -95,13 +93,11 @@ class _Vectors:
         return self.builder.gep(self.data[array], [place])
 
     def fma(self, x, y, z):
-        return self.builder.call(self._fma, [x, y, z])
+        return fused(self.builder, x, y, z)
 
     def splat(self, pointer):
         """Return the number at the pointer in every lane."""
-        none = ir.Constant(self.type, ir.Undefined)
-        first = self.builder.insert_element(none, self.builder.load(pointer), ir.IntType(32)(0))
-        return self.builder.shuffle_vector(first, none, ir.Constant(self._of(32), [0] * self.lanes))
+        return spread(self.builder, self.builder.load(pointer), self.type)
 
     def load(self, pointer):
         """Return the numbers from the pointer on; those of 16 bits are bfloat16."""

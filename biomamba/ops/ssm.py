@@ -7,6 +7,8 @@ to it, are ever in memory: numba's kernels multiply out and sum up the others on
 steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), a the same or (b, t, e, 1); h0 (b, e, n).
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,32 +60,24 @@ class _Read(torch.autograd.Function):
         return by
 
 
-def _recur(a: Tensor, u: Tensor, B: Tensor, h0: Tensor) -> Tensor:
-    return _run("recur", (a, u, B, h0), h0.new_empty(*u.shape, B.shape[-1]))[0]
-
-
-def _recur_adjoint(a: Tensor, u: Tensor, B: Tensor, h0: Tensor, h: Tensor, g: Tensor) -> tuple[Tensor, ...]:
-    """Return dL/da, dL/du, dL/dB and dL/dh0 for g = dL/dh_t with h_{t+1} held."""
-    return _run("recur_adjoint", (a, u, B, h0, h, g), *(torch.empty_like(x) for x in _dense(a, u, B, h0)))
-
-
-def _read(h: Tensor, C: Tensor) -> Tensor:
-    return _run("read", (h, C), h.new_empty(h.shape[:3]))[0]
-
-
-def _read_adjoint(h: Tensor, C: Tensor, g: Tensor) -> tuple[Tensor, ...]:
-    return _run("read_adjoint", (h, C, g), h.new_empty(h.shape), C.new_empty(C.shape))
-
-
-def _run(kernel: str, given: tuple[Tensor, ...], *out: Tensor) -> tuple[Tensor, ...]:
+def _run(kernel: str, *given: Tensor) -> Any:
+    """Return what numba's kernel of this name writes."""
+    out = EMPTY[kernel](*given)
+    arrays = [tensor.detach().contiguous().numpy() for tensor in given]
+    written = [tensor.numpy() for tensor in ([out] if isinstance(out, Tensor) else out)]
     states = (0,) * given[0 if kernel.startswith("read") else 2].shape[-1]
-    getattr(module("numba", "ssm"), kernel)(states, *(x.numpy() for x in _dense(*given)), *(x.numpy() for x in out))
+    getattr(module("numba", "ssm"), kernel)(states, *arrays, *written)
     return out
 
 
-def _dense(*given: Tensor) -> list[Tensor]:
-    return [tensor.detach().contiguous() for tensor in given]
-
+EMPTY: dict[str, Callable[..., Any]] = {
+    "recur": lambda a, u, B, h0: h0.new_empty(*u.shape, B.shape[-1]),
+    "recur_adjoint": lambda a, u, B, h0, h, g: tuple(
+        x.new_empty(x.shape) for x in (a, u, B, h0)
+    ),  # g: dL/dh_t, h_(t+1) held
+    "read": lambda h, C: h.new_empty(h.shape[:3]),
+    "read_adjoint": lambda h, C, g: (h.new_empty(h.shape), C.new_empty(C.shape)),
+}  # what each returns, not yet written
 
 LIBRARY.define("recur(Tensor a, Tensor u, Tensor B, Tensor h0) -> Tensor")
 LIBRARY.define(
@@ -91,16 +85,6 @@ LIBRARY.define(
 )
 LIBRARY.define("read(Tensor h, Tensor C) -> Tensor")
 LIBRARY.define("read_adjoint(Tensor h, Tensor C, Tensor g) -> (Tensor, Tensor)")
-for _name, _function in (
-    ("recur", _recur),
-    ("recur_adjoint", _recur_adjoint),
-    ("read", _read),
-    ("read_adjoint", _read_adjoint),
-):
-    LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
-torch.library.register_fake("biomamba::recur", lambda a, u, B, h0: h0.new_empty(*u.shape, B.shape[-1]))
-torch.library.register_fake(
-    "biomamba::recur_adjoint", lambda a, u, B, h0, h, g: tuple(x.new_empty(x.shape) for x in (a, u, B, h0))
-)
-torch.library.register_fake("biomamba::read", lambda h, C: h.new_empty(h.shape[:3]))
-torch.library.register_fake("biomamba::read_adjoint", lambda h, C, g: (h.new_empty(h.shape), C.new_empty(C.shape)))
+for _name, _empty in EMPTY.items():
+    LIBRARY.impl(_name, partial(_run, _name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"biomamba::{_name}", _empty)
