@@ -134,25 +134,39 @@ def _ones(factor: Tensor) -> int:
 def _of_cross(Z: list[Tensor], gradient: Tensor, axes: str, post: Any, pre: Any, taps: Any, *others: Any) -> int:
     """Return for each number of Z: one to meet the signal, one to decay, one for each outer product that arrives.
 
-    A single step's taps are first applied to the inputs, those of a chunk to what is the same for all channels.
+    A single step's taps are first applied to the inputs.
     """
     total = 0
     for z, p, q, w in zip(Z, post, pre, taps, strict=True):
-        folded = p.ndim == 3 and w.numel()
-        arriving = q.shape[1] if folded else p.shape[1] if q.numel() else 0
-        total += z.numel() * (2 + arriving) + w.numel() * (p if folded else q).shape[-1]
+        total += z.numel() * (2 + (p.shape[1] if q.numel() else 0)) + w.numel() * q.shape[-1]
     return total
+
+
+def _of_cross_mamba2(Z: list[Tensor], gradient: Tensor, given: list[Tensor], go: Tensor) -> int:
+    """Return the same for a Mamba-2 block, with what its drives are made of.
+
+    Taps are applied to the inputs of a single step, and to what the states push in a chunk.
+    """
+    h, inputs, weight = given[0], given[10], given[11]
+    (b, t, e, n), j, k = h.shape, inputs.shape[2], weight.shape[0]
+    rows = 1 if t == 1 else k - 1 + t  # outer products that arrive at the traces of x and B
+    steps = dict(
+        zip(("A_log", "dt_bias", "dt", "x", "B", "taps_x", "taps_B"), (0, 0, t, rows, rows, t, t), strict=True)
+    )
+    passes = sum(z.numel() * (2 + arriving) for z, arriving in zip(Z, steps.values(), strict=True))
+    taps = b * t * k * ((e + n) * j if t == 1 else 2 * e * n)
+    return passes + taps + 5 * h.numel() + b * t * (e + n) * (2 * k + 1)  # the products of m and its sums; the sides
 
 
 OURS: dict[str, Callable[..., int]] = {
     "scan": lambda a, b, h0, kernels: b.numel(),
     "scan_adjoint": lambda a, g, h0, h, kernels: 2 * h.numel(),
     "cross": _of_cross,
+    "cross_mamba2": _of_cross_mamba2,
     "recur": lambda a, u, B, h0: 2 * u.numel() * B.shape[-1],  # u B, and what decays
     "recur_adjoint": lambda a, u, B, h0, h, g: 4 * h.numel(),  # to each of the four
     "read": lambda h, C: h.numel(),
     "read_adjoint": lambda h, C, g: 2 * h.numel(),
-    "mamba2_arrived": lambda h, *others: 5 * h.numel(),  # the products of m, and its sums
 }  # multiply-accumulates
 
 

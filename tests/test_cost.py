@@ -96,7 +96,7 @@ def traces(block: str, t: int, kernels: str) -> int:
     if block == "diagonal":
         return 3 * alone + b * e * n * d * (2 + t)
     if block == "mamba2":
-        drives = b * t * e * n * (5 + 2 * k) if kernels == "numba" and t > 1 else 0
+        drives = b * t * (e * n * (5 + (2 * k if t > 1 else 0)) + (e + n) * (2 * k + 1)) if kernels == "numba" else 0
         return 2 * alone + b * e * n * d * (2 + t) + folded(e) + folded(n) + 2 * own + drives
     selective = 2 * b * e * n * e * (2 + t) * (1 + k + 1)  # delta and B, from u and from its taps
     return 2 * alone + selective + folded(e) + own + 3 * e * RANK * e  # dt_proj @ x_proj[:r] and its gradients

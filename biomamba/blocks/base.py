@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv import reach
-from ..ops.influence import Ahead, Drive, arrive
+from ..ops.influence import Drive, arrive, cross, decay_ahead
 from ..ops.scan import scan
 from ..ops.spike import spike
 from ..ops.ssm import recur
@@ -83,9 +83,16 @@ class Block(nn.Module, ABC):
     def drives(self, tape: Tape) -> dict[str, Drive]:
         """Return the drive of each influence on the state, no graph attached."""
 
-    def arrivals(self, tape: Tape, ahead: Ahead) -> dict[str, Drive]:
-        """Return the drive of each influence as it arrives at the end of the tape; see `ops.influence.arrive`."""
-        return {name: arrive(drive, ahead, self.influences[name]) for name, drive in self.drives(tape).items()}
+    def cross(self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor) -> list[Tensor]:
+        """Return the gradient of each influence at the tape's start, and move its trace in place to the tape's end.
+
+        signal (b, e, n) is that to the states at the start; go () bool: where it is false nothing moves. See
+        `ops.influence.cross`.
+        """
+        ahead, axes = decay_ahead(tape.log_a, tape.reset), list(self.influences.values())
+        drives = self.drives(tape)
+        arrived = [arrive(drives[name], ahead, a) for name, a in self.influences.items()]
+        return cross([trace[name] for name in self.influences], axes, arrived, ahead.start, signal, go, self.kernels)
 
     def states(self, a: Tensor, b: Tensor, h0: Tensor, local: bool) -> Tensor:
         """Return every h_t = a_t h_{t-1} + b_t (b, t, e, n), with h_{t-1} held for the gradient where local."""

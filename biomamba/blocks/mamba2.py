@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv import conv, reach
-from ..ops.influence import FOLDED, Ahead, Drive
+from ..ops.influence import FOLDED, Drive, decay_ahead, parted, room
 from ..ops.kernels import resolve
-from ..ops.mamba2 import arrived
+from ..ops.mamba2 import Given, cross_mamba2
 from ..ops.ssd import ssd
 from ..ops.ssm import read, recur
 from ..state import BlockState, tree_map
-from .base import Block, Tape, conv_drives, conv_sides, dsilu, dt_bias_init, keep, kernel
+from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
 
 
 class Own(NamedTuple):
     """What the drives need beside the states, no graph attached."""
 
-    delta: Tensor  # (b, t, e) after the softplus
-    delta_slope: Tensor  # (b, t, e) the softplus's derivative
+    delta: Tensor  # (b, t, heads) after the softplus
+    delta_slope: Tensor  # (b, t, heads) the softplus's derivative
     x: Tensor  # (b, t, e) what enters the SSM
     B: Tensor  # (b, t, n)
     raw: Tensor  # (b, k-1+t, e + n) the projections x, B before the convolution
@@ -130,8 +130,8 @@ class Mamba2(Block):
             h = self.selected(keep(log_a, reset), push, B, state.ssm, local)
             y = read(h, C, self.kernels) + self.per_channel(self.D) * u
         own = Own(
-            delta=self.per_channel(delta.detach()),
-            delta_slope=self.per_channel(delta_raw.detach().sigmoid()),
+            delta=delta.detach(),
+            delta_slope=delta_raw.detach().sigmoid(),
             x=u.detach(),
             B=B.detach(),
             raw=raw.detach()[..., : e + n],
@@ -161,9 +161,10 @@ class Mamba2(Block):
     def drives(self, tape: Tape) -> dict[str, Drive]:
         """Return the drives; with m = (A a h_prev + B x) softplus', the derivative to dt."""
         (e, n), own = self.shape, tape.own
-        delta, x, B = own.delta.unsqueeze(-1), own.x.unsqueeze(-1), own.B.unsqueeze(2)
+        delta, delta_slope = (self.per_channel(each).unsqueeze(-1) for each in (own.delta, own.delta_slope))
+        x, B = own.x.unsqueeze(-1), own.B.unsqueeze(2)
         leak = -self.per_channel(self.A_log.exp()).unsqueeze(-1) * (tape.h - delta * x * B)  # A a h_prev
-        m = (leak + B * x) * own.delta_slope.unsqueeze(-1)
+        m = (leak + B * x) * delta_slope
         within = reach(tape.reset, self.taps)
         weight, _ = kernel(self.conv1d)
         raw_x, raw_B = own.raw.split([e, n], dim=-1)
@@ -181,26 +182,28 @@ class Mamba2(Block):
         }
 
     @torch.no_grad()
-    def arrivals(self, tape: Tape, ahead: Ahead) -> dict[str, Drive]:
-        """Return the drives as they arrive at the end of the tape; for a chunk, numba's kernels need less for it."""
-        plain = resolve(self.kernels, tape.h.device.type) != "numba" or self.taps > FOLDED
-        if plain or tape.h.shape[1] == 1:
-            return super().arrivals(tape, ahead)
-        (e, n), own, P = self.shape, tape.own, ahead.step.squeeze(-1)
-        A, by_x, inputs = -self.per_channel(self.A_log.exp()), own.delta * P, tape.inputs.detach()
-        parts = arrived(tape.h, own.delta, own.delta_slope, own.x, own.B, P, A)
-        weight, within = kernel(self.conv1d)[0], reach(tape.reset, self.taps)
-        raw_x, raw_B = own.raw.split([e, n], dim=-1)
-        slope_x, slope_B = own.slope.split([e, n], dim=-1)
-        taps_x, sides_x = conv_sides(raw_x, slope_x * by_x, weight[:e], within)
-        taps_B, sides_B = conv_sides(raw_B, slope_B, weight[e : e + n], within)
-        drives = {
-            "A_log": Drive(parts.A_log),
-            "dt_bias": Drive(parts.dt_bias),
-            "in_proj.dt": Drive(parts.dt, inputs[:, self.taps - 1 :]),
-            "in_proj.x": Drive(own.B, inputs, taps_x),
-            "in_proj.B": Drive(by_x * own.x, inputs, taps_B),
-            "conv1d.x": Drive(own.B, sides_x.transpose(2, 3)),
-            "conv1d.B": Drive(by_x * own.x, sides_B),
-        }
-        return {name: tree_map(torch.Tensor.contiguous, drive) for name, drive in drives.items()}
+    def cross(self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor) -> list[Tensor]:
+        """Return the gradients and move the traces; numba's kernels work out the drives on the way."""
+        if resolve(self.kernels, signal.device.type) != "numba" or self.taps > FOLDED:
+            return super().cross(tape, trace, signal, go)
+        (e, n), own, Z, axes = self.shape, tape.own, [trace[name] for name in self.influences], self.influences.values()
+        ahead, within = decay_ahead(tape.log_a[:, :, :: self.headdim], tape.reset), reach(tape.reset, self.taps)
+        given = Given(
+            h=tape.h,
+            signal=signal,
+            start=ahead.start,
+            ahead=ahead.step,
+            delta=own.delta,
+            delta_slope=own.delta_slope,
+            x=own.x,
+            B=own.B,
+            raw=own.raw,
+            slope=own.slope,
+            inputs=tape.inputs,
+            weight=kernel(self.conv1d)[0][: e + n].T,
+            A=-self.A_log.exp(),
+            within=None if within is None else within.to(signal.dtype),
+        )
+        gradient = room(Z, [*axes], signal)
+        cross_mamba2(Z, gradient, tree_map(lambda tensor: tensor.detach().contiguous(), given), go)
+        return parted(gradient, Z, [*axes])

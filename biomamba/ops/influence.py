@@ -17,6 +17,7 @@ post is (b, t, e, n), signal (b, e, n). The axes say whose parameter it is, (c,)
     nk      (n, k)      (b, n, k, e)    (b, t, n, k)
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from .conv import fold, windows
 from .kernels import LIBRARY, module, resolve
 
-FOLDED = 4  # taps that numba's pass over a chunk folds itself, at most
+FOLDED = 4  # taps that numba's pass over the traces of a Mamba-2 block folds itself, at most
 
 
 class Drive(NamedTuple):
@@ -120,8 +121,7 @@ def cross(
     start = decay.expand_as(signal)
     by_e = [start.contiguous(), signal.contiguous()]
     by_n = [tensor.transpose(1, 2).contiguous() for tensor in (start, signal)]
-    shapes = [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)]
-    gradient = signal.new_empty(sum(x * y for x, y in shapes))
+    gradient = room(Z, axes, signal)
     torch.ops.biomamba.cross(
         list(Z),
         gradient,
@@ -133,7 +133,17 @@ def cross(
         go,
         resolve(kernels, signal.device.type),
     )
-    gradients = split(gradient, shapes)
+    return parted(gradient, Z, axes)
+
+
+def room(Z: Sequence[Tensor], axes: Sequence[str], like: Tensor) -> Tensor:
+    """Return room for the gradients of all traces, one after the other."""
+    return like.new_empty(sum(math.prod(_summed(z.shape, a)) for z, a in zip(Z, axes, strict=True)))
+
+
+def parted(gradient: Tensor, Z: Sequence[Tensor], axes: Sequence[str]) -> list[Tensor]:
+    """Return the gradient of each parameter."""
+    gradients = split(gradient, [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)])
     return [g.sum(-1) if a == "e" else g.T if a == "ek" else g for g, a in zip(gradients, axes, strict=True)]
 
 
@@ -149,12 +159,10 @@ def arrive(drive: Drive, ahead: Ahead, axes: str) -> Drive:
         e, en     post (b, e, n)
         ej        post (b, t, e, n), pre (b, t, j)
         nj        post (b, t, n, e), pre (b, t, j)
-        ek        post (b, t, n, e), pre (b, t, k, e); or post (b, t, n), the same for all e
-        nk        post (b, t, n, e), pre (b, t, n, k); or post (b, t, e), the same for all n
+        ek        post (b, t, n, e), pre (b, t, k, e)
+        nk        post (b, t, n, e), pre (b, t, n, k)
 
-    Taps are left for a single step only; in a chunk they are folded into post, which then has k - 1 more rows. For
-    numba's kernels `Mamba2.arrivals` leaves up to FOLDED of them, where post is the same for all c: ej then has post
-    (b, t, n), nj post (b, t, e), both with taps (b, t, c, k) and pre (b, k-1+t, j).
+    Taps are left for a single step only; in a chunk they are folded into post, which then has k - 1 more rows.
     """
     return _lay(_at_end(drive, ahead, axes), axes)
 
@@ -259,12 +267,7 @@ def add_(Z: Tensor, post: Tensor, pre: Tensor, taps: Tensor | None = None) -> No
 
 def add_own_(Z: Tensor, axes: str, post: Tensor, pre: Tensor) -> None:
     """Add the drives of all steps to Z (b, n, k, e); post and pre as `arrive` gives them."""
-    if post.ndim == 4:
-        Z.add_(torch.einsum("btne,btke->bnke" if axes == "ek" else "btne,btnk->bnke", post, pre))
-        return
-    left, right = (post, pre) if axes == "ek" else (pre, post)  # Z += left^T right over time
-    product = Z.view(len(Z), -1, right[0, 0].numel())
-    product.baddbmm_(left.flatten(2).transpose(1, 2), right.flatten(2))
+    Z.add_(torch.einsum("btne,btke->bnke" if axes == "ek" else "btne,btnk->bnke", post, pre))
 
 
 def contract_now(weights: Tensor, axes: str, pre: Tensor, taps: Tensor | None, each: bool = False) -> Tensor:

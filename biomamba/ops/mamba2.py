@@ -1,9 +1,4 @@
-"""What the steps of a chunk push through a Mamba-2 block's dt, as it arrives at the chunk's end.
-
-The decay P that lies ahead is one number per channel, and the drives of x and B are products of a channel's part and a
-state's, which the pass over a trace multiplies out itself. Only m, which reads the states, is written for every channel
-and state. Shapes: b streams, t steps, e channels, n states.
-"""
+"""How the traces of a Mamba-2 block cross a chunk by numba: from what the block computed, with no tensor of drives."""
 
 from typing import NamedTuple
 
@@ -13,37 +8,41 @@ from torch import Tensor
 from .kernels import LIBRARY, module
 
 
-class Arrived(NamedTuple):
-    """What `mamba2_arrived` returns."""
+class Given(NamedTuple):
+    """What a chunk leaves of itself, all contiguous.
 
-    A_log: Tensor  # (b, e, n) summed over the steps
-    dt_bias: Tensor  # (b, e, n) likewise
-    dt: Tensor  # (b, t, e, n) m = (A a h_prev + B x) softplus' P
-
-
-def arrived(h: Tensor, delta: Tensor, slope: Tensor, x: Tensor, B: Tensor, ahead: Tensor, A: Tensor) -> Arrived:
-    """Return the parts, by numba's kernel.
-
-    h (b, t, e, n); delta, its slope (softplus'), x and the decay ahead (b, t, e); B (b, t, n); A (e,), negative.
+    b streams, t steps, e channels in g heads, n states, j inputs, k taps.
     """
-    return Arrived(*torch.ops.biomamba.mamba2_arrived(h, delta, slope, x, B, ahead, A))
+
+    h: Tensor  # (b, t, e, n)
+    signal: Tensor  # (b, e, n) to the states before the chunk
+    start: Tensor  # (b, g) the decay of the whole chunk
+    ahead: Tensor  # (b, t, g) the decay that lies ahead of each step
+    delta: Tensor  # (b, t, g) after the softplus
+    delta_slope: Tensor  # (b, t, g) the softplus's derivative
+    x: Tensor  # (b, t, e) what enters the SSM
+    B: Tensor  # (b, t, n)
+    raw: Tensor  # (b, k-1+t, e + n) the projections x, B before the convolution
+    slope: Tensor  # (b, t, e + n) silu'(conv) of x, B
+    inputs: Tensor  # (b, k-1+t, j) of the projections
+    weight: Tensor  # (k, e + n) the taps
+    A: Tensor  # (g,) negative
+    within: Tensor | None  # (b, t, k) 1 where a tap looks at its own sequence, else 0; None: 1
 
 
-def _arrived(*given: Tensor) -> tuple[Tensor, ...]:
-    out = _empty(*given)
-    read = [tensor.contiguous().numpy() for tensor in given]
-    module("numba", "ssm").mamba2_of_h((0,) * given[0].shape[-1], *read, *(tensor.numpy() for tensor in out))
-    return out
+def cross_mamba2(Z: list[Tensor], gradient: Tensor, given: Given, go: Tensor) -> None:
+    """Do what `influence.cross` does, Z in the order A_log, dt_bias, in_proj.dt, .x, .B, conv1d.x, .B.
+
+    Up to influence.FOLDED taps. gradient holds the numbers of all, one after the other.
+    """
+    torch.ops.biomamba.cross_mamba2(Z, gradient, [tensor for tensor in given if tensor is not None], go)
 
 
-def _empty(h: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return what `Arrived` holds, not yet written."""
-    return h.new_empty(h[:, 0].shape), h.new_empty(h[:, 0].shape), h.new_empty(h.shape)
+def _cross(Z: list[Tensor], gradient: Tensor, given: list[Tensor], go: Tensor) -> None:
+    if bool(go):
+        module("numba", "mamba2").cross_all(Z, gradient, given)
 
 
-LIBRARY.define(
-    "mamba2_arrived(Tensor h, Tensor delta, Tensor slope, Tensor x, Tensor B, Tensor ahead, Tensor A) "
-    "-> (Tensor, Tensor, Tensor)"
-)
-LIBRARY.impl("mamba2_arrived", _arrived, "CompositeExplicitAutograd")
-torch.library.register_fake("biomamba::mamba2_arrived", _empty)
+LIBRARY.define("cross_mamba2(Tensor(a!)[] Z, Tensor(b!) gradient, Tensor[] given, Tensor go) -> ()")
+LIBRARY.impl("cross_mamba2", _cross, "CompositeExplicitAutograd")
+torch.library.register_fake("biomamba::cross_mamba2", lambda *given: None)

@@ -11,6 +11,7 @@ A trace kept in bfloat16 is read as its bits, uint16.
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,12 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from .numba_jit import inlined, jit, threaded, threads
-from .numba_tile import carry, fold, narrow, pack, packed, wide
+from .numba_tile import carry, narrow, pack, packed, wide
 
 ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
 
 KIND, Z, POST, PRE, TAPS, START, SIGNAL, AT, C, R, J, T, K = range(13)  # columns of the table; AT: of the gradient
-ALONE, DENSE, TAPPED, UNFOLDED, OF_CHANNEL, OF_STATE, SHARED_CHANNEL, SHARED_STATE = range(8)  # kinds of pass
+ALONE, DENSE, TAPPED, OF_CHANNEL, OF_STATE = range(5)  # kinds of pass
 KINDS = {"e": ALONE, "en": ALONE, "ej": DENSE, "nj": DENSE, "ek": OF_CHANNEL, "nk": OF_STATE}
 
 
@@ -72,31 +73,6 @@ def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
         last = c + 1
         pack(p, post[i, :, c:last])
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, mixed, gradient[c:last])
-
-
-@inlined
-def unfolded(lo, hi, gradient, Z, start, signal, post, pre, taps):
-    """Contract and carry Z; the drive of step s is post (b, t, r), the same for all c, times taps . pre.
-
-    taps (b, t, c, k) with k up to influence.FOLDED, pre (b, k-1+t, j).
-    """
-    _, m, r, _ = Z.shape
-    t, k = taps.shape[1], taps.shape[3]
-    room = max(1, ROOM // ((k - 1 + t) * r))
-    p, shared = packed(room, k - 1 + t, r, gradient), packed(1, t, r, gradient)
-    held = -1  # the stream whose post is there
-    at = lo
-    while at < hi:
-        i, c = at // m, at % m
-        many = min(room, m - c, hi - at)
-        at += many
-        if i != held:
-            held = i
-            pack(shared, post[i].reshape(t, 1, r))
-        for x in range(many):
-            fold(p, x, taps, i, c + x, shared[0])
-        last = c + many
-        carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i], gradient[c:last])
 
 
 @inlined
@@ -167,44 +143,6 @@ def of_state(lo, hi, gradient, Z, start, signal, post, pre):
 
 
 @inlined
-def shared_channel(lo, hi, gradient, Z, start, signal, post, pre):
-    """Do what `of_channel` does where post (b, t, n) is the same for all e: a product of matrices takes in the drives.
-
-    Rows of one stream are a matrix, which has met its signal and decayed when it comes to `carry`.
-    """
-    _, m, k, e = Z.shape
-    steps, size = post.shape[1], k * e
-    of_channel(lo, hi, gradient, Z, start, signal, np.empty((0, 0, m, e), gradient.dtype), pre)
-    p, none = packed(1, steps, m, gradient), np.zeros((1, m), gradient.dtype)
-    one, nowhere = none + none.dtype.type(1), np.empty((1, size), gradient.dtype)
-    at = lo
-    while at < hi:
-        i, y = at // m, at % m
-        many = min(m - y, hi - at)
-        at += many
-        pack(p, post[i, :, y : y + many].copy().reshape(steps, 1, many))
-        z = Z[i, y : y + many].reshape(1, many, size)
-        carry(z, one, none, p, pre[i].reshape(steps, size), nowhere)
-
-
-@inlined
-def shared_state(lo, hi, gradient, Z, start, signal, post, pre):
-    """Do what `of_state` does where post (b, t, e) is the same for all n, likewise; a state's rows are a matrix."""
-    _, m, k, e = Z.shape
-    steps = post.shape[1]
-    of_state(lo, hi, gradient, Z, start, signal, np.empty((0, 0, m, e), gradient.dtype), pre)
-    p, none = packed(m, steps, k, gradient), np.zeros((m, k), gradient.dtype)
-    one, nowhere = none + none.dtype.type(1), np.empty((m, e), gradient.dtype)
-    at = lo
-    while at < hi:
-        i, y = at // m, at % m
-        many = min(m - y, hi - at)
-        at += many
-        pack(p, pre[i, :, y : y + many])
-        carry(Z[i, y : y + many], one, none, p, post[i], nowhere)
-
-
-@inlined
 def one(row, b, kept, gradient, part, parts):
     """Do one part of a trace: `row` of the table; kept and gradient tell the precisions."""
     c, r, j, t, k = row[C], row[R], row[J], row[T], row[K]
@@ -226,38 +164,27 @@ def one(row, b, kept, gradient, part, parts):
             signal.reshape(flat),
             post,
         )
-    elif row[KIND] <= UNFOLDED:
+    elif row[KIND] <= TAPPED:
         to = gradient[row[AT] : row[AT] + c * j].reshape(c, j)
+        post = carray(pointer(row[POST]), (b, t, c, r), number)
         pre = carray(pointer(row[PRE]), (b, max(0, k - 1) + t, j), number)
-        taps = carray(pointer(row[TAPS]), (b, t, c, k), number)
-        if row[KIND] == UNFOLDED:
-            shared = carray(pointer(row[POST]), (b, t, r), number)
-            unfolded(lo, hi, to, z, start, signal, shared, pre, taps)
+        if row[KIND] == DENSE:
+            dense(lo, hi, to, z, start, signal, post, pre)
         else:
-            post = carray(pointer(row[POST]), (b, t, c, r), number)
-            if row[KIND] == DENSE:
-                dense(lo, hi, to, z, start, signal, post, pre)
-            else:
-                tapped(lo, hi, to, z, start, signal, post, pre, taps)
+            taps = carray(pointer(row[TAPS]), (b, t, c, k), number)
+            tapped(lo, hi, to, z, start, signal, post, pre, taps)
     else:
         start = carray(pointer(row[START]), (b, c, j), number)
         signal = carray(pointer(row[SIGNAL]), (b, c, j), number)
-        posts = carray(pointer(row[POST]), (b, t, c, j), number)
-        shared = carray(pointer(row[POST]), (b, t, c if row[KIND] == SHARED_CHANNEL else j), number)
-        if row[KIND] == OF_CHANNEL or row[KIND] == SHARED_CHANNEL:
+        post = carray(pointer(row[POST]), (b, t, c, j), number)
+        if row[KIND] == OF_CHANNEL:
             to = gradient[row[AT] : row[AT] + r * j].reshape(r, j)
-            own = carray(pointer(row[PRE]), (b, t, r, j), number)
-            if row[KIND] == OF_CHANNEL:
-                of_channel(lo, hi, to, z, start, signal, posts, own)
-            else:
-                shared_channel(lo, hi, to, z, start, signal, shared, own)
+            pre = carray(pointer(row[PRE]), (b, t, r, j), number)
+            of_channel(lo, hi, to, z, start, signal, post, pre)
         else:
             to = gradient[row[AT] : row[AT] + c * r].reshape(c, r)
-            own = carray(pointer(row[PRE]), (b, t, c, r), number)
-            if row[KIND] == OF_STATE:
-                of_state(lo, hi, to, z, start, signal, posts, own)
-            else:
-                shared_state(lo, hi, to, z, start, signal, shared, own)
+            pre = carray(pointer(row[PRE]), (b, t, c, r), number)
+            of_state(lo, hi, to, z, start, signal, post, pre)
 
 
 @threaded
@@ -309,8 +236,7 @@ def cross_all(
     by: list[Tensor],
 ) -> None:
     """Write the gradients and move every Z: what `influence.cross_torch` does, each trace in one pass."""
-    table, at, flat = [], 0, gradient.numpy()
-    kept = np.empty(0, np.uint16) if traces[0].dtype == torch.bfloat16 else flat[:0]
+    table, at = [], 0
     by_e, by_n = tuple(map(address, by[:2])), tuple(map(address, by[2:]))
     for z, a, p, q, w in zip(traces, axes, post, pre, taps, strict=True):
         b, c, r, *inputs = z.shape
@@ -318,23 +244,23 @@ def cross_all(
         kind, steps, k, size = KINDS[a], (q.shape[1] if q.numel() else 1), w.shape[-1], c * r
         if kind == DENSE:
             steps -= max(0, k - 1)
-            kind, size = UNFOLDED if p.ndim == 3 else TAPPED if k else DENSE, c * j
-        elif kind != ALONE:
-            size = r * j if kind == OF_CHANNEL else size
-            kind += SHARED_CHANNEL - OF_CHANNEL if p.ndim == 3 else 0
+            kind, size = TAPPED if k else DENSE, c * j
+        elif kind == OF_CHANNEL:
+            size = r * j
         places = address(z), address(p), address(q), address(w)
         table.append((kind, *places, *(by_e if a in ("e", "en", "ej") else by_n), at, c, r, j, steps, k))
         at += size
-    run(table, b, kept, flat)
+    run(all_rows, traces[0], gradient, np.array(table, dtype=np.int64), b)
 
 
-def run(table: list[Any], streams: int, kept: Any, gradient: Any) -> None:
-    """Do every row of the table, by as many threads as torch uses."""
-    parts = threads()
-    own = gradient[None] if parts == 1 else np.empty((parts, gradient.size), gradient.dtype)
-    all_rows(np.array(table, dtype=np.int64), streams, kept, own)
+def run(kernel: Callable[..., None], trace: Tensor, gradient: Tensor, *given: Any) -> None:
+    """Call kernel(*given, kept, gradients) with as many gradients as torch uses threads, and sum them up."""
+    flat, parts = gradient.numpy(), threads()
+    kept = np.empty(0, np.uint16) if trace.dtype == torch.bfloat16 else flat[:0]
+    own = flat[None] if parts == 1 else np.empty((parts, flat.size), flat.dtype)
+    kernel(*given, kept, own)
     if parts > 1:
-        own.sum(0, out=gradient)
+        own.sum(0, out=flat)
 
 
 def scan(a: Tensor, b: Tensor, h0: Tensor, h: Tensor) -> None:

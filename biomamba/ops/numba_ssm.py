@@ -1,4 +1,4 @@
-"""Kernels for the CPU, compiled by numba: the recurrence of `ssm`, its adjoint, and what steps push through a Mamba-2.
+"""Kernels for the CPU, compiled by numba: the recurrence of `ssm` and its adjoint.
 
 Threads share the streams. Letters: b streams, t steps, e channels, n states; `states` is a tuple of n zeros, so each n
 is compiled for once. Arrays are contiguous; a (b, t, e, n or 1).
@@ -21,7 +21,8 @@ def recur(parts, states, a, u, B, h0, h):
     for part in prange(parts):
         now = np.empty((e, n), h.dtype)
         for i in range(b * part // parts, b * (part + 1) // parts):
-            now[:] = h0[i]
+            for c in range(e):
+                store(load(h0[i, c], states), now[c])
             for s in range(t):
                 drive = load(B[i, s], states)
                 for c in range(e):
@@ -81,28 +82,3 @@ def read_adjoint(parts, states, h, C, g, by_h, by_C):
                     store(mul(now, weights), by_h[i, s, c])
                     sums = fma(now, load(h[i, s, c], states), sums)
                 store(sums, by_C[i, s])
-
-
-@threaded
-def mamba2_of_h(parts, states, h, delta, slope, x, B, P, A, of_A, of_dt, to_dt):
-    """Write what arrives of each step's m = (A a h_prev + B x) slope, and its sums for A_log and dt_bias.
-
-    h (b, t, e, n), B (b, t, n), A (e,) negative; delta, its slope, x and the decay ahead P (b, t, e); of_A and of_dt
-    (b, e, n), to_dt (b, t, e, n). A a h_prev is A (h - delta B x).
-    """
-    b, t, e, _ = h.shape
-    for part in prange(parts):
-        for i in range(b * part // parts, b * (part + 1) // parts):
-            of_A[i] = 0
-            of_dt[i] = 0
-            for s in range(t):
-                drive = load(B[i, s], states)
-                for c in range(e):
-                    push = mul(drive, row(x[i, s, c], states))
-                    rest = fma(push, row(-delta[i, s, c], states), load(h[i, s, c], states))
-                    leak = mul(rest, row(A[c], states))
-                    m = mul(add(leak, push), row(P[i, s, c] * slope[i, s, c], states))
-                    store(m, to_dt[i, s, c])
-                    store(add(load(of_dt[i, c], states), m), of_dt[i, c])
-                    weight = row(P[i, s, c] * delta[i, s, c], states)
-                    store(fma(leak, weight, load(of_A[i, c], states)), of_A[i, c])

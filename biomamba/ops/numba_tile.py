@@ -196,29 +196,62 @@ def _tile(rows: int, vectors: int, ahead: int) -> Any:
     return tile
 
 
+def _walk(vectors: int) -> Any:
+    """Return the function of a single step's columns from x on, as many as `vectors` hold, of all rows of z[c]."""
+
+    @intrinsic
+    def walk(context, z, start, signal, p, q, to, c, x):
+        """Meet, decay and take in, row by row; the sums and the row of q stay in registers."""
+
+        def generate(context, builder, signature, arguments):
+            v = _Vectors(context, builder, signature.args[:6], arguments[:6], to)
+            c, x = arguments[6:]
+            columns = [builder.add(x, INT(v.lanes * i)) for i in range(vectors)]
+            right = [v.load(v.at(4, INT(0), column)) for column in columns]
+
+            def line(y, sums):
+                cells = [v.at(0, c, y, column) for column in columns]
+                held = [v.load(cell) for cell in cells]
+                met, rate = v.splat(v.at(2, c, y)), v.splat(v.at(1, c, y))
+                block, within = builder.lshr(y, INT(BLOCK.bit_length() - 1)), builder.and_(y, INT(BLOCK - 1))
+                left = v.splat(v.at(3, c, block, INT(0), within))
+                for cell, vector, pushed in zip(cells, held, right, strict=True):
+                    v.store(v.fma(left, pushed, builder.fmul(rate, vector)), cell)
+                return [v.fma(met, vector, total) for vector, total in zip(held, sums, strict=True)]
+
+            totals = v.loop(v.shapes[0][1], [v.load(v.at(5, c, column)) for column in columns], line)
+            for total, column in zip(totals, columns, strict=True):
+                v.store(total, v.at(5, c, column))
+            return context.get_dummy_value()
+
+        return types.void(z, start, signal, p, q, to, types.int64, types.int64), generate
+
+    return walk
+
+
 _large, _thin = _tile(ROWS, VECTORS, 2), _tile(ROWS, 1, 2)
-_pair, _narrow_pair = _tile(2, VECTORS, 0), _tile(2, 1, 0)
 _flat, _small = _tile(1, VECTORS, 0), _tile(1, 1, 0)
+_double, _walk_large, _walk_thin = _walk(2 * VECTORS), _walk(VECTORS), _walk(1)
 
 
 @intrinsic
-def fold(context, p, c, taps, i, channel, post):
-    """Write p[c]_s = sum_k taps[i, s - k, channel, k] post[s - k]: see `conv.fold`.
+def fold(context, p, taps, channel, post):
+    """Write p_s = sum_k taps[s - k, k, channel] post[s - k]: see `conv.fold`.
 
-    taps (b, t, e, k) with k up to FOLDED; post (blocks, t, BLOCK) as `pack` lays it; p has k - 1 + t steps.
+    taps (t, k, e) with k up to FOLDED; post (blocks, t, BLOCK) as `pack` lays it, p likewise with k - 1 + t steps.
     """
 
     def generate(context, builder, signature, arguments):
-        p_, c, taps_, i, channel, post_ = arguments
+        p_, taps_, channel, post_ = arguments
         v = _Vectors(context, builder, (p, taps, post), (p_, taps_, post_), p)
-        t, many = v.shapes[1][1], v.shapes[1][3]
+        t, many = v.shapes[1][:2]
         parts = [INT(v.lanes * part) for part in range(BLOCK // v.lanes)]
         none = [ir.Constant(v.type, None)] * len(parts)
 
         def weight(s, k):
             """Return the tap in every lane; 0 beyond the last."""
             there = builder.icmp_signed("<", INT(k), many)
-            found = v.splat(v.at(1, i, s, channel, builder.select(there, INT(k), INT(0))))
+            found = v.splat(v.at(1, s, builder.select(there, INT(k), INT(0)), channel))
             return builder.select(there, found, none[0])
 
         def of_block(block, _):
@@ -228,20 +261,20 @@ def fold(context, p, c, taps, i, channel, post):
                 coming = [*coming, *none]
                 sums = [v.fma(weights[at // len(parts)], row[at % len(parts)], sum_) for at, sum_ in enumerate(coming)]
                 for part, sum_ in zip(parts, sums, strict=False):
-                    v.store(sum_, v.at(0, c, block, s, part))
+                    v.store(sum_, v.at(0, block, s, part))
                 return sums[len(parts) :]
 
             rest = v.loop(t, none * (FOLDED - 1), of_step)
             for k in range(FOLDED - 1):
                 with builder.if_then(builder.icmp_signed("<", INT(k + 1), many)):
                     for part, sum_ in zip(parts, rest[k * len(parts) :], strict=False):
-                        v.store(sum_, v.at(0, c, block, builder.add(t, INT(k)), part))
+                        v.store(sum_, v.at(0, block, builder.add(t, INT(k)), part))
             return []
 
         v.loop(v.shapes[2][0], [], of_block)
         return context.get_dummy_value()
 
-    return types.void(p, types.int64, taps, types.int64, types.int64, post), generate
+    return types.void(p, taps, types.int64, post), generate
 
 
 @jit
@@ -271,26 +304,26 @@ def carry(z, start, signal, p, q, to):
     broad = thin * VECTORS
     whole, full = j & ~(broad - 1), j & ~(thin - 1)
     for c in range(m):
-        if len(q) == 1:  # memory sets the pace, and keeps up best where lines come in their order
-            even = r & ~1
-            for y in range(0, even, 2):
-                for x in range(0, whole, broad):
-                    _pair(z, start, signal, p, q, to, c, y, x)
-                for x in range(whole, full, thin):
-                    _narrow_pair(z, start, signal, p, q, to, c, y, x)
+        if len(q) == 1:  # memory sets the pace
+            twice = j & ~(2 * broad - 1)
+            for x in range(0, twice, 2 * broad):
+                _double(z, start, signal, p, q, to, c, x)
+            for x in range(twice, whole, broad):
+                _walk_large(z, start, signal, p, q, to, c, x)
+            for x in range(whole, full, thin):
+                _walk_thin(z, start, signal, p, q, to, c, x)
         else:
             even = r & ~(ROWS - 1)
             for x in range(0, whole, broad):
                 for y in range(0, even, ROWS):
                     _large(z, start, signal, p, q, to, c, y, x)
+                for y in range(even, r):
+                    _flat(z, start, signal, p, q, to, c, y, x)
             for x in range(whole, full, thin):
                 for y in range(0, even, ROWS):
                     _thin(z, start, signal, p, q, to, c, y, x)
-        for y in range(even, r):
-            for x in range(0, whole, broad):
-                _flat(z, start, signal, p, q, to, c, y, x)
-            for x in range(whole, full, thin):
-                _small(z, start, signal, p, q, to, c, y, x)
+                for y in range(even, r):
+                    _small(z, start, signal, p, q, to, c, y, x)
         for x in range(full, j):
             for y in range(r):
                 v = wide(z[c, y, x])

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .influence import add_, add_own_
+from .influence import add_
 
 TILE, WIDTH = 2048, 128  # numbers in a tile of a trace, and in one of its rows
 PROGRAMS = 1024  # fewer would leave a large GPU idle: then several share a sum; a constant, so that all GPUs agree
@@ -164,18 +164,15 @@ def cross_all(
     at = 0
     for z, a, p, q, w in zip(traces, axes, post, pre, taps, strict=True):
         start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]
-        product = p.shape[1] > 1 if a in ("ej", "nj") else a in ("ek", "nk") and p.ndim == 3
-        product = product and z.dtype == gradient.dtype
+        product = a in ("ej", "nj") and p.shape[1] > 1 and z.dtype == gradient.dtype
         now = (w[:, 0] @ q).unsqueeze(1) if w.numel() else q  # small beside Z
         view, start, signal, arriving, now = spread(z, a, start, signal, p, now)
         size = view.shape[1] * view.shape[3]
         steps = 0 if product else arriving.shape[1]
         meet(view, gradient[at : at + size], start, signal, arriving, now, steps, bool(q.numel()))
         at += size
-        if product and a in ("ej", "nj"):
+        if product:
             add_(z, p, q)
-        elif product:
-            add_own_(z, a, p, q)
 
 
 def spread(
@@ -190,11 +187,11 @@ def spread(
         pre, post = post, post.unsqueeze(1)
     elif axes == "ek":
         z, start, signal = z.transpose(1, 2), start.unsqueeze(1), signal.unsqueeze(1)
-        post = (post if post.ndim == 4 else post.unsqueeze(-1)).unsqueeze(2)
+        post = post.unsqueeze(2)
     else:
         z = z.transpose(2, 3) if axes == "nk" else z
         start, signal = start.unsqueeze(-1), signal.unsqueeze(-1)
-        post = (post if post.ndim == 4 else post.unsqueeze(2)).unsqueeze(-1)
+        post = post.unsqueeze(-1)
         pre = pre if pre.ndim == 4 else pre.unsqueeze(2)
     b, c, r, j = z.shape
     return z, start.expand_as(z), signal.expand_as(z), post.expand(b, -1, c, r, j), pre.expand(b, -1, c, j)

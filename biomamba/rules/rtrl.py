@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.base import Block, Tape, first
-from ..ops.influence import contract_naive, cross, decay_ahead, shape
+from ..ops.influence import contract_naive, shape
 from ..state import Tree
 from .base import Gradients, LearningRule, Signal
 
@@ -49,19 +49,8 @@ class RTRL(LearningRule):
         if advance == 0:
             exact = {name: trace[name].to(tape.h.dtype) for name in block.influences}
             return {name: contract_naive(signal.h0, exact[name], a) for name, a in block.influences.items()}, trace
-        part = first(tape, advance)
-        ahead = decay_ahead(part.log_a, part.reset)
-        arrived, names = block.arrivals(part, ahead), list(block.influences)
-        gradients = cross(
-            [trace[name] for name in names],
-            list(block.influences.values()),
-            [arrived[name] for name in names],
-            ahead.start,
-            signal.h0,
-            go,
-            block.kernels,
-        )
-        return dict(zip(names, gradients, strict=True)), trace
+        gradients = block.cross(first(tape, advance), trace, signal.h0, go)
+        return dict(zip(block.influences, gradients, strict=True)), trace
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tensor:
         """Return the zero influence of one effective parameter."""
