@@ -40,8 +40,8 @@ CONSTANT = ("betas", "eps", "weight_decay", "momentum")  # options that a graph 
 class Kind(NamedTuple):
     """What a graph is made for."""
 
-    shape: torch.Size  # of x
-    new: int
+    x: tuple[torch.Size, torch.dtype]
+    y: tuple[torch.Size, torch.dtype]
     advance: int
     resets: bool
     labelled: bool
@@ -93,7 +93,8 @@ class Compiled:
         self.inside = ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
         self.rates = [self.wanting[0].new_zeros(()) for _ in range(2)]
         self.moments: list[Tensor] = []
-        self.counts: Tensor | None = None  # steps that the optimiser has taken, for each parameter
+        self.counts: list[Tensor] = []  # Adam's: one tensor of the steps taken, for each parameter
+        self.taken: Tensor | None = None  # the first of these
         self.graphs: dict[Kind, Graph] = {}
 
     def __call__(self, seen: Seen, advance: int, labelled: bool) -> Pass:
@@ -104,25 +105,21 @@ class Compiled:
             whole = self.whole
             return update(whole.model, whole.task, whole.rule, self.optimizer, whole.clip, seen, advance, labelled)
         options = tuple(group.get(name) for name in CONSTANT) if inside else ()
-        kind = Kind(seen.x.shape, seen.chunk.x.shape[1], advance, seen.reset is not None, labelled, options)
+        x, y = seen.x, seen.chunk.y
+        kind = Kind((x.shape, x.dtype), (y.shape, y.dtype), advance, seen.reset is not None, labelled, options)
         graph = self.graphs.get(kind)
         if graph is None:
             graph = self.graphs[kind] = self._make(kind, seen)
-        rates = self._rates(group) if inside else []
+        given = [*self.moments, *self.counts, *self._rates(group)] if inside else []
         with torch.no_grad():
-            out, loss, spikes, good, *others = graph.call(
-                *self.parameters, *(self.moments if inside else ()), *rates, *flat(seen)
-            )
+            out, loss, spikes, good, *others = graph.call(*self.parameters, *given, *flat(seen))
         rest, kept = iter(others), iter(graph.kept)
         norm, fine = (next(rest), next(rest)) if labelled else (None, None)
         state = tree_map(lambda _: next(rest), seen.state)
-        trace = tree_map(lambda old: old if next(kept) else next(rest), seen.trace)
+        trace = seen.trace if all(graph.kept) else tree_map(lambda old: old if next(kept) else next(rest), seen.trace)
         passed = Pass(out, loss, spikes, good, state, trace, norm, fine, list(rest))
-        if fine is not None and bool(fine):
-            if not inside:
-                take(self.optimizer, self.wanting, passed.gradients)
-            elif self.counts is not None:
-                self.counts += 1
+        if not inside and fine is not None and bool(fine):
+            take(self.optimizer, self.wanting, passed.gradients)
         return passed
 
     def _find(self) -> bool:
@@ -135,20 +132,21 @@ class Compiled:
         if own and (not self.moments or own[0] is not self.moments[0]):  # the first time, or after a loading
             self.moments = [state[parameter][name] for parameter in self.wanting for name in names]
             if "step" in state[self.wanting[0]]:  # becomes a view of one tensor, which one addition moves
-                self.counts = torch.stack([state[parameter]["step"] for parameter in self.wanting])
+                self.counts = [torch.stack([state[parameter]["step"] for parameter in self.wanting])]
                 for i, parameter in enumerate(self.wanting):
-                    state[parameter]["step"] = self.counts[i]
+                    state[parameter]["step"] = self.counts[0][i]
+                self.taken = self.counts[0][0]
         return True
 
     def _rates(self, group: dict[str, Any]) -> list[Tensor]:
-        """Return what changes from step to step: for Adam, lr over its first correction, and the second."""
+        """Return what changes from step to step: for Adam, lr over one correction, and 1 over the other's root."""
         lr = float(group["lr"])
-        if self.counts is None:
+        if self.taken is None:
             self.rates[0].fill_(lr)
         else:
-            step = float(self.counts[0]) + 1
+            step = self.taken.item() + 1
             self.rates[0].fill_(lr / (1 - group["betas"][0] ** step))
-            self.rates[1].fill_((1 - group["betas"][1] ** step) ** 0.5)
+            self.rates[1].fill_((1 - group["betas"][1] ** step) ** -0.5)
         return self.rates
 
     def _make(self, kind: Kind, seen: Seen) -> Graph:
@@ -157,11 +155,11 @@ class Compiled:
         weights = [parameter.detach() for parameter in self.parameters]
         each = len(self.moments) // len(self.wanting)
         moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.wanting))] if kind.options else []
-        template = [weights, moments, self.rates if kind.options else [], seen]
+        template = [weights, moments, [*self.counts, *self.rates] if kind.options else [], seen]
 
         def whole(*tensors: Tensor) -> list[Tensor]:
             given = iter(tensors)
-            weights, moments, rates, seen = tree_map(lambda _: next(given), template)
+            weights, moments, pace, seen = tree_map(lambda _: next(given), template)
             fresh = [
                 weight.detach().requires_grad_(parameter.requires_grad)
                 for weight, parameter in zip(weights, self.parameters, strict=True)
@@ -172,11 +170,13 @@ class Compiled:
             if kind.options:
                 assert passed.fine is not None
                 learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
-                for i, (weight, gradient) in enumerate(zip(learning, gradients, strict=True)):
-                    own = moments[i]
-                    now = stepped(type(self.optimizer), kind.options, rates, weight, gradient, own)
-                    for old, new in zip([weight, *own], now, strict=True):
-                        old.copy_(torch.where(passed.fine, new, old))
+                *counts, first, second = pace
+                old, new = [*counts], [count + 1 for count in counts]
+                for weight, gradient, own in zip(learning, gradients, moments, strict=True):
+                    old += [weight, *own]
+                    new += stepped(type(self.optimizer), kind.options, (first, second), weight, gradient, own)
+                for before, now in zip(old, new, strict=True):
+                    before.copy_(torch.where(passed.fine, now, before))
                 gradients = ()
             after = flat(passed.trace)
             kept[:] = [old is new for old, new in zip(flat(seen.trace), after, strict=True)]
@@ -225,4 +225,4 @@ def stepped(
         return [weight - rates[0] * moment, *([moment] if momentum else [])]
     first = moments[0].lerp(gradient, 1 - betas[0])
     second = betas[1] * moments[1] + (1 - betas[1]) * gradient * gradient
-    return [weight - rates[0] * first / (second.sqrt() / rates[1] + eps), first, second]
+    return [weight - rates[0] * first / (second.sqrt() * rates[1] + eps), first, second]

@@ -33,7 +33,7 @@ class Mean:
             self._add(self.values(out[chunk.mask], chunk.y[chunk.mask]))
 
     def _add(self, values: Tensor) -> None:
-        self.total += float(values.sum(dtype=torch.float64))
+        self.total += math.fsum(values.tolist())
         self.count += values.numel()
 
     def values(self, out: Tensor, y: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def online(
         _tell(hear, carry.meters, passed.out, chunk)
 
         carry.state, carry.trace, carry.steps = passed.state, passed.trace, carry.steps + new
-        if bool(passed.good):
+        if bool(passed.good) and window is not None:
             carry.x, carry.reset = x[:, advance:], reset[:, advance:]
         learned = passed.fine is not None and bool(passed.fine)
         carry.updates += learned
@@ -156,8 +156,8 @@ def _append(held: Tensor, new: Tensor) -> Tensor:
 
 
 def _like(chunk: Chunk, weight: Tensor) -> Chunk:
-    """Return the chunk on the model's device, real values in its precision."""
-    chunk = Chunk(*(tensor.to(weight.device) for tensor in chunk))
+    """Return the chunk on the model's device, real values in its precision, each in one piece, as graphs want."""
+    chunk = Chunk(*(tensor.to(weight.device).contiguous() for tensor in chunk))
     return chunk._replace(x=chunk.x.to(weight.dtype)) if chunk.x.is_floating_point() else chunk
 
 

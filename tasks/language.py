@@ -28,6 +28,7 @@ from .files import check_split
 
 BYTES = 256
 CORPORA = ("tinyshakespeare", "warpeace", "wikitext2")
+PIECE = 256  # chunks that are made at once
 DATASET_BYTES = 10_000_000  # read of a dataset where max_bytes does not say: some have no end
 
 
@@ -160,11 +161,16 @@ class Language:
 
 def _chunks(x: Tensor, y: Tensor, length: int, start: int) -> Iterator[Chunk]:
     """Yield the steps of x and y (b, n) uint8 from `start` on; they grow to int64 only here, to keep the text small."""
-    for step in range(start, x.shape[1], length):
-        tokens, targets = (part[:, step : step + length].long() for part in (x, y))
-        reset = torch.zeros_like(tokens, dtype=torch.bool)
-        reset[:, 0] = step == 0
-        yield Chunk(tokens, targets, torch.ones_like(reset), reset)
+    every = torch.ones(len(x), length, dtype=torch.bool)
+    first, none = every.clone(), torch.zeros_like(every)
+    first[:, 1:] = False
+    for begin in range(start, x.shape[1], PIECE * length):  # one conversion for many chunks
+        grown = (part[:, begin : begin + PIECE * length].long().split(length, 1) for part in (x, y))
+        for i, (tokens, targets) in enumerate(zip(*grown, strict=True)):
+            mask, reset = every, none if begin + i else first
+            if tokens.shape[1] < length:
+                mask, reset = mask[:, : tokens.shape[1]], reset[:, : tokens.shape[1]]
+            yield Chunk(tokens, targets, mask, reset)
 
 
 def _documentation() -> bytes:

@@ -32,6 +32,7 @@ def after(
     torch.manual_seed(1)
     (x, y), reset = random_tokens(t), torch.rand(BATCH, t) < resets
     stream = [chunk._replace(mask=chunk.mask & (i % 3 == 0)) for i, chunk in enumerate(chunks(x, y, length, reset))]
+    stream[::2] = [biomamba.Chunk(*map(column_major, chunk)) for chunk in stream[::2]]  # however its numbers lie
     spiking = {"threshold": 0.5, "spike_rate": 0.2, "feedback": "random"} if rule == "stllr" else {}
     model = random_model(block, n_layers=2 if window else 1, **spiking)
     options: dict[str, Any] = {"a_post": 0.2} if rule == "rtrl_stdp" else {}
@@ -41,6 +42,11 @@ def after(
     assert report.carry.updates > 1
     moments = {f"{i}.{k}": v for i, own in stepping.state_dict()["state"].items() for k, v in own.items()}
     return {**model.state_dict(), **dict(leaves([report.carry.state, report.carry.trace])), **moments}
+
+
+def column_major(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor (b, t) with its steps, not its streams, one after the other in memory."""
+    return tensor.t().contiguous().t()
 
 
 class Labelled(SummedLoss):
