@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import SGD, Adam, Optimizer
 
@@ -82,7 +83,7 @@ class Compiled:
         if not hasattr(torch._inductor, "standalone_compile"):
             raise ValueError(f"compile: torch {torch.__version__} is too old: install 2.8 or newer, or do without")
         try:
-            torch.compile(torch.neg)(torch.ones(1))
+            fused(make_fx(torch.neg)(torch.ones(1)), [torch.ones(1)], on_cpu=True)
         except Exception as error:  # whatever a missing compiler makes of it
             raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
         self.whole, self.optimizer = Update(model, task, rule, clip), optimizer
@@ -186,10 +187,14 @@ class Compiled:
 
         products = {torch.ops.aten.mm.default: thin}
         graph = make_fx(whole, products, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat(template))
-        # calling kernels from Python takes longer than their work, so what calls them is compiled too
-        on_cpu = weights[0].device.type == "cpu"
-        with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False):
-            return Graph(torch._inductor.standalone_compile(graph, [*flat(template)]), kept)
+        return Graph(fused(graph, flat(template), weights[0].device.type == "cpu"), kept)
+
+
+def fused(graph: GraphModule, given: Sequence[Tensor], on_cpu: bool) -> Callable[..., Any]:
+    """Return the graph compiled for tensors like those given."""
+    # calling kernels from Python takes longer than their work, so what calls them is compiled too
+    with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False):
+        return torch._inductor.standalone_compile(graph, [*given])
 
 
 def thin(a: Tensor, b: Tensor) -> Tensor:

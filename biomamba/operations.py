@@ -147,7 +147,7 @@ def _of_cross_mamba2(Z: list[Tensor], gradient: Tensor, given: list[Tensor], go:
 
     Taps are applied to the inputs of a single step, and to what the states push in a chunk.
     """
-    h, inputs, weight = given[0], given[10], given[11]
+    h, inputs, weight = given[0], given[9], given[10]
     (b, t, e, n), j, k = h.shape, inputs.shape[2], weight.shape[0]
     rows = 1 if t == 1 else k - 1 + t  # outer products that arrive at the traces of x and B
     steps = dict(

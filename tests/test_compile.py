@@ -115,6 +115,6 @@ def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -
     def fail(*given: Any, **options: Any) -> Any:
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(torch._inductor, "standalone_compile", fail)
     with pytest.raises(ValueError, match=r"compile: No working C\+\+ compiler found: install g\+\+"):
         next(biomamba.online([], Labelled(), random_model("mamba2"), RULES["bptt"]([]), None, compile=True))  # type: ignore[arg-type]

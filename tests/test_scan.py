@@ -88,18 +88,20 @@ def walk_naive(
     a: torch.Tensor, u: torch.Tensor, B: torch.Tensor, C: torch.Tensor, h0: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `recur` and `read` do, from their definitions."""
-    h = scan_naive(a, torch.einsum("bte,btn->bten", u, B), h0)
+    h = scan_naive(a.repeat_interleave(u.shape[2] // a.shape[2], 2), torch.einsum("bte,btn->bten", u, B), h0)
     return h, torch.einsum("bten,btn->bte", h, C)
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic")
 @pytest.mark.usefixtures("nan_memory")
 @pytest.mark.parametrize("t", TIMES)
-@pytest.mark.parametrize("b, e, n", [(1, 4, 5), (3, 7, 1), (3, 2, 16), (2, 3, 33)])
+@pytest.mark.parametrize("b, e, heads, n", [(1, 4, 4, 5), (3, 7, 1, 1), (3, 4, 2, 16), (2, 3, 3, 33)])
 @pytest.mark.parametrize("wide", [True, False])
-def test_recur_and_read_are_a_scan_and_a_product(t: int, b: int, e: int, n: int, wide: bool, kernels: str) -> None:
+def test_recur_and_read_are_a_scan_and_a_product(
+    t: int, b: int, e: int, heads: int, n: int, wide: bool, kernels: str
+) -> None:
     """Values, and gradients to every input, with some that arrive at the states themselves, as learning rules ask."""
-    sizes = (b, t, e, n if wide else 1), (b, t, e), (b, t, n), (b, t, n), (b, e, n)
+    sizes = (b, t, heads, n if wide else 1), (b, t, e), (b, t, n), (b, t, n), (b, e, n)
     given = [walled(torch.randn(size))[0] for size in sizes]
     on_h, on_y = torch.randn(b, t, e, n), torch.randn(b, t, e)
     results = []

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv import conv, reach
-from ..ops.influence import FOLDED, Drive, decay_ahead, parted, room
+from ..ops.influence import FOLDED, Drive, parted, room
 from ..ops.kernels import resolve
 from ..ops.mamba2 import Given, cross_mamba2
 from ..ops.ssd import ssd
@@ -118,16 +118,17 @@ class Mamba2(Block):
         u, B, C = F.silu(summed).split([e, n, n], dim=-1)
         delta_raw = dt + self.dt_bias
         delta = F.softplus(delta_raw)
-        log_a = self.per_channel(-delta * self.A_log.exp()).unsqueeze(-1)
+        log_a = (-delta * self.A_log.exp()).unsqueeze(-1)  # of heads
+        a = keep(log_a, reset)
         push = self.per_channel(delta) * u
         if self.kernels == "mamba_ssm":  # gives y alone: the states are for the rule, and carry no gradient
             heads = len(x), t, -1, self.headdim
             h0 = state.ssm.view(len(x), -1, self.headdim, n)
             y = ssd(u.reshape(heads), delta, -self.A_log.exp(), B, C, self.D, h0, reset).flatten(2)
             with torch.no_grad():
-                h = recur(keep(log_a, reset), push, B, state.ssm)
+                h = recur(a, push, B, state.ssm)
         else:
-            h = self.selected(keep(log_a, reset), push, B, state.ssm, local)
+            h = self.selected(a, push, B, state.ssm, local)
             y = read(h, C, self.kernels) + self.per_channel(self.D) * u
         own = Own(
             delta=delta.detach(),
@@ -138,7 +139,7 @@ class Mamba2(Block):
             slope=dsilu(summed.detach()[..., : e + n]),
         )
         potential = self.norm(y * F.silu(z))
-        tape = Tape(state.ssm, h, log_a, reset, inputs, own, potential)
+        tape = Tape(state.ssm, h, self.per_channel(log_a, 2), reset, inputs, own, potential)
         return self.out_proj(self.emit(potential)), self.state_at(tape, t), tape
 
     def effective(self) -> dict[str, Tensor]:
@@ -187,12 +188,10 @@ class Mamba2(Block):
         if resolve(self.kernels, signal.device.type) != "numba" or self.taps > FOLDED:
             return super().cross(tape, trace, signal, go)
         (e, n), own, Z, axes = self.shape, tape.own, [trace[name] for name in self.influences], self.influences.values()
-        ahead, within = decay_ahead(tape.log_a[:, :, :: self.headdim], tape.reset), reach(tape.reset, self.taps)
         given = Given(
             h=tape.h,
             signal=signal,
-            start=ahead.start,
-            ahead=ahead.step,
+            log_a=tape.log_a[:, :, :: self.headdim, 0],
             delta=own.delta,
             delta_slope=own.delta_slope,
             x=own.x,
@@ -202,7 +201,7 @@ class Mamba2(Block):
             inputs=tape.inputs,
             weight=kernel(self.conv1d)[0][: e + n].T,
             A=-self.A_log.exp(),
-            within=None if within is None else within.to(signal.dtype),
+            reset=tape.reset,
         )
         gradient = room(Z, [*axes], signal)
         cross_mamba2(Z, gradient, tree_map(lambda tensor: tensor.detach().contiguous(), given), go)

@@ -16,8 +16,7 @@ class Given(NamedTuple):
 
     h: Tensor  # (b, t, e, n)
     signal: Tensor  # (b, e, n) to the states before the chunk
-    start: Tensor  # (b, g) the decay of the whole chunk
-    ahead: Tensor  # (b, t, g) the decay that lies ahead of each step
+    log_a: Tensor  # (b, t, g) log of each step's decay, resets left out
     delta: Tensor  # (b, t, g) after the softplus
     delta_slope: Tensor  # (b, t, g) the softplus's derivative
     x: Tensor  # (b, t, e) what enters the SSM
@@ -27,7 +26,7 @@ class Given(NamedTuple):
     inputs: Tensor  # (b, k-1+t, j) of the projections
     weight: Tensor  # (k, e + n) the taps
     A: Tensor  # (g,) negative
-    within: Tensor | None  # (b, t, k) 1 where a tap looks at its own sequence, else 0; None: 1
+    reset: Tensor | None  # (b, t) bool; None where no sequence begins
 
 
 def cross_mamba2(Z: list[Tensor], gradient: Tensor, given: Given, go: Tensor) -> None:

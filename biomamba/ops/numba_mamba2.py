@@ -97,19 +97,20 @@ def met_sum(z, start, signal, sums):
 @jit  # not inlined: a parallel kernel would drop what is written through the named tuple and only read through it
 def prepare(i, read, shared):
     """Write what the rows of stream i share."""
-    signal, start, ahead, delta, softplus, x, raw, silu, weight, A, within, resets = read
+    signal, log_a, delta, softplus, x, raw, silu, weight, A, reset, resets = read
     t, e = shared.pushed.shape
     n, k, p = len(shared.signal), len(weight), e // len(A)
-    for g in range(len(A)):
-        shared.A[g * p : (g + 1) * p] = A[g]
-        shared.start[0, g * p : (g + 1) * p] = start[i, g]
-    for s in range(t):  # a loop for each array: more in one would not be vectorised
+    since, none = np.zeros(len(A), A.dtype), A.dtype.type(0)  # the log of the decay ahead
+    gone = False  # whether a sequence begins ahead
+    for s in range(t - 1, -1, -1):  # a loop for each array: more in one would not be vectorised
         inflow, slope, by_x, sides = x[i, s], silu[i, s], shared.by_x[s], shared.sides_channel[s]
         for g in range(len(A)):
-            lo, hi = g * p, (g + 1) * p
+            lo, hi, P = g * p, (g + 1) * p, none if gone else np.exp(since[g])
             shared.delta[s, lo:hi] = delta[i, s, g]
-            shared.by_dt[s, lo:hi] = ahead[i, s, g] * softplus[i, s, g]
-            by_x[lo:hi] = ahead[i, s, g] * delta[i, s, g]
+            shared.by_dt[s, lo:hi] = P * softplus[i, s, g]
+            by_x[lo:hi] = P * delta[i, s, g]
+            since[g] += log_a[i, s, g]
+        gone = gone or (resets and reset[i, s])
         for c in range(e):
             shared.pushed[s, c] = by_x[c] * inflow[c]
         for c in range(e):
@@ -117,7 +118,9 @@ def prepare(i, read, shared):
         for y in range(n):
             shared.sides_state[s, y, k] = slope[e + y]
         for tap in range(k):
-            there, before = within[i, s, tap] if resets else weight.dtype.type(1), raw[i, s + tap]
+            there, before = A.dtype.type(1), raw[i, s + tap]
+            for now in range(max(0, s + tap - k + 2), s + 1 if resets else 0):
+                there = none if reset[i, now] else there  # the tap looks at what came before the reset
             for c in range(e):
                 shared.taps_channel[s, tap, c] = there * sides[k, c] * weight[tap, c]
             for c in range(e):
@@ -125,6 +128,9 @@ def prepare(i, read, shared):
             for y in range(n):
                 shared.taps_state[s, tap, y] = there * slope[e + y] * weight[tap, e + y]
                 shared.sides_state[s, y, tap] = there * slope[e + y] * before[e + y]
+    for g in range(len(A)):
+        shared.A[g * p : (g + 1) * p] = A[g]
+        shared.start[0, g * p : (g + 1) * p] = none if gone else np.exp(since[g])
     for y in range(n):
         for c in range(e):
             shared.signal[y, c] = signal[i, c, y]
@@ -240,14 +246,14 @@ def cross(parts, states, table, kept, gradients):
     of_taps_x = carray(pointer(at[5]), (b, n, k + 1, e), kept.dtype)
     of_taps_B = carray(pointer(at[6]), (b, n, k + 1, e), kept.dtype)
     h, signal = carray(pointer(at[7]), (b, t, e, n), number), carray(pointer(at[8]), (b, e, n), number)
-    start, ahead = carray(pointer(at[9]), (b, heads), number), carray(pointer(at[10]), (b, t, heads), number)
-    delta, slope = carray(pointer(at[11]), (b, t, heads), number), carray(pointer(at[12]), (b, t, heads), number)
-    x, B = carray(pointer(at[13]), (b, t, e), number), carray(pointer(at[14]), (b, t, n), number)
-    raw = carray(pointer(at[15]), (b, k - 1 + t, e + n), number)
-    passed = carray(pointer(at[16]), (b, t, e + n), number)
-    inputs, weight = carray(pointer(at[17]), (b, k - 1 + t, j), number), carray(pointer(at[18]), (k, e + n), number)
-    A, within = carray(pointer(at[19]), (heads,), number), carray(pointer(at[20]), (b, t, k), number)
-    read = signal, start, ahead, delta, slope, x, raw, passed, weight, A, within, at[20] != 0
+    log_a = carray(pointer(at[9]), (b, t, heads), number)
+    delta, slope = carray(pointer(at[10]), (b, t, heads), number), carray(pointer(at[11]), (b, t, heads), number)
+    x, B = carray(pointer(at[12]), (b, t, e), number), carray(pointer(at[13]), (b, t, n), number)
+    raw = carray(pointer(at[14]), (b, k - 1 + t, e + n), number)
+    passed = carray(pointer(at[15]), (b, t, e + n), number)
+    inputs, weight = carray(pointer(at[16]), (b, k - 1 + t, j), number), carray(pointer(at[17]), (k, e + n), number)
+    A, reset = carray(pointer(at[18]), (heads,), number), carray(pointer(at[19]), (b, t), np.bool_)
+    read = signal, log_a, delta, slope, x, raw, passed, weight, A, reset, at[19] != 0
     for part in prange(parts):
         gradient = gradients[part]
         gradient[:] = 0
@@ -284,8 +290,8 @@ def cross(parts, states, table, kept, gradients):
 
 def cross_all(traces: list[Tensor], gradient: Tensor, given: list[Tensor]) -> None:
     """Write the gradients and move every trace; given as `mamba2.Given` holds it."""
-    h, start, inputs, weight = given[0], given[2], given[10], given[11]
-    sizes = *h.shape, start.shape[1], inputs.shape[2], weight.shape[0]
+    h, log_a, inputs, weight = given[0], given[2], given[9], given[10]
+    sizes = *h.shape, log_a.shape[2], inputs.shape[2], weight.shape[0]
     absent = [0] * (len(Given._fields) - len(given))
     table = np.array([*sizes, *map(address, (*traces, *given)), *absent])
     run(cross, traces[0], gradient, (0,) * h.shape[3], table)

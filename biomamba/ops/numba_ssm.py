@@ -1,7 +1,7 @@
 """Kernels for the CPU, compiled by numba: the recurrence of `ssm` and its adjoint.
 
 Threads share the streams. Letters: b streams, t steps, e channels, n states; `states` is a tuple of n zeros, so each n
-is compiled for once. Arrays are contiguous; a (b, t, e, n or 1).
+is compiled for once. Arrays are contiguous; a (b, t, g, n or 1), g heads of e / g channels.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -17,7 +17,8 @@ from .numba_rows import add, fma, load, mul, row, store, total
 def recur(parts, states, a, u, B, h0, h):
     """Write h_t = a_t h_{t-1} + u_t B_t."""
     b, t, e, n = h.shape
-    each = a.shape[3] > 1
+    heads, each = a.shape[2], a.shape[3] > 1
+    p = e // heads
     for part in prange(parts):
         now = np.empty((e, n), h.dtype)
         for i in range(b * part // parts, b * (part + 1) // parts):
@@ -25,35 +26,40 @@ def recur(parts, states, a, u, B, h0, h):
                 store(load(h0[i, c], states), now[c])
             for s in range(t):
                 drive = load(B[i, s], states)
-                for c in range(e):
-                    rate = load(a[i, s, c], states) if each else row(a[i, s, c, 0], states)
-                    v = fma(row(u[i, s, c], states), drive, mul(rate, load(now[c], states)))
-                    store(v, now[c])
-                    store(v, h[i, s, c])
+                for g in range(heads):
+                    rate = load(a[i, s, g], states) if each else row(a[i, s, g, 0], states)
+                    for c in range(g * p, (g + 1) * p):
+                        v = fma(row(u[i, s, c], states), drive, mul(rate, load(now[c], states)))
+                        store(v, now[c])
+                        store(v, h[i, s, c])
 
 
 @threaded
-def recur_adjoint(parts, states, a, u, B, h0, h, g, by_a, by_u, by_B, by_h0):
+def recur_adjoint(parts, states, a, u, B, h0, h, by_h, by_a, by_u, by_B, by_h0):
     """Write the adjoint, last step first; by_h0 holds a_{t+1} dL/dh_{t+1} on the way, of all later steps."""
     b, t, e, _ = h.shape
-    each = a.shape[3] > 1
+    heads, each = a.shape[2], a.shape[3] > 1
+    p = e // heads
     for part in prange(parts):
         for i in range(b * part // parts, b * (part + 1) // parts):
             by_h0[i] = 0
             for s in range(t - 1, -1, -1):
                 before = h[i, s - 1] if s else h0[i]
-                drive, sums = load(B[i, s], states), row(u.dtype.type(0), states)
-                for c in range(e):
-                    v = add(load(g[i, s, c], states), load(by_h0[i, c], states))
-                    sums = fma(v, row(u[i, s, c], states), sums)
-                    by_u[i, s, c] = total(mul(v, drive))
-                    slope = mul(v, load(before[c], states))
+                drive, none = load(B[i, s], states), row(u.dtype.type(0), states)
+                sums = none
+                for g in range(heads):
+                    rate = load(a[i, s, g], states) if each else row(a[i, s, g, 0], states)
+                    slope = none
+                    for c in range(g * p, (g + 1) * p):
+                        v = add(load(by_h[i, s, c], states), load(by_h0[i, c], states))
+                        sums = fma(v, row(u[i, s, c], states), sums)
+                        by_u[i, s, c] = total(mul(v, drive))
+                        slope = fma(v, load(before[c], states), slope)
+                        store(mul(v, rate), by_h0[i, c])
                     if each:
-                        store(slope, by_a[i, s, c])
-                        store(mul(v, load(a[i, s, c], states)), by_h0[i, c])
+                        store(slope, by_a[i, s, g])
                     else:
-                        by_a[i, s, c, 0] = total(slope)
-                        store(mul(v, row(a[i, s, c, 0], states)), by_h0[i, c])
+                        by_a[i, s, g, 0] = total(slope)
                 store(sums, by_B[i, s])
 
 

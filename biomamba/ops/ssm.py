@@ -4,7 +4,8 @@
 
 recur and read are `scan` and a product, written so that of the tensors of all states only h itself, and the gradient
 to it, are ever in memory: numba's kernels multiply out and sum up the others on the way; other kernels, and single
-steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), a the same or (b, t, e, 1); h0 (b, e, n).
+steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), h0 (b, e, n); a (b, t, g, n or 1), the
+same for the e / g channels of each of g heads.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,12 @@ def recur(a: Tensor, u: Tensor, B: Tensor, h0: Tensor, kernels: str = "auto") ->
     if u.shape[1] > 1 and resolve(kernels, u.device.type) == "numba":
         h: Tensor = _Recur.apply(a, u, B, h0)  # type: ignore[no-untyped-call]
         return h
-    return scan(a, u.unsqueeze(-1) * B.unsqueeze(2), h0, kernels)
+    return scan(by_channel(a, u.shape[2]), u.unsqueeze(-1) * B.unsqueeze(2), h0, kernels)
+
+
+def by_channel(a: Tensor, channels: int) -> Tensor:
+    """Return a of heads (b, t, g, ...) as that of channels."""
+    return a if a.shape[2] == channels else a.repeat_interleave(channels // a.shape[2], 2)
 
 
 def read(h: Tensor, C: Tensor, kernels: str = "auto") -> Tensor:
