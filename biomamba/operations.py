@@ -163,8 +163,8 @@ OURS: dict[str, Callable[..., int]] = {
     "scan_adjoint": lambda a, g, h0, h, kernels: 2 * h.numel(),
     "cross": _of_cross,
     "cross_mamba2": _of_cross_mamba2,
-    "recur": lambda a, u, B, h0: 2 * u.numel() * B.shape[-1],  # u B, and what decays
-    "recur_adjoint": lambda a, u, B, h0, h, g: 4 * h.numel(),  # to each of the four
+    "recur": lambda a, delta, u, B, h0: 2 * u.numel() * B.shape[-1],  # u B, and what decays
+    "recur_adjoint": lambda a, delta, u, B, h0, h, g: 4 * h.numel(),  # to a, u, B and h0
     "read": lambda h, C: h.numel(),
     "read_adjoint": lambda h, C, g: 2 * h.numel(),
 }  # multiply-accumulates

@@ -85,10 +85,11 @@ def test_scan_uses_only_what_was_written(kernels: str, b: int) -> None:
 
 
 def walk_naive(
-    a: torch.Tensor, u: torch.Tensor, B: torch.Tensor, C: torch.Tensor, h0: torch.Tensor
+    a: torch.Tensor, delta: torch.Tensor, u: torch.Tensor, B: torch.Tensor, C: torch.Tensor, h0: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `recur` and `read` do, from their definitions."""
-    h = scan_naive(a.repeat_interleave(u.shape[2] // a.shape[2], 2), torch.einsum("bte,btn->bten", u, B), h0)
+    a, delta = (heads.repeat_interleave(u.shape[2] // heads.shape[2], 2) for heads in (a, delta))
+    h = scan_naive(a, torch.einsum("bte,bte,btn->bten", delta, u, B), h0)
     return h, torch.einsum("bten,btn->bte", h, C)
 
 
@@ -101,14 +102,14 @@ def test_recur_and_read_are_a_scan_and_a_product(
     t: int, b: int, e: int, heads: int, n: int, wide: bool, kernels: str
 ) -> None:
     """Values, and gradients to every input, with some that arrive at the states themselves, as learning rules ask."""
-    sizes = (b, t, heads, n if wide else 1), (b, t, e), (b, t, n), (b, t, n), (b, e, n)
+    sizes = (b, t, heads, n if wide else 1), (b, t, heads), (b, t, e), (b, t, n), (b, t, n), (b, e, n)
     given = [walled(torch.randn(size))[0] for size in sizes]
     on_h, on_y = torch.randn(b, t, e, n), torch.randn(b, t, e)
     results = []
     for fast in (False, True):
-        a, u, B, C, h0 = inputs = [tensor.clone().requires_grad_() for tensor in given]
+        a, delta, u, B, C, h0 = inputs = [tensor.clone().requires_grad_() for tensor in given]
         if fast:
-            h = recur(a, u, B, h0, kernels)
+            h = recur(a, delta, u, B, h0, kernels)
             y = read(h, C, kernels)
         else:
             h, y = walk_naive(*inputs)

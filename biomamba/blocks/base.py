@@ -17,7 +17,7 @@ from ..ops.conv import reach
 from ..ops.influence import Drive, arrive, cross, decay_ahead
 from ..ops.scan import scan
 from ..ops.spike import spike
-from ..ops.ssm import by_channel, recur
+from ..ops.ssm import by_channel, drive, recur
 from ..state import BlockState, tree_map
 
 
@@ -102,14 +102,14 @@ class Block(nn.Module, ABC):
             h = scan(a, b, h0, self.kernels)
         return a * torch.cat([h0.detach().unsqueeze(1), h[:, :-1]], dim=1) + b
 
-    def selected(self, a: Tensor, u: Tensor, B: Tensor, h0: Tensor, local: bool) -> Tensor:
-        """Return the same of a selective block, whose drive b_t (e, n) is u_t (b, t, e) times B_t (b, t, n).
+    def selected(self, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, local: bool) -> Tensor:
+        """Return the same of a selective block, whose drive b_t (e, n) is delta_t u_t (b, t, e) times B_t (b, t, n).
 
-        a is (b, t, g, n or 1), the same for all channels of a head.
+        a is (b, t, g, n or 1) and delta (b, t, g), the same for all channels of a head.
         """
         if local:
-            return self.states(by_channel(a, u.shape[2]), u.unsqueeze(-1) * B.unsqueeze(2), h0, local)
-        return recur(a, u, B, h0, self.kernels)
+            return self.states(by_channel(a, u.shape[2]), drive(delta, u, B), h0, local)
+        return recur(a, delta, u, B, h0, self.kernels)
 
     def potential(self, y: Tensor) -> Tensor:
         """Return y (..., e), of a spiking block scaled to a mean square of 1: a threshold means the same everywhere."""

@@ -118,7 +118,7 @@ class Mamba(Block):
         delta_raw = self.dt_proj(low)
         delta = F.softplus(delta_raw)
         log_a = -delta.unsqueeze(-1) * self.A_log.exp()
-        h = self.selected(keep(log_a, reset), delta * u, B, state.ssm, local)
+        h = self.selected(keep(log_a, reset), delta, u, B, state.ssm, local)
         y = read(h, C, self.kernels) + self.D * u
         potential = self.potential(y * F.silu(z))
         own = Own(

@@ -120,15 +120,14 @@ class Mamba2(Block):
         delta = F.softplus(delta_raw)
         log_a = (-delta * self.A_log.exp()).unsqueeze(-1)  # of heads
         a = keep(log_a, reset)
-        push = self.per_channel(delta) * u
         if self.kernels == "mamba_ssm":  # gives y alone: the states are for the rule, and carry no gradient
             heads = len(x), t, -1, self.headdim
             h0 = state.ssm.view(len(x), -1, self.headdim, n)
             y = ssd(u.reshape(heads), delta, -self.A_log.exp(), B, C, self.D, h0, reset).flatten(2)
             with torch.no_grad():
-                h = recur(a, push, B, state.ssm)
+                h = recur(a, delta, u, B, state.ssm)
         else:
-            h = self.selected(a, push, B, state.ssm, local)
+            h = self.selected(a, delta, u, B, state.ssm, local)
             y = read(h, C, self.kernels) + self.per_channel(self.D) * u
         own = Own(
             delta=delta.detach(),

@@ -1,7 +1,8 @@
 """Kernels for the CPU, compiled by numba: the recurrence of `ssm` and its adjoint.
 
 Threads share the streams. Letters: b streams, t steps, e channels, n states; `states` is a tuple of n zeros, so each n
-is compiled for once. Arrays are contiguous; a (b, t, g, n or 1), g heads of e / g channels.
+is compiled for once. Arrays are contiguous; a (b, t, g, n or 1), delta
+(b, t, g), g heads of e / g channels.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -14,8 +15,8 @@ from .numba_rows import add, fma, load, mul, row, store, total
 
 
 @threaded
-def recur(parts, states, a, u, B, h0, h):
-    """Write h_t = a_t h_{t-1} + u_t B_t."""
+def recur(parts, states, a, delta, u, B, h0, h):
+    """Write h_t = a_t h_{t-1} + delta_t u_t B_t."""
     b, t, e, n = h.shape
     heads, each = a.shape[2], a.shape[3] > 1
     p = e // heads
@@ -29,13 +30,13 @@ def recur(parts, states, a, u, B, h0, h):
                 for g in range(heads):
                     rate = load(a[i, s, g], states) if each else row(a[i, s, g, 0], states)
                     for c in range(g * p, (g + 1) * p):
-                        v = fma(row(u[i, s, c], states), drive, mul(rate, load(now[c], states)))
+                        v = fma(row(delta[i, s, g] * u[i, s, c], states), drive, mul(rate, load(now[c], states)))
                         store(v, now[c])
                         store(v, h[i, s, c])
 
 
 @threaded
-def recur_adjoint(parts, states, a, u, B, h0, h, by_h, by_a, by_u, by_B, by_h0):
+def recur_adjoint(parts, states, a, delta, u, B, h0, h, by_h, by_a, by_delta, by_u, by_B, by_h0):
     """Write the adjoint, last step first; by_h0 holds a_{t+1} dL/dh_{t+1} on the way, of all later steps."""
     b, t, e, _ = h.shape
     heads, each = a.shape[2], a.shape[3] > 1
@@ -49,13 +50,16 @@ def recur_adjoint(parts, states, a, u, B, h0, h, by_h, by_a, by_u, by_B, by_h0):
                 sums = none
                 for g in range(heads):
                     rate = load(a[i, s, g], states) if each else row(a[i, s, g, 0], states)
-                    slope = none
+                    slope, rise, by_rise = none, delta[i, s, g], u.dtype.type(0)
                     for c in range(g * p, (g + 1) * p):
                         v = add(load(by_h[i, s, c], states), load(by_h0[i, c], states))
-                        sums = fma(v, row(u[i, s, c], states), sums)
-                        by_u[i, s, c] = total(mul(v, drive))
+                        sums = fma(v, row(rise * u[i, s, c], states), sums)
+                        by_push = total(mul(v, drive))
+                        by_u[i, s, c] = rise * by_push
+                        by_rise += u[i, s, c] * by_push
                         slope = fma(v, load(before[c], states), slope)
                         store(mul(v, rate), by_h0[i, c])
+                    by_delta[i, s, g] = by_rise
                     if each:
                         store(slope, by_a[i, s, g])
                     else:

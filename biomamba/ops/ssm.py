@@ -1,11 +1,11 @@
 """The recurrence of a selective state-space model, and what is read from it, without a tensor of all drives.
 
-    h_t = a_t h_{t-1} + u_t B_t        y_t = h_t C_t
+    h_t = a_t h_{t-1} + delta_t u_t B_t        y_t = h_t C_t
 
 recur and read are `scan` and a product, written so that of the tensors of all states only h itself, and the gradient
 to it, are ever in memory: numba's kernels multiply out and sum up the others on the way; other kernels, and single
-steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), h0 (b, e, n); a (b, t, g, n or 1), the
-same for the e / g channels of each of g heads.
+steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), h0 (b, e, n); a (b, t, g, n or 1)
+and delta (b, t, g), the same for the e / g channels of each of g heads.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,23 @@ from .kernels import LIBRARY, module, resolve
 from .scan import scan
 
 
-def recur(a: Tensor, u: Tensor, B: Tensor, h0: Tensor, kernels: str = "auto") -> Tensor:
+def recur(a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, kernels: str = "auto") -> Tensor:
     """Return every h_t."""
     if u.shape[1] > 1 and resolve(kernels, u.device.type) == "numba":
-        h: Tensor = _Recur.apply(a, u, B, h0)  # type: ignore[no-untyped-call]
+        h: Tensor = _Recur.apply(a, delta, u, B, h0)  # type: ignore[no-untyped-call]
         return h
-    return scan(by_channel(a, u.shape[2]), u.unsqueeze(-1) * B.unsqueeze(2), h0, kernels)
+    return scan(by_channel(a, u.shape[2]), drive(delta, u, B), h0, kernels)
 
 
-def by_channel(a: Tensor, channels: int) -> Tensor:
-    """Return a of heads (b, t, g, ...) as that of channels."""
-    return a if a.shape[2] == channels else a.repeat_interleave(channels // a.shape[2], 2)
+def drive(delta: Tensor, u: Tensor, B: Tensor) -> Tensor:
+    """Return every delta_t u_t B_t (b, t, e, n)."""
+    return (by_channel(delta, u.shape[2]) * u).unsqueeze(-1) * B.unsqueeze(2)
+
+
+def by_channel(of_heads: Tensor, channels: int) -> Tensor:
+    """Return what heads have (b, t, g, ...) as what their channels have."""
+    heads = of_heads.shape[2]
+    return of_heads if heads == channels else of_heads.repeat_interleave(channels // heads, 2)
 
 
 def read(h: Tensor, C: Tensor, kernels: str = "auto") -> Tensor:
@@ -42,9 +48,9 @@ def read(h: Tensor, C: Tensor, kernels: str = "auto") -> Tensor:
 
 class _Recur(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, u: Tensor, B: Tensor, h0: Tensor) -> Tensor:
-        h: Tensor = torch.ops.biomamba.recur(a, u, B, h0)
-        ctx.save_for_backward(a, u, B, h0, h)
+    def forward(ctx: Any, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor) -> Tensor:
+        h: Tensor = torch.ops.biomamba.recur(a, delta, u, B, h0)
+        ctx.save_for_backward(a, delta, u, B, h0, h)
         return h
 
     @staticmethod
@@ -71,23 +77,24 @@ def _run(kernel: str, *given: Tensor) -> Any:
     out = EMPTY[kernel](*given)
     arrays = [tensor.detach().contiguous().numpy() for tensor in given]
     written = [tensor.numpy() for tensor in ([out] if isinstance(out, Tensor) else out)]
-    states = (0,) * given[0 if kernel.startswith("read") else 2].shape[-1]
+    states = (0,) * given[0 if kernel.startswith("read") else 3].shape[-1]
     getattr(module("numba", "ssm"), kernel)(states, *arrays, *written)
     return out
 
 
 EMPTY: dict[str, Callable[..., Any]] = {
-    "recur": lambda a, u, B, h0: h0.new_empty(*u.shape, B.shape[-1]),
-    "recur_adjoint": lambda a, u, B, h0, h, g: tuple(
-        x.new_empty(x.shape) for x in (a, u, B, h0)
+    "recur": lambda a, delta, u, B, h0: h0.new_empty(*u.shape, B.shape[-1]),
+    "recur_adjoint": lambda a, delta, u, B, h0, h, g: tuple(
+        x.new_empty(x.shape) for x in (a, delta, u, B, h0)
     ),  # g: dL/dh_t, h_(t+1) held
     "read": lambda h, C: h.new_empty(h.shape[:3]),
     "read_adjoint": lambda h, C, g: (h.new_empty(h.shape), C.new_empty(C.shape)),
 }  # what each returns, not yet written
 
-LIBRARY.define("recur(Tensor a, Tensor u, Tensor B, Tensor h0) -> Tensor")
+LIBRARY.define("recur(Tensor a, Tensor delta, Tensor u, Tensor B, Tensor h0) -> Tensor")
 LIBRARY.define(
-    "recur_adjoint(Tensor a, Tensor u, Tensor B, Tensor h0, Tensor h, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)"
+    "recur_adjoint(Tensor a, Tensor delta, Tensor u, Tensor B, Tensor h0, Tensor h, Tensor g) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 LIBRARY.define("read(Tensor h, Tensor C) -> Tensor")
 LIBRARY.define("read_adjoint(Tensor h, Tensor C, Tensor g) -> (Tensor, Tensor)")
