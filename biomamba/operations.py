@@ -163,6 +163,8 @@ OURS: dict[str, Callable[..., int]] = {
     "scan_adjoint": lambda a, g, h0, h, kernels: 2 * h.numel(),
     "cross": _of_cross,
     "cross_mamba2": _of_cross_mamba2,
+    "conv": lambda x, weight, bias, within: (x.shape[1] - weight.shape[1] + 1) * len(x) * weight.numel(),
+    "conv_adjoint": lambda x, weight, within, g: 2 * g.numel() * weight.shape[1],
     "recur": lambda a, delta, u, B, h0: 2 * u.numel() * B.shape[-1],  # u B, and what decays
     "recur_adjoint": lambda a, delta, u, B, h0, h, g: 4 * h.numel(),  # to a, u, B and h0
     "read": lambda h, C: h.numel(),

@@ -127,16 +127,18 @@ def test_scan_passes_gradcheck(t: int) -> None:
     assert torch.autograd.gradcheck(scan, [x.requires_grad_() for x in (a, b, h0)])
 
 
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.usefixtures("nan_memory")
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("taps", [1, 4])
 @pytest.mark.parametrize("resets", [False, True])
-def test_conv_is_its_naive_twin(t: int, taps: int, resets: bool) -> None:
+def test_conv_is_its_naive_twin(t: int, taps: int, resets: bool, kernels: str) -> None:
     x, weight, bias = torch.randn(3, taps - 1 + t, 5), torch.randn(5, taps), torch.randn(5)
     within = reach(torch.rand(3, t) < 0.3, taps) if resets else None
     results = []
-    for function in (conv_naive, conv):
+    for fast in (False, True):
         inputs = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
-        out = function(*inputs, within)
+        out = conv(*inputs, within, kernels) if fast else conv_naive(*inputs, within)
         results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
     for naive, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)

@@ -112,7 +112,7 @@ class Mamba(Block):
         inputs = torch.cat([state.conv, x], dim=1)
         raw, z = self.in_proj(inputs).chunk(2, dim=-1)
         z = z[:, self.taps - 1 :]
-        summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps))
+        summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps), self.kernels)
         u = F.silu(summed)
         low, B, C = self.x_proj(u).split([self.rank, n, n], dim=-1)
         delta_raw = self.dt_proj(low)

@@ -114,7 +114,7 @@ class Mamba2(Block):
         # one product for all, though z and dt have no use for the rows before the chunk
         z, raw, dt = self.in_proj(inputs).split([e, e + 2 * n, self.sizes[-1]], dim=-1)
         z, dt = z[:, self.taps - 1 :], dt[:, self.taps - 1 :]
-        summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps))
+        summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps), self.kernels)
         u, B, C = F.silu(summed).split([e, n, n], dim=-1)
         delta_raw = dt + self.dt_bias
         delta = F.softplus(delta_raw)
