@@ -76,10 +76,13 @@ def test_our_own_part_is_its_closed_formula(block: str, length: int, kernels: st
     model = random_model(block, n_layers=2, kernels=kernels)
     states = 2 * BATCH * length * EXPAND * D_MODEL * BLOCKS[block]["d_state"] if length > 1 else 0
     bptt, rtrl = (under_way(model, rule(model.blocks), length) for rule in (BPTT, RTRL))
-    # numba's kernels of a selective block take in the drive and the reading too: 3, and 6 in their adjoints
-    forward = 3 if kernels == "numba" and block != "diagonal" else 1
-    assert counted(bptt.infer).multiply_accumulates == flops(bptt.infer) / 2 + forward * states
-    assert counted(bptt.update).multiply_accumulates == flops(bptt.update) / 2 + 3 * forward * states
+    # numba's kernels of a selective block take in drive, reading and taps too: 3 and k; twice that in the adjoints
+    forward, taps = states, 0
+    if kernels == "numba" and length > 1 and block != "diagonal":
+        channels = EXPAND * D_MODEL + (2 * BLOCKS[block]["d_state"] if block == "mamba2" else 0)
+        forward, taps = 3 * states, 2 * BATCH * length * channels * TAPS
+    assert counted(bptt.infer).multiply_accumulates == flops(bptt.infer) / 2 + forward + taps
+    assert counted(bptt.update).multiply_accumulates == flops(bptt.update) / 2 + 3 * (forward + taps)
     extra = counted(rtrl.update).multiply_accumulates - counted(bptt.update).multiply_accumulates
     assert extra == 2 * traces(block, length, kernels) > 0
 

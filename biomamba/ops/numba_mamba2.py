@@ -1,6 +1,6 @@
 """The traces of a Mamba-2 block across a chunk, by numba: what its steps push is worked out row by row, as it is read.
 
-The decay ahead P is one number per channel, and most drives are products of a channel's part and a state's:
+The decay ahead P is one number per head, and most drives are products of a channel's part and a state's:
 
     A_log, dt_bias, dt    delta A a h_prev P;  m P, with m = (A a h_prev + B x) softplus';  m P times the inputs
     x                     B times what the taps weigh, delta P silu' w
