@@ -95,7 +95,6 @@ class Compiled:
         self.rates = [self.wanting[0].new_zeros(()) for _ in range(2)]
         self.moments: list[Tensor] = []
         self.counts: list[Tensor] = []  # Adam's: one tensor of the steps taken, for each parameter
-        self.taken: Tensor | None = None  # the first of these
         self.graphs: dict[Kind, Graph] = {}
 
     def __call__(self, seen: Seen, advance: int, labelled: bool) -> Pass:
@@ -136,16 +135,15 @@ class Compiled:
                 self.counts = [torch.stack([state[parameter]["step"] for parameter in self.wanting])]
                 for i, parameter in enumerate(self.wanting):
                     state[parameter]["step"] = self.counts[0][i]
-                self.taken = self.counts[0][0]
         return True
 
     def _rates(self, group: dict[str, Any]) -> list[Tensor]:
         """Return what changes from step to step: for Adam, lr over one correction, and 1 over the other's root."""
         lr = float(group["lr"])
-        if self.taken is None:
+        if not self.counts:
             self.rates[0].fill_(lr)
         else:
-            step = self.taken.item() + 1
+            step = self.optimizer.state[self.wanting[0]]["step"].item() + 1
             self.rates[0].fill_(lr / (1 - group["betas"][0] ** step))
             self.rates[1].fill_((1 - group["betas"][1] ** step) ** -0.5)
         return self.rates

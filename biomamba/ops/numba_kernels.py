@@ -58,6 +58,16 @@ def dense(lo, hi, gradient, Z, start, signal, post, pre):
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, pre[i], gradient[c:last])
 
 
+@jit
+def mix(taps, inputs, mixed):
+    """Write sum_k taps_k inputs_k to mixed (1, j): what a single step's taps (k,) make of inputs (k, j)."""
+    for x in range(inputs.shape[1]):
+        mixed[0, x] = taps[0] * inputs[0, x]
+    for tap in range(1, len(taps)):
+        for x in range(inputs.shape[1]):
+            mixed[0, x] += taps[tap] * inputs[tap, x]
+
+
 @inlined
 def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
     """Contract Z and carry it one step; the drive is post (b, 1, c, r) times taps (b, 1, c, k) . pre (b, k, j)."""
@@ -65,11 +75,7 @@ def tapped(lo, hi, gradient, Z, start, signal, post, pre, taps):
     p, mixed = packed(1, 1, r, gradient), np.empty((1, j), gradient.dtype)
     for at in range(lo, hi):
         i, c = at // m, at % m
-        for x in range(j):
-            mixed[0, x] = taps[i, 0, c, 0] * pre[i, 0, x]
-        for tap in range(1, taps.shape[3]):
-            for x in range(j):
-                mixed[0, x] += taps[i, 0, c, tap] * pre[i, tap, x]
+        mix(taps[i, 0, c], pre[i], mixed)
         last = c + 1
         pack(p, post[i, :, c:last])
         carry(Z[i, c:last], start[i, c:last], signal[i, c:last], p, mixed, gradient[c:last])

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .mamba2 import Given
 from .numba_jit import inlined, jit, threaded
-from .numba_kernels import address, pointer, run
+from .numba_kernels import address, mix, pointer, run
 from .numba_rows import add, fma, load, mul, row, store
 from .numba_tile import BLOCK, carry, fold, narrow, pack, packed, wide
 
@@ -49,16 +49,6 @@ def share(i, size, b, part, parts):
     """Return where a part's rows of stream i begin and end, of `size` rows in each of b streams."""
     lo, hi = b * size * part // parts - i * size, b * size * (part + 1) // parts - i * size
     return max(0, lo), min(size, hi)
-
-
-@jit
-def mix(taps, inputs, mixed):
-    """Write sum_k taps_k inputs_k to mixed (1, j): what a single step's taps (k,) make of inputs (k, j)."""
-    for x in range(inputs.shape[1]):
-        mixed[0, x] = taps[0] * inputs[0, x]
-    for tap in range(1, len(taps)):
-        for x in range(inputs.shape[1]):
-            mixed[0, x] += taps[tap] * inputs[tap, x]
 
 
 @jit

@@ -1,8 +1,7 @@
 """Kernels for the CPU, compiled by numba: the recurrence of `ssm` and its adjoint.
 
 Threads share the streams. Letters: b streams, t steps, e channels, n states; `states` is a tuple of n zeros, so each n
-is compiled for once. Arrays are contiguous; a (b, t, g, n or 1), delta
-(b, t, g), g heads of e / g channels.
+is compiled for once. Arrays are contiguous; a (b, t, g, n or 1), delta (b, t, g), g heads of e / g channels.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
