@@ -2,6 +2,7 @@
 # make test   sets up what is missing, runs the tests                  (slow ones too: make test-all)
 PYTHON ?= python3.11
 BIN := .venv/bin
+TEST := $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: run test test-all check clean
 
@@ -9,10 +10,10 @@ run: .venv/run
 	$(BIN)/python train.py
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(TEST) -m "not slow"
 
 test-all: .venv/dev
-	$(BIN)/python -m pytest -q --durations=10
+	$(TEST) --durations=10
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -34,7 +34,7 @@ RARE = {
     "dampening": 0,
     "decoupled_weight_decay": False,
 }  # options that `stepped` leaves out
-THIN = 4  # numbers that a product of matrices sums over, at most, to be taken apart
+THIN = 4  # rows of a product of matrices, or numbers that it sums over, at most, to be taken apart
 CONSTANT = ("betas", "eps", "weight_decay", "momentum")  # options that a graph is made for
 
 
@@ -80,8 +80,6 @@ class Compiled:
 
     def __init__(self, model: Model, task: Task, rule: LearningRule, optimizer: Optimizer, clip: float | None) -> None:
         """Take what an update needs. Raises ValueError where this torch or this machine cannot compile."""
-        if not hasattr(torch._inductor, "standalone_compile"):
-            raise ValueError(f"compile: torch {torch.__version__} is too old: install 2.8 or newer, or do without")
         try:
             fused(make_fx(torch.neg)(torch.ones(1)), [torch.ones(1)], on_cpu=True)
         except Exception as error:  # whatever a missing compiler makes of it
@@ -111,8 +109,7 @@ class Compiled:
         if graph is None:
             graph = self.graphs[kind] = self._make(kind, seen)
         given = [*self.moments, *self.counts, *self._rates(group)] if inside else []
-        with torch.no_grad():
-            out, loss, spikes, good, *others = graph.call(*self.parameters, *given, *flat(seen))
+        out, loss, spikes, good, *others = graph.call(*self.parameters, *given, *flat(seen))
         rest, kept = iter(others), iter(graph.kept)
         norm, fine = (next(rest), next(rest)) if labelled else (None, None)
         state = tree_map(lambda _: next(rest), seen.state)
@@ -126,12 +123,12 @@ class Compiled:
         """Find the optimiser's averages, all of a parameter together; say whether they are there."""
         group, state = self.optimizer.param_groups[0], self.optimizer.state
         names = MOMENTS[type(self.optimizer)] if group.get("momentum", True) else ()
-        own = [state[parameter].get(name) for parameter in self.wanting[:1] for name in names]
-        if any(moment is None for moment in own):
+        own = state[self.wanting[0]] if names else {}
+        if any(own.get(name) is None for name in names):
             return False
-        if own and (not self.moments or own[0] is not self.moments[0]):  # the first time, or after a loading
+        if names and (not self.moments or own[names[0]] is not self.moments[0]):  # the first time, or after a loading
             self.moments = [state[parameter][name] for parameter in self.wanting for name in names]
-            if "step" in state[self.wanting[0]]:  # becomes a view of one tensor, which one addition moves
+            if "step" in own:  # becomes a view of one tensor, which one addition moves
                 self.counts = [torch.stack([state[parameter]["step"] for parameter in self.wanting])]
                 for i, parameter in enumerate(self.wanting):
                     state[parameter]["step"] = self.counts[0][i]
@@ -190,16 +187,20 @@ class Compiled:
 
 def fused(graph: GraphModule, given: Sequence[Tensor], on_cpu: bool) -> Callable[..., Any]:
     """Return the graph compiled for tensors like those given."""
-    # calling kernels from Python takes longer than their work, so what calls them is compiled too
-    with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False):
+    # calling kernels from Python takes longer than their work, so what calls them is compiled too; and of a single step
+    # allocating each intermediate by itself would take longer than computing it
+    with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False, memory_planning=on_cpu):
         return torch._inductor.standalone_compile(graph, [*given])
 
 
 def thin(a: Tensor, b: Tensor) -> Tensor:
-    """Return a b; where it sums over few numbers, as products that are worked out where they are read.
+    """Return a b; where one side is thin, as products that become part of the kernels around it.
 
-    So the gradient of a weight, in a single step the outer product of two vectors, need not be written.
+    A single step multiplies a few rows: that is done before a library's product has begun. And the gradient of a
+    weight, then the outer product of two vectors, need not be written.
     """
+    if a.shape[0] <= THIN < a.shape[1]:
+        return (a[:, :, None] * b).sum(1)
     if a.shape[1] > THIN or 1 in (a.shape[0], b.shape[1]):
         return NotImplemented  # type: ignore[no-any-return] # which leaves it to torch
     total = a[:, :1] * b[0]

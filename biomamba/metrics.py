@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .stream import Chunk
+
+ROOM = 1 << 16  # numbers of predictions that wait at most
 
 
 def labelled_cross_entropy(out: Tensor, chunk: Chunk) -> Tensor:
@@ -19,22 +22,41 @@ def labelled_cross_entropy(out: Tensor, chunk: Chunk) -> Tensor:
 
 
 class Mean:
-    """A running mean over the labelled steps: the base of the meters here."""
+    """A running mean over the labelled steps: the base of the meters here.
+
+    Predictions wait until there are enough of them to be scored at once, or until somebody asks.
+    """
 
     def __init__(self) -> None:
         """Start with nothing taken in."""
-        self.total, self.count = 0.0, 0.0
+        self.total, self.count = 0.0, 0
+        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # out, y, mask of chunks
+        self.room = ROOM
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
-        """Add the values of the labelled steps of `out` (b, t, d_out)."""
-        if bool(chunk.mask.all()):  # nothing need be picked out
-            self._add(self.values(out.flatten(0, 1), chunk.y.flatten(0, 1)))
-        elif bool(chunk.mask.any()):
-            self._add(self.values(out[chunk.mask], chunk.y[chunk.mask]))
+        """Add the values of the labelled steps of `out` (b, t, d_out), which nobody changes afterwards."""
+        # copies, because a stream may fill its own memory anew
+        self.waiting.append((out.detach(), chunk.y.clone(), chunk.mask.clone()))
+        self.room -= out.numel()
+        if self.room <= 0:
+            self._score()
+
+    def _score(self) -> None:
+        """Score what waits."""
+        if self.waiting:
+            out, y, mask = (
+                torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*self.waiting, strict=True)
+            )
+            self.waiting, self.room = [], ROOM
+            if not bool(mask.all()):
+                out, y = out[mask], y[mask]
+            if len(y):
+                self._add(self.values(out, y))
 
     def _add(self, values: Tensor) -> None:
-        self.total += math.fsum(values.tolist())
-        self.count += values.numel()
+        """Add values one by one, so that the sum does not depend on how many came at once."""
+        self.total = float(np.cumsum([self.total, *values.tolist()])[-1])
+        self.count += len(values)
 
     def values(self, out: Tensor, y: Tensor) -> Tensor:
         """Return one value per labelled step from `out` (m, d_out) and `y` (m,)."""
@@ -42,14 +64,17 @@ class Mean:
 
     def get(self) -> float:
         """Return the mean so far; nan where nothing was labelled."""
+        self._score()
         return self.total / self.count if self.count else math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sum and the count."""
+        self._score()
         return {"total": self.total, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved sum and count."""
+        self.waiting, self.room = [], ROOM
         self.total, self.count = state["total"], state["count"]
 
 

@@ -77,8 +77,8 @@ def online(
 
     window: steps of exact credit through the whole stack, replayed at each update (default: the chunk).
     clip: largest norm of the gradient. carry: where an earlier loop stopped. compile: make one graph of each update
-    (torch 2.8 and a C++ compiler; half a minute for each kind of chunk); the first update and chunks of another length
-    stay as they are.
+    (needs a C++ compiler, and half a minute for each kind of chunk); the first update and chunks of another length stay
+    as they are.
 
     An update without a labelled step moves state and trace, not the optimiser. Where outputs, loss or learning
     signals are not finite nothing moves: weights, state and trace are held, and where only the gradient is not, the

@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from .ops.mamba2 import TRACES, Given
+
 MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6e-12, 0.9e-12  # joules
 FACTORS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}  # argument of the first factor
 FUSED = {"_fused_adam": 7, "_fused_adamw": 7, "_fused_sgd": 1}  # passes over the weights of torch's own loops
@@ -30,7 +32,7 @@ MOVES = {
     *("zero", "_foreach_zero", "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"),
     *("fill", "full", "full_like", "new_full", "arange", "scalar_tensor"),
 }  # numbers are put somewhere, none is computed
-OVERWRITTEN = {("copy", "self"), ("fill", "self"), ("zero", "self"), ("cross", "gradient")}  # written unread
+OVERWRITTEN = {("copy", "self"), ("fill", "self"), ("zero", "self")}  # written unread
 PICKED = {("embedding", "weight"), ("index", "self"), ("index_select", "self"), ("gather", "self")}  # read in part
 
 
@@ -142,18 +144,17 @@ def _of_cross(Z: list[Tensor], gradient: Tensor, axes: str, post: Any, pre: Any,
     return total
 
 
-def _of_cross_mamba2(Z: list[Tensor], gradient: Tensor, given: list[Tensor], go: Tensor) -> int:
+def _of_cross_mamba2(parts: int, gradient: Tensor, go: Tensor, *others: Tensor) -> int:
     """Return the same for a Mamba-2 block, with what its drives are made of.
 
     Taps are applied to the inputs of a single step, and to what the states push in a chunk.
     """
-    h, inputs, weight = given[0], given[9], given[10]
+    Z, given = others[: len(TRACES)], Given(*others[len(TRACES) :])
+    h, inputs, weight = given.h, given.inputs, given.weight
     (b, t, e, n), j, k = h.shape, inputs.shape[2], weight.shape[0]
     rows = 1 if t == 1 else k - 1 + t  # outer products that arrive at the traces of x and B
-    steps = dict(
-        zip(("A_log", "dt_bias", "dt", "x", "B", "taps_x", "taps_B"), (0, 0, t, rows, rows, t, t), strict=True)
-    )
-    passes = sum(z.numel() * (2 + arriving) for z, arriving in zip(Z, steps.values(), strict=True))
+    arriving = 0, 0, t, rows, rows, t, t
+    passes = sum(z.numel() * (2 + products) for z, products in zip(Z, arriving, strict=True))
     taps = b * t * k * ((e + n) * j if t == 1 else 2 * e * n)
     return passes + taps + 5 * h.numel() + b * t * (e + n) * (2 * k + 1)  # the products of m and its sums; the sides
 
@@ -163,12 +164,12 @@ OURS: dict[str, Callable[..., int]] = {
     "scan_adjoint": lambda a, g, h0, h, kernels: 2 * h.numel(),
     "cross": _of_cross,
     "cross_mamba2": _of_cross_mamba2,
-    "conv": lambda x, weight, bias, within: (x.shape[1] - weight.shape[1] + 1) * len(x) * weight.numel(),
-    "conv_adjoint": lambda x, weight, within, g: 2 * g.numel() * weight.shape[1],
-    "recur": lambda a, delta, u, B, h0: 2 * u.numel() * B.shape[-1],  # u B, and what decays
-    "recur_adjoint": lambda a, delta, u, B, h0, h, g: 4 * h.numel(),  # to a, u, B and h0
-    "read": lambda h, C: h.numel(),
-    "read_adjoint": lambda h, C, g: 2 * h.numel(),
+    "conv": lambda parts, x, weight, bias, within, y: y.numel() * weight.shape[1],
+    "conv_adjoint": lambda parts, x, weight, within, by_y, *by: 2 * by_y.numel() * weight.shape[1],
+    "recur": lambda parts, a, delta, u, B, h0, h: 2 * h.numel(),  # u B, and what decays
+    "recur_adjoint": lambda parts, a, delta, u, B, h0, h, *by: 4 * h.numel(),  # to a, u, B and h0
+    "read": lambda parts, h, C, y: h.numel(),
+    "read_adjoint": lambda parts, h, C, *by: 2 * h.numel(),
 }  # multiply-accumulates
 
 
@@ -196,11 +197,17 @@ def _traffic(
     for argument, value in _given(func, args, kwargs):
         if (name, argument.name) in PICKED:
             read += tensors(out)  # as many numbers as come out
-        elif not (argument.is_out or (name, argument.name) in OVERWRITTEN or _is_pattern(name)):
+        elif not (argument.is_out or _is_overwritten(func, name, argument) or _is_pattern(name)):
             read += tensors(value)
         if _writes(argument) and argument.name != "grads":  # a fused optimiser writes them only to unscale them
             written |= {id(tensor): tensor for tensor in tensors(value)}
     return read, list(written.values())
+
+
+def _is_overwritten(func: Any, name: str, argument: Any) -> bool:
+    """Say whether an operator writes to an argument unread; ours read of what they write the traces alone."""
+    ours = func._schema.name.startswith("biomamba::")
+    return (name, argument.name) in OVERWRITTEN or (ours and _writes(argument) and argument.name not in ("Z", *TRACES))
 
 
 def _is_pattern(name: str) -> bool:

@@ -56,7 +56,13 @@ def flat(tree: Tree) -> list[Tensor]:
         return []
     if isinstance(tree, Tensor):
         return [tree]
-    return [tensor for branch in (tree.values() if isinstance(tree, dict) else tree) for tensor in flat(branch)]
+    found: list[Tensor] = []
+    for branch in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(branch, Tensor):  # asked here too, because a call takes longer than all else
+            found.append(branch)
+        else:
+            found += flat(branch)
+    return found
 
 
 def cut(state: Tree) -> Tree:

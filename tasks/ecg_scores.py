@@ -25,9 +25,8 @@ class ScoredLoss(CrossEntropy):
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Add the scored beats of `out` (b, t, 5)."""
-        scored = chunk.y[..., SCORE] >= 0
-        if bool(scored.any()):
-            self._add(self.values(out[scored], chunk.y[..., SCORE][scored]))
+        true = chunk.y[..., SCORE]
+        super().update(out, chunk._replace(y=true, mask=true >= 0))
 
 
 def decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .kernels import LIBRARY, module, resolve
+from .kernels import call, resolve
 
 
 def reach(reset: Tensor | None, taps: int) -> Tensor | None:
@@ -59,38 +59,22 @@ def fold(post: Tensor, taps: Tensor) -> Tensor:
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None) -> Tensor:
+        within = x.new_empty(0, dtype=torch.bool) if within is None else within
+        x, weight, within = (tensor.contiguous() for tensor in (x, weight, within))
+        y = x.new_empty(x.shape[0], x.shape[1] - weight.shape[1] + 1, x.shape[2])
+        call("conv", "conv", CONV, 0, x, weight, bias.contiguous(), within, y)
         ctx.save_for_backward(x, weight, within)
-        y: Tensor = torch.ops.biomamba.conv(x, weight, bias, within)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return *torch.ops.biomamba.conv_adjoint(*ctx.saved_tensors, g), None
+        x, weight, within = ctx.saved_tensors
+        by = x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
+        call("conv", "conv_adjoint", CONV_ADJOINT, 0, x, weight, within, g.contiguous(), *by)
+        return *by, None
 
 
-def _conv(x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None) -> Tensor:
-    y = _empty(x, weight)
-    module("numba", "conv").forward(x, weight, bias, within, y)
-    return y
-
-
-def _adjoint(x: Tensor, weight: Tensor, within: Tensor | None, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    out = _empty_adjoint(x, weight)
-    module("numba", "conv").backward(x, weight, within, g, *out)
-    return out
-
-
-def _empty(x: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], x.shape[1] - weight.shape[1] + 1, x.shape[2])
-
-
-def _empty_adjoint(x: Tensor, weight: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
-
-
-LIBRARY.define("conv(Tensor x, Tensor weight, Tensor bias, Tensor? within) -> Tensor")
-LIBRARY.define("conv_adjoint(Tensor x, Tensor weight, Tensor? within, Tensor g) -> (Tensor, Tensor, Tensor)")
-LIBRARY.impl("conv", _conv, "CompositeExplicitAutograd")
-LIBRARY.impl("conv_adjoint", _adjoint, "CompositeExplicitAutograd")
-torch.library.register_fake("biomamba::conv", _empty)
-torch.library.register_fake("biomamba::conv_adjoint", _empty_adjoint)
+CONV = "Tensor x, Tensor weight, Tensor bias, Tensor within, Tensor(y!) y"
+CONV_ADJOINT = (
+    "Tensor x, Tensor weight, Tensor within, Tensor by_y, Tensor(x!) by_x, Tensor(w!) by_weight, Tensor(b!) by_bias"
+)

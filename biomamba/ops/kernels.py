@@ -15,6 +15,7 @@ import os
 from typing import Any
 
 import torch
+from torch import Tensor
 
 LIBRARY = torch.library.Library("biomamba", "DEF")  # of our operators, so that graphs may contain them
 NAMES = ("auto", "torch", "numba", "triton", "mamba_ssm")
@@ -45,6 +46,11 @@ def resolve(name: str, device: str = "cpu") -> str:
 def module(kernels: str, part: str = "kernels") -> Any:
     """Return the module of these kernels; imported late, because it may be absent and takes its time."""
     return importlib.import_module(f".{kernels}_{part}", __package__)
+
+
+def call(part: str, kernel: str, arguments: str, n: int, *tensors: Tensor, kept: torch.dtype | None = None) -> None:
+    """Call one of numba's kernels as an operator of torch: see `numba_operator.call`."""
+    module("numba", "operator").call(getattr(module("numba", part), kernel), arguments, n, *tensors, kept=kept)
 
 
 def _installed(name: str) -> bool:

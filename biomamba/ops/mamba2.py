@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from .kernels import LIBRARY, module
+from .kernels import call
 
 
 class Given(NamedTuple):
@@ -29,19 +28,18 @@ class Given(NamedTuple):
     reset: Tensor | None  # (b, t) bool; None where no sequence begins
 
 
+TRACES = "A_log", "dt_bias", "dt", "x", "B", "taps_x", "taps_B"
+ARGUMENTS = "Tensor(gradient!) gradient, Tensor go, "
+ARGUMENTS += ", ".join(
+    [*(f"Tensor({name}!) {name}" for name in TRACES), *(f"Tensor of_{name}" for name in Given._fields)]
+)
+
+
 def cross_mamba2(Z: list[Tensor], gradient: Tensor, given: Given, go: Tensor) -> None:
     """Do what `influence.cross` does, Z in the order A_log, dt_bias, in_proj.dt, .x, .B, conv1d.x, .B.
 
     Up to influence.FOLDED taps. gradient holds the numbers of all, one after the other.
     """
-    torch.ops.biomamba.cross_mamba2(Z, gradient, [tensor for tensor in given if tensor is not None], go)
-
-
-def _cross(Z: list[Tensor], gradient: Tensor, given: list[Tensor], go: Tensor) -> None:
-    if bool(go):
-        module("numba", "mamba2").cross_all(Z, gradient, given)
-
-
-LIBRARY.define("cross_mamba2(Tensor(a!)[] Z, Tensor(b!) gradient, Tensor[] given, Tensor go) -> ()")
-LIBRARY.impl("cross_mamba2", _cross, "CompositeExplicitAutograd")
-torch.library.register_fake("biomamba::cross_mamba2", lambda *given: None)
+    reset = go.new_empty(0) if given.reset is None else given.reset
+    tensors = gradient, go, *Z, *given[:-1], reset
+    call("mamba2", "cross_mamba2", ARGUMENTS, given.h.shape[-1], *tensors, kept=Z[0].dtype)

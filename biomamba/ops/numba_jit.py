@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 import torch
+from numba import types
 
 _sources = sorted(Path(__file__).parent.glob("numba_*.py"))
 VERSION = f"{zlib.crc32(b''.join(path.read_bytes() for path in _sources)):08x}"
@@ -27,9 +28,22 @@ def jit(function: Any, *, parallel: bool = False, inline: str = "never") -> Any:
     tells the version of them all. No fast-math: where arrays lie decides whether a loop is vectorised, and the numbers
     must not depend on that.
     """
-    named = FunctionType(function.__code__, function.__globals__, function.__name__)
-    named.__qualname__ = f"{function.__qualname__}{'_threaded' if parallel else ''}_{VERSION}"
+    named = _named(function, function.__qualname__, parallel, {})
     return numba.njit(cache=True, nogil=True, error_model="numpy", parallel=parallel, inline=inline)(named)
+
+
+def boxed(function: Any, name: str, constants: dict[str, Any], parallel: bool) -> int:
+    """Return the address of a function of a stack, its length and 0, compiled; it sees the constants as its globals."""
+    signature = types.void(types.CPointer(types.int64), types.int64, types.int64)
+    named = _named(function, name, parallel, constants)
+    return int(numba.cfunc(signature, cache=True, error_model="numpy", parallel=parallel)(named).address)
+
+
+def _named(function: Any, name: str, parallel: bool, constants: dict[str, Any]) -> FunctionType:
+    """Return the function under a name that tells the version."""
+    named = FunctionType(function.__code__, function.__globals__ | constants, function.__name__)
+    named.__qualname__ = f"{name}{'_threaded' if parallel else ''}_{VERSION}"
+    return named
 
 
 inlined = functools.partial(jit, inline="always")  # a part of one kernel: compiled once, with that

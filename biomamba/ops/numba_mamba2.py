@@ -16,12 +16,11 @@ states of each stream. Letters: b streams, t steps, e channels, n states, j inpu
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, prange
-from torch import Tensor
+from numba import prange
 
-from .mamba2 import Given
-from .numba_jit import inlined, jit, threaded
-from .numba_kernels import address, mix, pointer, run
+from .numba_jit import inlined, jit
+from .numba_kernels import mix
+from .numba_operator import array, data, size, sizes
 from .numba_rows import add, fma, load, mul, row, store
 from .numba_tile import BLOCK, carry, fold, narrow, pack, packed, wide
 
@@ -222,28 +221,27 @@ def matrix(numbers, at, rows, columns):
     return numbers[at : at + rows * columns].reshape(rows, columns)
 
 
-@threaded
-def cross(parts, states, table, kept, gradients):
-    """Do the traces of a chunk: table holds b, t, e, n, g, j, k and the addresses of what `cross_all` is given.
-
-    kept tells how the traces are stored; gradients (parts, all of the gradient) is written.
-    """
-    b, t, e, n, heads, j, k = table[0], table[1], table[2], table[3], table[4], table[5], table[6]
-    number, at = gradients.dtype, table[7:]
-    of_A, of_bias = carray(pointer(at[0]), (b, e, n), kept.dtype), carray(pointer(at[1]), (b, e, n), kept.dtype)
-    of_dt, of_x = carray(pointer(at[2]), (b, e, n, j), kept.dtype), carray(pointer(at[3]), (b, e, n, j), kept.dtype)
-    of_B = carray(pointer(at[4]), (b, n, e, j), kept.dtype)
-    of_taps_x = carray(pointer(at[5]), (b, n, k + 1, e), kept.dtype)
-    of_taps_B = carray(pointer(at[6]), (b, n, k + 1, e), kept.dtype)
-    h, signal = carray(pointer(at[7]), (b, t, e, n), number), carray(pointer(at[8]), (b, e, n), number)
-    log_a = carray(pointer(at[9]), (b, t, heads), number)
-    delta, slope = carray(pointer(at[10]), (b, t, heads), number), carray(pointer(at[11]), (b, t, heads), number)
-    x, B = carray(pointer(at[12]), (b, t, e), number), carray(pointer(at[13]), (b, t, n), number)
-    raw = carray(pointer(at[14]), (b, k - 1 + t, e + n), number)
-    passed = carray(pointer(at[15]), (b, t, e + n), number)
-    inputs, weight = carray(pointer(at[16]), (b, k - 1 + t, j), number), carray(pointer(at[17]), (k, e + n), number)
-    A, reset = carray(pointer(at[18]), (heads,), number), carray(pointer(at[19]), (b, t), np.bool_)
-    read = signal, log_a, delta, slope, x, raw, passed, weight, A, reset, at[19] != 0
+@inlined
+def cross_mamba2(handles, states, number, stored):
+    """Write the gradients and move every trace where `go`: what `mamba2.cross_mamba2` hands over, in its order."""
+    into, go, Z, given = handles[1], handles[2], handles[3:10], handles[10:]
+    parts = handles[0] if array(go, (1,), np.bool_)[0] else 0
+    n, (b, t, e) = len(states), sizes(given[0])
+    heads, j, k = size(given[2], 2), size(given[9], 2), size(given[10], 0)
+    of_A, of_bias = array(Z[0], (b, e, n), stored), array(Z[1], (b, e, n), stored)
+    of_dt, of_x = array(Z[2], (b, e, n, j), stored), array(Z[3], (b, e, n, j), stored)
+    of_B = array(Z[4], (b, n, e, j), stored)
+    of_taps_x, of_taps_B = array(Z[5], (b, n, k + 1, e), stored), array(Z[6], (b, n, k + 1, e), stored)
+    h, signal = array(given[0], (b, t, e, n), number), array(given[1], (b, e, n), number)
+    log_a, delta = array(given[2], (b, t, heads), number), array(given[3], (b, t, heads), number)
+    slope = array(given[4], (b, t, heads), number)
+    x, B = array(given[5], (b, t, e), number), array(given[6], (b, t, n), number)
+    raw, passed = array(given[7], (b, k - 1 + t, e + n), number), array(given[8], (b, t, e + n), number)
+    inputs, weight = array(given[9], (b, k - 1 + t, j), number), array(given[10], (k, e + n), number)
+    A, reset = array(given[11], (heads,), number), array(given[12], (b, t), np.bool_)
+    read = signal, log_a, delta, slope, x, raw, passed, weight, A, reset, data(given[12]) != 0
+    numbers = size(into, 0)
+    gradients = np.empty((parts, numbers), number) if parts > 1 else array(into, (1, numbers), number)
     for part in prange(parts):
         gradient = gradients[part]
         gradient[:] = 0
@@ -276,12 +274,8 @@ def cross(parts, states, table, kept, gradients):
                 channels(states, i, first, last, of, to, h, signal, x, B, inputs, shared)
             if top < bottom:
                 states_(i, top, bottom, (of_B, of_taps_x, of_taps_B), (to_B, to_taps_x, to_taps_B), B, inputs, shared)
-
-
-def cross_all(traces: list[Tensor], gradient: Tensor, given: list[Tensor]) -> None:
-    """Write the gradients and move every trace; given as `mamba2.Given` holds it."""
-    h, log_a, inputs, weight = given[0], given[2], given[9], given[10]
-    sizes = *h.shape, log_a.shape[2], inputs.shape[2], weight.shape[0]
-    absent = [0] * (len(Given._fields) - len(given))
-    table = np.array([*sizes, *map(address, (*traces, *given)), *absent])
-    run(cross, traces[0], gradient, (0,) * h.shape[3], table)
+    if parts > 1:
+        total = array(into, (numbers,), number)
+        total[:] = gradients[0]
+        for part in range(1, parts):
+            total += gradients[part]

@@ -8,14 +8,12 @@ steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), h
 and delta (b, t, g), the same for the e / g channels of each of g heads.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .kernels import LIBRARY, module, resolve
+from .kernels import call, resolve
 from .scan import scan
 
 
@@ -49,55 +47,39 @@ def read(h: Tensor, C: Tensor, kernels: str = "auto") -> Tensor:
 class _Recur(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor) -> Tensor:
-        h: Tensor = torch.ops.biomamba.recur(a, delta, u, B, h0)
-        ctx.save_for_backward(a, delta, u, B, h0, h)
+        given = tuple(tensor.contiguous() for tensor in (a, delta, u, B, h0))
+        h = u.new_empty(*u.shape, B.shape[-1])
+        call("ssm", "recur", RECUR, B.shape[-1], *given, h)
+        ctx.save_for_backward(*given, h)
         return h
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
-        by: tuple[Tensor, ...] = torch.ops.biomamba.recur_adjoint(*ctx.saved_tensors, g)
+        given = ctx.saved_tensors
+        by = tuple(tensor.new_empty(tensor.shape) for tensor in given[:-1])
+        call("ssm", "recur_adjoint", RECUR_ADJOINT, g.shape[-1], *given, g.contiguous(), *by)
         return by
 
 
 class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, C: Tensor) -> Tensor:
-        ctx.save_for_backward(h, C)
-        y: Tensor = torch.ops.biomamba.read(h, C)
+        given = h.contiguous(), C.contiguous()
+        y = h.new_empty(h.shape[:3])
+        call("ssm", "read", READ, C.shape[-1], *given, y)
+        ctx.save_for_backward(*given)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
-        by: tuple[Tensor, ...] = torch.ops.biomamba.read_adjoint(*ctx.saved_tensors, g)
+        given = ctx.saved_tensors
+        by = tuple(tensor.new_empty(tensor.shape) for tensor in given)
+        call("ssm", "read_adjoint", READ_ADJOINT, given[1].shape[-1], *given, g.contiguous(), *by)
         return by
 
 
-def _run(kernel: str, *given: Tensor) -> Any:
-    """Return what numba's kernel of this name writes."""
-    out = EMPTY[kernel](*given)
-    arrays = [tensor.detach().contiguous().numpy() for tensor in given]
-    written = [tensor.numpy() for tensor in ([out] if isinstance(out, Tensor) else out)]
-    states = (0,) * given[0 if kernel.startswith("read") else 3].shape[-1]
-    getattr(module("numba", "ssm"), kernel)(states, *arrays, *written)
-    return out
-
-
-EMPTY: dict[str, Callable[..., Any]] = {
-    "recur": lambda a, delta, u, B, h0: h0.new_empty(*u.shape, B.shape[-1]),
-    "recur_adjoint": lambda a, delta, u, B, h0, h, g: tuple(
-        x.new_empty(x.shape) for x in (a, delta, u, B, h0)
-    ),  # g: dL/dh_t, h_(t+1) held
-    "read": lambda h, C: h.new_empty(h.shape[:3]),
-    "read_adjoint": lambda h, C, g: (h.new_empty(h.shape), C.new_empty(C.shape)),
-}  # what each returns, not yet written
-
-LIBRARY.define("recur(Tensor a, Tensor delta, Tensor u, Tensor B, Tensor h0) -> Tensor")
-LIBRARY.define(
-    "recur_adjoint(Tensor a, Tensor delta, Tensor u, Tensor B, Tensor h0, Tensor h, Tensor g) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-LIBRARY.define("read(Tensor h, Tensor C) -> Tensor")
-LIBRARY.define("read_adjoint(Tensor h, Tensor C, Tensor g) -> (Tensor, Tensor)")
-for _name, _empty in EMPTY.items():
-    LIBRARY.impl(_name, partial(_run, _name), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"biomamba::{_name}", _empty)
+RECUR = "Tensor a, Tensor delta, Tensor u, Tensor B, Tensor h0, Tensor(h!) h"
+RECUR_ADJOINT = "Tensor a, Tensor delta, Tensor u, Tensor B, Tensor h0, Tensor h, Tensor by_h, Tensor(a!) by_a, "
+RECUR_ADJOINT += "Tensor(delta!) by_delta, Tensor(u!) by_u, Tensor(B!) by_B, Tensor(h0!) by_h0"
+READ = "Tensor h, Tensor C, Tensor(y!) y"
+READ_ADJOINT = "Tensor h, Tensor C, Tensor by_y, Tensor(h!) by_h, Tensor(C!) by_C"
