@@ -90,7 +90,8 @@ class Compiled:
         group = optimizer.param_groups[0]
         ours = type(optimizer) in MOMENTS and [*map(id, group["params"])] == [*map(id, self.wanting)]
         self.inside = ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
-        self.rates = [self.wanting[0].new_zeros(()) for _ in range(2)]
+        self.rates = self.wanting[0].new_zeros(2)
+        self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         self.moments: list[Tensor] = []
         self.counts: list[Tensor] = []  # Adam's: one tensor of the steps taken, for each parameter
         self.graphs: dict[Kind, Graph] = {}
@@ -108,7 +109,7 @@ class Compiled:
         graph = self.graphs.get(kind)
         if graph is None:
             graph = self.graphs[kind] = self._make(kind, seen)
-        given = [*self.moments, *self.counts, *self._rates(group)] if inside else []
+        given = [*self.moments, *self.counts, self._rates(group)] if inside else []
         out, loss, spikes, good, *others = graph.call(*self.parameters, *given, *flat(seen))
         rest, kept = iter(others), iter(graph.kept)
         norm, fine = (next(rest), next(rest)) if labelled else (None, None)
@@ -134,15 +135,14 @@ class Compiled:
                     state[parameter]["step"] = self.counts[0][i]
         return True
 
-    def _rates(self, group: dict[str, Any]) -> list[Tensor]:
+    def _rates(self, group: dict[str, Any]) -> Tensor:
         """Return what changes from step to step: for Adam, lr over one correction, and 1 over the other's root."""
-        lr = float(group["lr"])
         if not self.counts:
-            self.rates[0].fill_(lr)
+            self.written[0] = group["lr"]
         else:
             step = self.optimizer.state[self.wanting[0]]["step"].item() + 1
-            self.rates[0].fill_(lr / (1 - group["betas"][0] ** step))
-            self.rates[1].fill_((1 - group["betas"][1] ** step) ** -0.5)
+            self.written[0] = group["lr"] / (1 - group["betas"][0] ** step)
+            self.written[1] = (1 - group["betas"][1] ** step) ** -0.5
         return self.rates
 
     def _make(self, kind: Kind, seen: Seen) -> Graph:
@@ -151,7 +151,7 @@ class Compiled:
         weights = [parameter.detach() for parameter in self.parameters]
         each = len(self.moments) // len(self.wanting)
         moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.wanting))] if kind.options else []
-        template = [weights, moments, [*self.counts, *self.rates] if kind.options else [], seen]
+        template = [weights, moments, [*self.counts, self.rates] if kind.options else [], seen]
 
         def whole(*tensors: Tensor) -> list[Tensor]:
             given = iter(tensors)
@@ -166,11 +166,11 @@ class Compiled:
             if kind.options:
                 assert passed.fine is not None
                 learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
-                *counts, first, second = pace
+                *counts, rates = pace
                 old, new = [*counts], [count + 1 for count in counts]
                 for weight, gradient, own in zip(learning, gradients, moments, strict=True):
                     old += [weight, *own]
-                    new += stepped(type(self.optimizer), kind.options, (first, second), weight, gradient, own)
+                    new += stepped(type(self.optimizer), kind.options, rates.unbind(), weight, gradient, own)
                 for before, now in zip(old, new, strict=True):
                     before.copy_(torch.where(passed.fine, now, before))
                 gradients = ()

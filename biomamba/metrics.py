@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .stream import Chunk
 
-ROOM = 1 << 16  # numbers of predictions that wait at most
+ROOM = 1 << 14  # numbers of predictions that wait at most
 
 
 def labelled_cross_entropy(out: Tensor, chunk: Chunk) -> Tensor:

@@ -157,7 +157,9 @@ def _append(held: Tensor, new: Tensor) -> Tensor:
 
 def _like(chunk: Chunk, weight: Tensor) -> Chunk:
     """Return the chunk on the model's device, real values in its precision, each in one piece, as graphs want."""
-    chunk = Chunk(*(tensor.to(weight.device).contiguous() for tensor in chunk))
+    device = weight.device
+    if not all(tensor.device == device and tensor.is_contiguous() for tensor in chunk):
+        chunk = Chunk(*(tensor.to(device).contiguous() for tensor in chunk))
     return chunk._replace(x=chunk.x.to(weight.dtype)) if chunk.x.is_floating_point() else chunk
 
 

@@ -21,8 +21,8 @@ from numba import prange
 from .numba_jit import inlined, jit
 from .numba_kernels import mix
 from .numba_operator import array, data, size, sizes
-from .numba_rows import add, fma, load, mul, row, store
-from .numba_tile import BLOCK, carry, fold, narrow, pack, packed, wide
+from .numba_rows import add, fma, load, mul, row, store, total
+from .numba_tile import A_BLOCK, BLOCK, carry, fold, narrow, pack, packed, wide
 
 ROOM = 16384  # numbers of m that are worked out at once, packed: they stay in the second nearest cache
 
@@ -51,12 +51,11 @@ def share(i, size, b, part, parts):
 
 
 @jit
-def alone(z, start, signal, post, to):
+def alone(z, start, signal, post, to, states):
     """Contract and carry a row z (n,), which has no inputs."""
-    for y in range(len(z)):
-        v = wide(z[y])
-        to[y] += signal[y] * v
-        z[y] = narrow(start * v + post[y], z[y])
+    v = load(z, states)
+    store(fma(load(signal, states), v, load(to, states)), to)
+    store(fma(row(start, states), v, load(post, states)), z)
 
 
 @jit
@@ -81,6 +80,29 @@ def met_sum(z, start, signal, sums):
     for c in range(len(z)):
         z[c] = narrow(start[c] * wide(z[c]), z[c])
     return sums.sum()
+
+
+@jit
+def own_once(lo, hi, of_x, of_taps, to_x, to_taps, signal, start, drive, sides_channel, pushed, sides_state):
+    """Contract and carry what x and B get from their own inputs (n, k+1, e) in a single step, e whole blocks."""
+    _, taps, e = of_x.shape
+    for tap in range(taps):
+        for c in range(0, e, BLOCK):
+            side, rate = load(sides_channel[tap, c:], A_BLOCK), load(start[c:], A_BLOCK)
+            sums = load(to_x[tap, c:], A_BLOCK)
+            for y in range(lo, hi):
+                v = load(of_x[y, tap, c:], A_BLOCK)
+                sums = fma(load(signal[y, c:], A_BLOCK), v, sums)
+                store(fma(row(drive[y], A_BLOCK), side, mul(rate, v)), of_x[y, tap, c:])
+            store(sums, to_x[tap, c:])
+    for y in range(lo, hi):
+        for tap in range(taps):
+            side, sums = row(sides_state[y, tap], A_BLOCK), row(start.dtype.type(0), A_BLOCK)
+            for c in range(0, e, BLOCK):
+                v = load(of_taps[y, tap, c:], A_BLOCK)
+                sums = fma(load(signal[y, c:], A_BLOCK), v, sums)
+                store(fma(load(pushed[c:], A_BLOCK), side, mul(load(start[c:], A_BLOCK), v)), of_taps[y, tap, c:])
+            to_taps[y, tap] += total(sums)
 
 
 @jit  # not inlined: a parallel kernel would drop what is written through the named tuple and only read through it
@@ -164,8 +186,8 @@ def channels(states, i, lo, hi, traces, to, h, signal, x, B, inputs, shared):
         for at in range(many):
             c = first + at
             rates[at] = start[c]
-            alone(of_A[i, c], start[c], signal[i, c], sums_A[at], to_A[c])
-            alone(of_bias[i, c], start[c], signal[i, c], sums_m[at], to_bias[c])
+            alone(of_A[i, c], start[c], signal[i, c], sums_A[at], to_A[c], states)
+            alone(of_bias[i, c], start[c], signal[i, c], sums_m[at], to_bias[c], states)
         carry(of_dt[i, first:last], rates, signal[i, first:last], p, inputs[i, k - 1 :], to_dt[first:last])
         for c in range(first, last, side):
             end = min(c + side, last)
@@ -188,7 +210,7 @@ def states_(i, lo, hi, traces, to, B, inputs, shared):
     j, k, many = inputs.shape[2], taps.shape[1], hi - lo
     size = (k + 1) * e
     p, folded, mixed = packed(1, t, e, start), packed(1, k - 1 + t, e, start), np.empty((1, j), start.dtype)
-    sums = np.empty(BLOCK, start.dtype)
+    sums, at_once = np.empty(BLOCK, start.dtype), t == 1 and e % BLOCK == 0
     pack(p, pushed.reshape(t, 1, e))
     for y in range(lo, hi):
         end = y + 1
@@ -198,9 +220,13 @@ def states_(i, lo, hi, traces, to, B, inputs, shared):
         else:
             fold(folded[0], taps, y, p[0])
             carry(of_B[i, y:end], start, signal[y:end], folded, inputs[i], to_B[y:end])
-        for tap in range(k + 1):
+        for tap in range(0 if at_once else k + 1):
             met(of_x[i, y, tap], start[0], signal[y], to_x[tap])
             to_taps[y, tap] += met_sum(of_taps[i, y, tap], start[0], signal[y], sums)
+    if at_once:
+        sides, by_channel = shared.sides_state[0], shared.sides_channel[0]
+        own_once(lo, hi, of_x[i], of_taps[i], to_x, to_taps, signal, start[0], B[i, 0], by_channel, pushed[0], sides)
+        return
     # what has met its signal and decayed takes in the drives of all steps as a product of matrices
     one, none, nowhere = (
         np.ones((many, k + 1), p.dtype),

@@ -35,11 +35,6 @@ class RowModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(number, kind.count))
 
 
-def _pointer(context, builder, kind, value, vector):
-    data = context.make_array(kind)(context, builder, value).data
-    return builder.bitcast(data, ir.PointerType(vector))
-
-
 def spread(builder, number, vector):
     """Return the number in every lane of a vector."""
     none = ir.Constant(vector, ir.Undefined)
@@ -56,14 +51,36 @@ def fused(builder, x, y, z):
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [x, y, z])
 
 
+def fetched(builder, pointer, vector):
+    """Return the vector of numbers at the pointer; those of 16 bits are bfloat16, the upper half of float32."""
+    if pointer.type.pointee != ir.IntType(16):
+        return builder.load(builder.bitcast(pointer, ir.PointerType(vector)), align=1)
+    short, long = (ir.VectorType(ir.IntType(bits), vector.count) for bits in (16, 32))
+    bits = builder.zext(builder.load(builder.bitcast(pointer, ir.PointerType(short)), align=1), long)
+    return builder.bitcast(builder.shl(bits, ir.Constant(long, [16] * vector.count)), vector)
+
+
+def put(builder, vector, pointer):
+    """Write the vector of numbers to the pointer, rounded to nearest where they are kept as bfloat16."""
+    if pointer.type.pointee == ir.IntType(16):
+        count = vector.type.count
+        short, long = (ir.VectorType(ir.IntType(bits), count) for bits in (16, 32))
+        half, one, below = (ir.Constant(long, [number] * count) for number in (16, 1, 0x7FFF))
+        bits = builder.bitcast(vector, long)
+        odd = builder.and_(builder.lshr(bits, half), one)
+        vector = builder.trunc(builder.lshr(builder.add(builder.add(bits, below), odd), half), short)
+    builder.store(vector, builder.bitcast(pointer, ir.PointerType(vector.type)), align=1)
+
+
 @intrinsic
 def load(context, array, states):
     """Return the first n numbers of a contiguous array."""
-    kind = Row(array.dtype, len(states))
+    number = types.float32 if isinstance(array.dtype, types.Integer) else array.dtype
+    kind = Row(number, len(states))
 
     def generate(context, builder, signature, arguments):
-        vector = context.get_value_type(kind)
-        return builder.load(_pointer(context, builder, array, arguments[0], vector), align=1)
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        return fetched(builder, data, context.get_value_type(kind))
 
     return kind(array, states), generate
 
@@ -74,7 +91,7 @@ def store(context, row, array):
 
     def generate(context, builder, signature, arguments):
         vector, value = arguments
-        builder.store(vector, _pointer(context, builder, array, value, vector.type), align=1)
+        put(builder, vector, context.make_array(array)(context, builder, value).data)
         return context.get_dummy_value()
 
     return types.void(row, array), generate

@@ -21,7 +21,7 @@ from numba.extending import intrinsic, overload
 
 from .influence import FOLDED
 from .numba_jit import jit
-from .numba_rows import fused, load, spread, store
+from .numba_rows import fetched, fused, load, put, spread, store
 
 _features = llvm.get_host_cpu_features()
 WIDTH = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  # bytes of a vector
@@ -100,22 +100,12 @@ class _Vectors:
         return spread(self.builder, self.builder.load(pointer), self.type)
 
     def load(self, pointer):
-        """Return the numbers from the pointer on; those of 16 bits are bfloat16."""
-        short = pointer.type.pointee == ir.IntType(16)
-        found = self.builder.load(self._vector(pointer, self._of(16) if short else self.type), align=1)
-        if not short:
-            return found
-        bits = self.builder.shl(self.builder.zext(found, self._of(32)), self._all(16))
-        return self.builder.bitcast(bits, self.type)
+        """Return the numbers from the pointer on."""
+        return fetched(self.builder, pointer, self.type)
 
     def store(self, vector, pointer):
-        """Write the numbers, rounded to nearest where they are kept as bfloat16."""
-        if pointer.type.pointee == ir.IntType(16):
-            bits = self.builder.bitcast(vector, self._of(32))
-            odd = self.builder.and_(self.builder.lshr(bits, self._all(16)), self._all(1))
-            bits = self.builder.add(self.builder.add(bits, self._all(0x7FFF)), odd)
-            vector = self.builder.trunc(self.builder.lshr(bits, self._all(16)), self._of(16))
-        self.builder.store(vector, self._vector(pointer, vector.type), align=1)
+        """Write the numbers."""
+        put(self.builder, vector, pointer)
 
     def fetch(self, pointer):
         """Have the line at the pointer brought near, to be written; it may lie outside the arrays."""
@@ -141,15 +131,6 @@ class _Vectors:
         self.builder.branch(head)
         self.builder.position_at_end(done)
         return now
-
-    def _vector(self, pointer, kind):
-        return self.builder.bitcast(pointer, ir.PointerType(kind))
-
-    def _of(self, bits):
-        return ir.VectorType(ir.IntType(bits), self.lanes)
-
-    def _all(self, value):
-        return ir.Constant(self._of(32), [value] * self.lanes)
 
 
 def _tile(rows: int, vectors: int, ahead: int) -> Any:
