@@ -266,6 +266,18 @@ def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
         assert not torch.allclose(after[name], before[name], rtol=2**-3, atol=2**-3), "the law says nothing if Z stays"
 
 
+def test_a_trace_that_does_not_lie_in_one_piece_is_an_error() -> None:
+    block = Mamba2(3, d_state=5, headdim=3)
+    block.kernels = "numba"
+    *_, tape = block.chunk(torch.randn(1, 1, 3), block.init_state(1))
+    sizes = {name: shape(axes, 1, 6, 5, block.fan_in.get(name, 0)) for name, axes in block.influences.items()}
+    trace = {name: torch.randn(size) for name, size in sizes.items()}
+    block.cross(tape, trace, torch.randn(1, 6, 5), torch.tensor(True))  # control: these do
+    trace["in_proj.x"] = trace["in_proj.x"].transpose(2, 3).contiguous().transpose(2, 3)
+    with pytest.raises(ValueError, match=r"cross_mamba2: got a tensor of shape \(1, 6, 5, 3\) that is not contiguous"):
+        block.cross(tape, trace, torch.randn(1, 6, 5), torch.tensor(True))
+
+
 @pytest.mark.parametrize("t", [1, 7])
 @pytest.mark.parametrize("axes, taps", AXES)
 def test_a_trace_may_be_kept_in_bfloat16(kernels: str, t: int, axes: str, taps: bool) -> None:

@@ -49,7 +49,13 @@ def module(kernels: str, part: str = "kernels") -> Any:
 
 
 def call(part: str, kernel: str, arguments: str, n: int, *tensors: Tensor, kept: torch.dtype | None = None) -> None:
-    """Call one of numba's kernels as an operator of torch: see `numba_operator.call`."""
+    """Call one of numba's kernels as an operator of torch: see `numba_operator.call`.
+
+    Raises ValueError for a tensor that does not lie in one piece: the kernel would read others' memory.
+    """
+    for tensor in tensors:
+        if not tensor.is_contiguous():
+            raise ValueError(f"{kernel}: got a tensor of shape {tuple(tensor.shape)} that is not contiguous")
     module("numba", "operator").call(getattr(module("numba", part), kernel), arguments, n, *tensors, kept=kept)
 
 
