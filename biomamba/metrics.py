@@ -44,9 +44,8 @@ class Mean:
     def _score(self) -> None:
         """Score what waits."""
         if self.waiting:
-            out, y, mask = (
-                torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*self.waiting, strict=True)
-            )
+            every = ([part.flatten(0, 1) for part in parts] for parts in zip(*self.waiting, strict=True))
+            out, y, mask = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in every)
             self.waiting, self.room = [], ROOM
             if not bool(mask.all()):
                 out, y = out[mask], y[mask]

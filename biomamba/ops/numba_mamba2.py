@@ -82,29 +82,6 @@ def met_sum(z, start, signal, sums):
     return sums.sum()
 
 
-@jit
-def own_once(lo, hi, of_x, of_taps, to_x, to_taps, signal, start, drive, sides_channel, pushed, sides_state):
-    """Contract and carry what x and B get from their own inputs (n, k+1, e) in a single step, e whole blocks."""
-    _, taps, e = of_x.shape
-    for tap in range(taps):
-        for c in range(0, e, BLOCK):
-            side, rate = load(sides_channel[tap, c:], A_BLOCK), load(start[c:], A_BLOCK)
-            sums = load(to_x[tap, c:], A_BLOCK)
-            for y in range(lo, hi):
-                v = load(of_x[y, tap, c:], A_BLOCK)
-                sums = fma(load(signal[y, c:], A_BLOCK), v, sums)
-                store(fma(row(drive[y], A_BLOCK), side, mul(rate, v)), of_x[y, tap, c:])
-            store(sums, to_x[tap, c:])
-    for y in range(lo, hi):
-        for tap in range(taps):
-            side, sums = row(sides_state[y, tap], A_BLOCK), row(start.dtype.type(0), A_BLOCK)
-            for c in range(0, e, BLOCK):
-                v = load(of_taps[y, tap, c:], A_BLOCK)
-                sums = fma(load(signal[y, c:], A_BLOCK), v, sums)
-                store(fma(load(pushed[c:], A_BLOCK), side, mul(load(start[c:], A_BLOCK), v)), of_taps[y, tap, c:])
-            to_taps[y, tap] += total(sums)
-
-
 @jit  # not inlined: a parallel kernel would drop what is written through the named tuple and only read through it
 def prepare(i, read, shared):
     """Write what the rows of stream i share."""
@@ -200,6 +177,52 @@ def channels(states, i, lo, hi, traces, to, h, signal, x, B, inputs, shared):
                 carry(of_x[i, c:end], rates[c - first :], signal[i, c:end], folded, inputs[i], to_x[c:end])
 
 
+@jit
+def own(lo, hi, of_x, of_taps, to_x, to_taps, drive, shared):
+    """Contract and carry what x and B get from their own inputs (n, k+1, e)."""
+    start, signal, pushed = shared.start, shared.signal, shared.pushed
+    _, taps, e = of_x.shape
+    t, many, size, sums = len(pushed), hi - lo, taps * e, np.empty(BLOCK, start.dtype)
+    for y in range(lo, hi):
+        for tap in range(taps):
+            met(of_x[y, tap], start[0], signal[y], to_x[tap])
+            to_taps[y, tap] += met_sum(of_taps[y, tap], start[0], signal[y], sums)
+    # what has met its signal and decayed takes in the drives of all steps as a product of matrices
+    one, none = np.ones((many, taps), start.dtype), np.zeros((many, taps), start.dtype)
+    nowhere = np.empty((many, size), start.dtype)
+    by_state, by_tap = packed(1, t, many, start), packed(many, t, taps, start)
+    pack(by_state, drive[:, lo:hi].copy().reshape(t, 1, many))
+    pack(by_tap, shared.sides_state[:, lo:hi])
+    z = of_x[lo:hi].reshape(1, many, size)
+    carry(z, one.reshape(1, -1), none.reshape(1, -1), by_state, shared.sides_channel.reshape(t, size), nowhere)
+    carry(of_taps[lo:hi], one, none, by_tap, pushed, nowhere)
+
+
+@jit
+def own_once(lo, hi, of_x, of_taps, to_x, to_taps, drive, shared):
+    """Do what `own` does for a single step and e of whole blocks, by rows, each read and written once."""
+    start, signal, pushed = shared.start[0], shared.signal, shared.pushed[0]
+    sides_channel, sides_state = shared.sides_channel[0], shared.sides_state[0]
+    _, taps, e = of_x.shape
+    for tap in range(taps):
+        for c in range(0, e, BLOCK):
+            side, rate = load(sides_channel[tap, c:], A_BLOCK), load(start[c:], A_BLOCK)
+            sums = load(to_x[tap, c:], A_BLOCK)
+            for y in range(lo, hi):
+                v = load(of_x[y, tap, c:], A_BLOCK)
+                sums = fma(load(signal[y, c:], A_BLOCK), v, sums)
+                store(fma(row(drive[0, y], A_BLOCK), side, mul(rate, v)), of_x[y, tap, c:])
+            store(sums, to_x[tap, c:])
+    for y in range(lo, hi):
+        for tap in range(taps):
+            side, sums = row(sides_state[y, tap], A_BLOCK), row(start.dtype.type(0), A_BLOCK)
+            for c in range(0, e, BLOCK):
+                v = load(of_taps[y, tap, c:], A_BLOCK)
+                sums = fma(load(signal[y, c:], A_BLOCK), v, sums)
+                store(fma(load(pushed[c:], A_BLOCK), side, mul(load(start[c:], A_BLOCK), v)), of_taps[y, tap, c:])
+            to_taps[y, tap] += total(sums)
+
+
 @inlined
 def states_(i, lo, hi, traces, to, B, inputs, shared):
     """Contract and carry the rows lo to hi of B, and of the taps of x and of B, of stream i."""
@@ -207,10 +230,8 @@ def states_(i, lo, hi, traces, to, B, inputs, shared):
     to_B, to_x, to_taps = to
     start, signal, pushed, taps = shared.start, shared.signal, shared.pushed, shared.taps_state
     t, e = pushed.shape
-    j, k, many = inputs.shape[2], taps.shape[1], hi - lo
-    size = (k + 1) * e
+    j, k = inputs.shape[2], taps.shape[1]
     p, folded, mixed = packed(1, t, e, start), packed(1, k - 1 + t, e, start), np.empty((1, j), start.dtype)
-    sums, at_once = np.empty(BLOCK, start.dtype), t == 1 and e % BLOCK == 0
     pack(p, pushed.reshape(t, 1, e))
     for y in range(lo, hi):
         end = y + 1
@@ -220,25 +241,10 @@ def states_(i, lo, hi, traces, to, B, inputs, shared):
         else:
             fold(folded[0], taps, y, p[0])
             carry(of_B[i, y:end], start, signal[y:end], folded, inputs[i], to_B[y:end])
-        for tap in range(0 if at_once else k + 1):
-            met(of_x[i, y, tap], start[0], signal[y], to_x[tap])
-            to_taps[y, tap] += met_sum(of_taps[i, y, tap], start[0], signal[y], sums)
-    if at_once:
-        sides, by_channel = shared.sides_state[0], shared.sides_channel[0]
-        own_once(lo, hi, of_x[i], of_taps[i], to_x, to_taps, signal, start[0], B[i, 0], by_channel, pushed[0], sides)
-        return
-    # what has met its signal and decayed takes in the drives of all steps as a product of matrices
-    one, none, nowhere = (
-        np.ones((many, k + 1), p.dtype),
-        np.zeros((many, k + 1), p.dtype),
-        np.empty((many, size), p.dtype),
-    )
-    by_state, by_tap = packed(1, t, many, start), packed(many, t, k + 1, start)
-    pack(by_state, B[i, :, lo:hi].copy().reshape(t, 1, many))
-    pack(by_tap, shared.sides_state[:, lo:hi])
-    z = of_x[i, lo:hi].reshape(1, many, size)
-    carry(z, one.reshape(1, -1), none.reshape(1, -1), by_state, shared.sides_channel.reshape(t, size), nowhere)
-    carry(of_taps[i, lo:hi], one, none, by_tap, pushed, nowhere)
+    if t == 1 and e % BLOCK == 0:
+        own_once(lo, hi, of_x[i], of_taps[i], to_x, to_taps, B[i], shared)
+    else:
+        own(lo, hi, of_x[i], of_taps[i], to_x, to_taps, B[i], shared)
 
 
 @jit
