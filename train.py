@@ -55,7 +55,7 @@ from biomamba.config import Config
 from biomamba.fidelity import fidelity
 from biomamba.memory import keep_freed_memory
 from biomamba.online import Carry
-from biomamba.ops.kernels import module, resolve
+from biomamba.ops.kernels import resolve
 from biomamba.report import (
     bytes_text,
     compare_table,
@@ -348,13 +348,11 @@ def introduce(settings: Config, parts: Parts, folder: Path, carry: Carry | None,
         print(note)
     parameters = sum(p.numel() for p in parts.model.parameters())
     kernels = resolve(settings.run.kernels, torch.device(settings.run.device).type)
-    new = kernels == "numba" and not module("numba", "jit").are_kept()
-    first = " (made at their first use, which takes some 15 seconds, and kept)" if new else ""
     print(f"{settings.task.name}: {parts.task.source}")
     print(
         f"{settings.stream.batch} streams of {parts.total:,} steps, {settings.stream.length} per update; "
         f"{settings.model.block}, {parameters:,} parameters; {settings.rule.name}; "
-        f"kernels {kernels}{first}{', compiled' if settings.run.compile else ''}; {folder}"
+        f"kernels {kernels}{', compiled' if settings.run.compile else ''}; {folder}"
     )
     if carry is not None:
         print(f"resumed at step {carry.steps:,}")

@@ -38,7 +38,7 @@ def main() -> None:
     settings = [(rule, steps) for steps in LENGTHS for rule in ("rtrl", "bptt")]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         rows = list(pool.map(peak, *zip(*settings, strict=True)))
-        largest = list(pool.map(largest_piece, ("numba", "torch")))
+        largest = list(pool.map(largest_piece, ("llvm", "torch")))
     print(markdown(rows), "", markdown(largest), sep="\n")
     write([*rows, *largest], args.json)
 

@@ -24,20 +24,22 @@ from tqdm import tqdm
 import biomamba
 from bench.grid import heading, markdown, write
 from biomamba.memory import keep_freed_memory
-from biomamba.ops.kernels import module, resolve
+from biomamba.ops.influence import Drive, cross
+from biomamba.ops.kernels import resolve
 from biomamba.rules import RULES
 from biomamba.state import nbytes
 from tasks.language import Language
 
 Row = dict[str, Any]
+GO = torch.tensor(True)
 LARGEST = 2 << 30  # bytes of traces, or of a chunk's states and what is made of them, that are still measured
 BASE = {"streams": 16, "d_model": 64, "d_state": 16, "n_layers": 1, "length": 1, "rule": "rtrl", "threads": 1}
 PROMISED = [
-    BASE | {"streams": 1, "backend": "numba, compiled"},
-    BASE | {"threads": 2, "backend": "numba, compiled"},
+    BASE | {"streams": 1, "backend": "llvm, compiled"},
+    BASE | {"threads": 2, "backend": "llvm, compiled"},
 ]
 CHUNKED = [
-    BASE | {"length": 32, "d_model": d, "n_layers": layers, "rule": rule, "backend": "numba"}
+    BASE | {"length": 32, "d_model": d, "n_layers": layers, "rule": rule, "backend": "llvm"}
     for d, layers, rule in itertools.product((64, 256), (1, 4), ("bptt", "rtrl"))
 ]
 
@@ -66,10 +68,10 @@ def grid() -> list[Row]:
     """Return every combination of sizes, lengths and rules, and what threads, kernels and graphs change."""
     sizes = itertools.product((1, 16, 64), (64, 128, 256), (16, 64), (1, 8, 32, 128), ("bptt", "rtrl", "rtrl_stdp"))
     names = ("streams", "d_model", "d_state", "length", "rule")
-    every = [BASE | dict(zip(names, values, strict=True)) | {"backend": "numba"} for values in sizes]
+    every = [BASE | dict(zip(names, values, strict=True)) | {"backend": "llvm"} for values in sizes]
     two = [row | {"threads": 2} for row in every if row["d_model"] != 128 and row["rule"] == "rtrl"]
     plain = [BASE | {"streams": b, "length": t, "backend": "torch"} for b in (1, 16, 64) for t in (1, 32)]
-    graphs = [BASE | {"streams": b, "length": t, "backend": "numba, compiled"} for b in (1, 16, 64) for t in (1, 32)]
+    graphs = [BASE | {"streams": b, "length": t, "backend": "llvm, compiled"} for b in (1, 16, 64) for t in (1, 32)]
     return every + two + plain + graphs
 
 
@@ -152,8 +154,7 @@ def trace_passes() -> Iterator[Row]:
 
 def one(Z: torch.Tensor, drive: tuple[torch.Tensor, torch.Tensor], start: torch.Tensor, signal: torch.Tensor) -> None:
     """Contract and carry a single trace: what `cross` calls when everything lies where it should."""
-    none, gradient = signal.new_empty(0), signal.new_empty(Z.shape[1] * Z.shape[3])
-    module(resolve("auto")).cross_all([Z], gradient, ["ej"], [drive[0]], [drive[1]], [none], [start, signal] * 2)
+    cross([Z], ["ej"], [Drive(*drive)], start, signal, GO)
 
 
 def copy_bandwidth(size: int) -> float:

@@ -19,7 +19,7 @@ from biomamba.memory import keep_freed_memory
 
 Row = dict[str, Any]
 AXES = {"streams": (4, 8, 16, 32), "d_model": (64, 128, 256), "d_state": (16, 32, 64), "length": (8, 16, 32, 64)}
-MIDDLE = BASE | {"streams": 8, "length": 16, "backend": "numba"}
+MIDDLE = BASE | {"streams": 8, "length": 16, "backend": "llvm"}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ norm or a loss that torch has as a single operator counts once per number.
 Letters: b streams, t steps, e channels, n states, k taps, j inputs of a weight matrix, Z a trace.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from .ops.mamba2 import TRACES, Given
+from .ops.mamba2 import TRACES
 
 MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6e-12, 0.9e-12  # joules
 FACTORS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}  # argument of the first factor
@@ -86,7 +87,7 @@ class Counter(TorchDispatchMode):
 def count(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Operations:
     """Return what one call of an operator cost, given what it returned.
 
-    Raises KeyError for an operator of ours without a formula in `OURS`.
+    Raises KeyError for an operator of ours without a formula in `OURS` or `KERNELS`.
     """
     space, name = func._schema.name.split("::")
     name = name.removesuffix("_")
@@ -94,6 +95,9 @@ def count(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
         return Operations()
     read, written = _traffic(func, name, args, kwargs, out)
     traffic = sum(map(distinct_bytes, [*read, *written]))
+    if space == "biomamba" and name.startswith("llvm_"):
+        named = {argument.name.removeprefix("size_"): value for argument, value in _given(func, args, kwargs)}
+        return Operations(KERNELS[name.removeprefix("llvm_")](named), bytes=traffic)
     if space == "biomamba":
         return Operations(OURS[name](*args), bytes=traffic)
     if name in FACTORS:
@@ -144,33 +148,43 @@ def _of_cross(Z: list[Tensor], gradient: Tensor, axes: str, post: Any, pre: Any,
     return total
 
 
-def _of_cross_mamba2(parts: int, gradient: Tensor, go: Tensor, *others: Tensor) -> int:
+def _of_mamba2(sizes: dict[str, int]) -> int:
     """Return the same for a Mamba-2 block, with what its drives are made of.
 
     Taps are applied to the inputs of a single step, and to what the states push in a chunk.
     """
-    Z, given = others[: len(TRACES)], Given(*others[len(TRACES) :])
-    h, inputs, weight = given.h, given.inputs, given.weight
-    (b, t, e, n), j, k = h.shape, inputs.shape[2], weight.shape[0]
+    b, t, e, n, j, k = (sizes[name] for name in "btenjk")
     rows = 1 if t == 1 else k - 1 + t  # outer products that arrive at the traces of x and B
-    arriving = 0, 0, t, rows, rows, t, t
-    passes = sum(z.numel() * (2 + products) for z, products in zip(Z, arriving, strict=True))
+    passes = b * e * n * (2 * 2 + j * (2 + t) + 2 * j * (2 + rows) + 2 * (k + 1) * (2 + t))
     taps = b * t * k * ((e + n) * j if t == 1 else 2 * e * n)
-    return passes + taps + 5 * h.numel() + b * t * (e + n) * (2 * k + 1)  # the products of m and its sums; the sides
+    return passes + taps + b * t * (5 * e * n + (e + n) * (2 * k + 1))  # the products of m and its sums; the sides
+
+
+def _product(sizes: dict[str, int], names: str) -> int:
+    return math.prod(sizes[name] for name in names)
 
 
 OURS: dict[str, Callable[..., int]] = {
     "scan": lambda a, b, h0, kernels: b.numel(),
     "scan_adjoint": lambda a, g, h0, h, kernels: 2 * h.numel(),
     "cross": _of_cross,
-    "cross_mamba2": _of_cross_mamba2,
-    "conv": lambda parts, x, weight, bias, within, y: y.numel() * weight.shape[1],
-    "conv_adjoint": lambda parts, x, weight, within, by_y, *by: 2 * by_y.numel() * weight.shape[1],
-    "recur": lambda parts, a, delta, u, B, h0, h: 2 * h.numel(),  # u B, and what decays
-    "recur_adjoint": lambda parts, a, delta, u, B, h0, h, *by: 4 * h.numel(),  # to a, u, B and h0
-    "read": lambda parts, h, C, y: h.numel(),
-    "read_adjoint": lambda parts, h, C, *by: 2 * h.numel(),
-}  # multiply-accumulates
+}  # multiply-accumulates, of what an operator is given
+KERNELS: dict[str, Callable[[dict[str, int]], int]] = {
+    "conv": lambda sizes: _product(sizes, "btck"),
+    "conv_adjoint": lambda sizes: 2 * _product(sizes, "btck"),
+    "selective_scan": lambda sizes: 2 * _product(sizes, "bten"),  # u B, and what decays
+    "selective_scan_adjoint": lambda sizes: 4 * _product(sizes, "bten"),  # to a, u, B and h0
+    "readout": lambda sizes: _product(sizes, "bten"),
+    "readout_adjoint": lambda sizes: 2 * _product(sizes, "bten"),
+    "scan": lambda sizes: _product(sizes, "btm"),
+    "scan_adjoint": lambda sizes: 2 * _product(sizes, "btm"),
+    "alone": lambda sizes: 2 * _product(sizes, "bm"),
+    "dense": lambda sizes: _product(sizes, "bcrj") * (2 + sizes["t"]),
+    "tapped": lambda sizes: _product(sizes, "bcrj") * 3 + _product(sizes, "bckj"),
+    "of_channel": lambda sizes: _product(sizes, "bnke") * (2 + sizes["t"]),
+    "of_state": lambda sizes: _product(sizes, "bnke") * (2 + sizes["t"]),
+    "contract_and_advance_mamba2": _of_mamba2,
+}  # multiply-accumulates of a kernel for the CPU, of the sizes that it is given
 
 
 def _of_optimizer(

@@ -70,7 +70,7 @@ def test_products_are_those_that_torch_counts(
             assert counted(call).multiply_accumulates > products
 
 
-@pytest.mark.parametrize("kernels", ["torch", "numba"])
+@pytest.mark.parametrize("kernels", ["torch", "llvm"])
 @pytest.mark.parametrize("length", [1, 8])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_our_own_part_is_its_closed_formula(block: str, length: int, kernels: str) -> None:
@@ -79,7 +79,7 @@ def test_our_own_part_is_its_closed_formula(block: str, length: int, kernels: st
     bptt, rtrl = (under_way(model, rule(model.blocks), length) for rule in (BPTT, RTRL))
     # numba's kernels of a selective block take in drive, reading and taps too: 3 and k; twice that in the adjoints
     forward, taps = states, 0
-    if kernels == "numba" and length > 1 and block != "diagonal":
+    if kernels == "llvm" and length > 1 and block != "diagonal":
         channels = EXPAND * D_MODEL + (2 * BLOCKS[block]["d_state"] if block == "mamba2" else 0)
         forward, taps = 3 * states, 2 * BATCH * length * channels * TAPS
     assert counted(bptt.infer).multiply_accumulates == flops(bptt.infer) / 2 + forward + taps
@@ -100,7 +100,7 @@ def traces(block: str, t: int, kernels: str) -> int:
     if block == "diagonal":
         return 3 * alone + b * e * n * d * (2 + t)
     if block == "mamba2":
-        drives = b * t * (e * n * (5 + (2 * k if t > 1 else 0)) + (e + n) * (2 * k + 1)) if kernels == "numba" else 0
+        drives = b * t * (e * n * (5 + (2 * k if t > 1 else 0)) + (e + n) * (2 * k + 1)) if kernels == "llvm" else 0
         return 2 * alone + b * e * n * d * (2 + t) + folded(e) + folded(n) + 2 * own + drives
     selective = 2 * b * e * n * e * (2 + t) * (1 + k + 1)  # delta and B, from u and from its taps
     return 2 * alone + selective + folded(e) + own + 3 * e * RANK * e  # dt_proj @ x_proj[:r] and its gradients
@@ -112,7 +112,7 @@ def test_what_an_operator_of_ours_calls_is_not_counted_again() -> None:
     def scans(kernels: str) -> Operations:
         return counted(lambda: torch.ops.biomamba.scan(a, b, h0, kernels))
 
-    assert scans("torch") == scans("numba") == Operations(multiply_accumulates=b.numel(), bytes=4 * (3 * 120 + 24))
+    assert scans("torch") == scans("llvm") == Operations(multiply_accumulates=b.numel(), bytes=4 * (3 * 120 + 24))
     by_hand = counted(lambda: biomamba.ops.scan.scan_naive(a, b, h0))
     assert by_hand.multiply_accumulates == 0 and by_hand.elementwise == 2 * b.numel()
 
@@ -231,7 +231,7 @@ def test_a_fused_optimizer_costs_what_its_loop_does(optimizer: type, options: di
     assert found[0] == found[1] >= 37
 
 
-@pytest.mark.parametrize("kernels", ["torch", "numba"])
+@pytest.mark.parametrize("kernels", ["torch", "llvm"])
 def test_traces_are_read_once_and_written_once(kernels: str) -> None:
     model = random_model("mamba2", n_layers=2, kernels=kernels)
     exact, half = (under_way(model, RTRL(model.blocks, dtype), 4) for dtype in (None, "bfloat16"))

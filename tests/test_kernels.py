@@ -23,11 +23,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
 @pytest.mark.parametrize(
     "device, there, chosen",
     [
-        ("cpu", {"numba", "triton"}, "numba"),
-        ("cuda", {"numba", "triton"}, "triton"),
+        ("cpu", {"llvm", "triton"}, "llvm"),
+        ("cuda", {"llvm", "triton"}, "triton"),
         ("cpu", {"triton"}, "torch"),
-        ("cuda", {"numba"}, "torch"),
-        ("mps", {"numba", "triton"}, "torch"),
+        ("cuda", {"llvm"}, "torch"),
+        ("mps", {"llvm", "triton"}, "torch"),
     ],
 )
 def test_auto_takes_what_is_there(device: str, there: set[str], chosen: str, installed: set[str]) -> None:
@@ -38,8 +38,8 @@ def test_auto_takes_what_is_there(device: str, there: set[str], chosen: str, ins
 @pytest.mark.parametrize(
     "name, device, line",
     [
-        ("numba", "cpu", r'numba is not installed: pip install "biomamba\[fast\]"'),
-        ("numba", "cuda", "numba works on the CPU only, the tensors are on cuda: give auto"),
+        ("llvm", "cpu", r'llvm is not installed: pip install "biomamba\[fast\]"'),
+        ("llvm", "cuda", "llvm works on the CPU only, the tensors are on cuda: give auto"),
         ("triton", "cuda", "triton is not installed: pip install triton"),
         ("triton", "cpu", "triton works on a GPU"),
         ("cython", "cpu", f"got 'cython', expected one of {', '.join(NAMES)}"),

@@ -166,7 +166,7 @@ def test_carry_is_plain_tensors_of_constant_size(rule: str, window: int | None) 
     assert sizes[-1] == sizes[len(sizes) // 2]
 
 
-@pytest.mark.parametrize("kernels, copies", [("numba", False), ("torch", True)])
+@pytest.mark.parametrize("kernels, copies", [("llvm", False), ("torch", True)])
 def test_an_update_allocates_nothing_of_the_traces_size(kernels: str, copies: bool) -> None:
     """By torch's profiler; torch's own operations, the control, need as much again."""
     x, y = random_tokens(6)

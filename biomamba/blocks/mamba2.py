@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv import conv, reach
-from ..ops.influence import FOLDED, Drive, parted, room
+from ..ops.influence import Drive
 from ..ops.kernels import resolve
-from ..ops.mamba2 import Given, cross_mamba2
+from ..ops.mamba2 import Given, contract_and_advance_mamba2
 from ..ops.ssd import ssd
 from ..ops.ssm import read, recur
 from ..state import BlockState, tree_map
@@ -183,10 +183,10 @@ class Mamba2(Block):
 
     @torch.no_grad()
     def cross(self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor) -> list[Tensor]:
-        """Return the gradients and move the traces; numba's kernels work out the drives on the way."""
-        if resolve(self.kernels, signal.device.type) != "numba" or self.taps > FOLDED:
+        """Return the gradients and move the traces; our kernel for the CPU works out the drives on the way."""
+        if resolve(self.kernels, signal.device.type) != "llvm":
             return super().cross(tape, trace, signal, go)
-        (e, n), own, Z, axes = self.shape, tape.own, [trace[name] for name in self.influences], self.influences.values()
+        (e, n), own, Z = self.shape, tape.own, [trace[name] for name in self.influences]
         given = Given(
             h=tape.h,
             signal=signal,
@@ -202,6 +202,5 @@ class Mamba2(Block):
             A=-self.A_log.exp(),
             reset=tape.reset,
         )
-        gradient = room(Z, [*axes], signal)
-        cross_mamba2(Z, gradient, tree_map(lambda tensor: tensor.detach().contiguous(), given), go)
-        return parted(gradient, Z, [*axes])
+        given = tree_map(lambda tensor: tensor.detach().contiguous(), given)
+        return contract_and_advance_mamba2(Z, given, go)

@@ -36,7 +36,7 @@ def conv_naive(x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None = 
 def conv(x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None = None, kernels: str = "auto") -> Tensor:
     """Return c (b, t, c): one shifted multiply-add per tap; the same values and gradients as `conv_naive`."""
     t = x.shape[1] - weight.shape[1] + 1
-    if t > 1 and resolve(kernels, x.device.type) == "numba":
+    if t > 1 and resolve(kernels, x.device.type) == "llvm":
         y: Tensor = _Conv.apply(x, weight, bias, within)  # type: ignore[no-untyped-call]
         return y
     out = bias
@@ -62,7 +62,7 @@ class _Conv(torch.autograd.Function):
         within = x.new_empty(0, dtype=torch.bool) if within is None else within
         x, weight, within = (tensor.contiguous() for tensor in (x, weight, within))
         y = x.new_empty(x.shape[0], x.shape[1] - weight.shape[1] + 1, x.shape[2])
-        call("conv", "conv", CONV, 0, x, weight, bias.contiguous(), within, y)
+        call("conv.conv", x, weight, bias.contiguous(), within, y)
         ctx.save_for_backward(x, weight, within)
         return y
 
@@ -70,11 +70,5 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, within = ctx.saved_tensors
         by = x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
-        call("conv", "conv_adjoint", CONV_ADJOINT, 0, x, weight, within, g.contiguous(), *by)
+        call("conv.conv_adjoint", x, weight, within, g.contiguous(), *by)
         return *by, None
-
-
-CONV = "Tensor x, Tensor weight, Tensor bias, Tensor within, Tensor(y!) y"
-CONV_ADJOINT = (
-    "Tensor x, Tensor weight, Tensor within, Tensor by_y, Tensor(x!) by_x, Tensor(w!) by_weight, Tensor(b!) by_bias"
-)

@@ -25,9 +25,7 @@ import torch
 from torch import Tensor
 
 from .conv import fold, windows
-from .kernels import LIBRARY, module, resolve
-
-FOLDED = 4  # taps that numba's pass over the traces of a Mamba-2 block folds itself, at most
+from .kernels import LIBRARY, call, module, resolve
 
 
 class Drive(NamedTuple):
@@ -117,10 +115,14 @@ def cross(
     arrived holds the drives as `arrive` gives them; decay (b, e, n or 1) is that of the whole chunk, `Ahead.start`.
     go is a () bool: where it is false nothing moves, and the gradients mean nothing.
     """
-    none = signal.new_empty(0)  # an operator takes no None in a list
-    start = decay.expand_as(signal)
+    start, kernels = decay.expand_as(signal), resolve(kernels, signal.device.type)
     by_e = [start.contiguous(), signal.contiguous()]
     by_n = [tensor.transpose(1, 2).contiguous() for tensor in (start, signal)]
+    if kernels == "llvm":
+        own = [by_e if a in ("e", "en", "ej") else by_n for a in axes]
+        each = zip(Z, axes, arrived, own, strict=True)
+        return [_contract_and_advance(z, a, drive, *by, go) for z, a, drive, by in each]
+    none = signal.new_empty(0)  # an operator takes no None in a list
     gradient = room(Z, axes, signal)
     torch.ops.biomamba.cross(
         list(Z),
@@ -131,9 +133,25 @@ def cross(
         [none if drive.taps is None else drive.taps for drive in arrived],
         [*by_e, *by_n],
         go,
-        resolve(kernels, signal.device.type),
+        kernels,
     )
     return parted(gradient, Z, axes)
+
+
+def _contract_and_advance(Z: Tensor, axes: str, drive: Drive, decay: Tensor, signal: Tensor, go: Tensor) -> Tensor:
+    """Return the gradient of one trace, and move it, by our kernels for the CPU."""
+    post, pre, taps = drive
+    gradient = signal.new_empty(_summed(Z.shape, axes))
+    if pre is None:
+        flat = [tensor.flatten(1) for tensor in (Z, decay, signal, post)]
+        call("influence.alone", *flat, go, gradient.view(-1))
+    elif axes[1] == "k":
+        call(f"influence.of_{'channel' if axes == 'ek' else 'state'}", Z, decay, signal, post, pre, go, gradient)
+    elif taps is not None:
+        call("influence.tapped", Z, decay, signal, post, pre, taps.contiguous(), go, gradient)
+    else:
+        call("influence.dense", Z, decay, signal, post, pre, go, gradient)
+    return _of_parameter(gradient, axes)
 
 
 def room(Z: Sequence[Tensor], axes: Sequence[str], like: Tensor) -> Tensor:
@@ -144,7 +162,12 @@ def room(Z: Sequence[Tensor], axes: Sequence[str], like: Tensor) -> Tensor:
 def parted(gradient: Tensor, Z: Sequence[Tensor], axes: Sequence[str]) -> list[Tensor]:
     """Return the gradient of each parameter."""
     gradients = split(gradient, [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)])
-    return [g.sum(-1) if a == "e" else g.T if a == "ek" else g for g, a in zip(gradients, axes, strict=True)]
+    return [_of_parameter(g, a) for g, a in zip(gradients, axes, strict=True)]
+
+
+def _of_parameter(gradient: Tensor, axes: str) -> Tensor:
+    """Return the gradient as the parameter lies in memory."""
+    return gradient.sum(-1) if axes == "e" else gradient.T if axes == "ek" else gradient
 
 
 def split(whole: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -210,7 +233,7 @@ def _cross(
     kernels: str,
 ) -> None:
     if bool(go):
-        passes = cross_torch if kernels == "torch" else module(kernels).cross_all
+        passes = cross_torch if kernels == "torch" else module("triton_kernels").cross_all
         passes(Z, gradient, axes.split(","), post, pre, taps, by)
 
 

@@ -1,4 +1,4 @@
-"""How the traces of a Mamba-2 block cross a chunk by numba: from what the block computed, with no tensor of drives."""
+"""How the traces of a Mamba-2 block cross a chunk by our kernel for the CPU: from what the block computed, with no tensor of drives."""
 
 from typing import NamedTuple
 
@@ -29,17 +29,17 @@ class Given(NamedTuple):
 
 
 TRACES = "A_log", "dt_bias", "dt", "x", "B", "taps_x", "taps_B"
-ARGUMENTS = "Tensor(gradient!) gradient, Tensor go, "
-ARGUMENTS += ", ".join(
-    [*(f"Tensor({name}!) {name}" for name in TRACES), *(f"Tensor of_{name}" for name in Given._fields)]
-)
 
 
-def cross_mamba2(Z: list[Tensor], gradient: Tensor, given: Given, go: Tensor) -> None:
-    """Do what `influence.cross` does, Z in the order A_log, dt_bias, in_proj.dt, .x, .B, conv1d.x, .B.
+def contract_and_advance_mamba2(Z: list[Tensor], given: Given, go: Tensor) -> list[Tensor]:
+    """Return the gradients and move every Z where `go`: what `influence.cross` does.
 
-    Up to influence.FOLDED taps. gradient holds the numbers of all, one after the other.
+    Z is in the order A_log, dt_bias, in_proj.dt, .x, .B, conv1d.x, .B.
     """
     reset = go.new_empty(0) if given.reset is None else given.reset
-    tensors = gradient, go, *Z, *given[:-1], reset
-    call("mamba2", "cross_mamba2", ARGUMENTS, given.h.shape[-1], *tensors, kept=Z[0].dtype)
+    (e, n), j, k = given.h.shape[2:], given.inputs.shape[2], given.weight.shape[0]
+    sizes = (e, n), (e, n), (e, j), (e, j), (n, j), (k + 1, e), (n, k + 1)
+    gradients = [given.h.new_empty(size) for size in sizes]
+    call("mamba2.contract_and_advance_mamba2", *Z, *gradients, *given[:-1], reset, go)
+    of_A, of_bias, dt, x, B, taps_x, taps_B = gradients
+    return [of_A.sum(-1), of_bias.sum(-1), dt, x, B, taps_x.T, taps_B]

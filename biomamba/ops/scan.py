@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import LIBRARY, module, resolve
+from .kernels import LIBRARY, call, module, resolve
 
 
 def scan_naive(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
@@ -40,8 +40,10 @@ def _scan(a: Tensor, b: Tensor, h0: Tensor, kernels: str) -> Tensor:
         h = h0
         for t in range(b.shape[1]):
             h = torch.addcmul(b[:, t], a[:, t], h, out=out[:, t])
+    elif kernels == "llvm":
+        call("scan.scan", *(flat(tensor) for tensor in (a.expand_as(b), b)), flat(h0, 1), flat(out))
     else:
-        module(kernels).scan(a, b, h0, out)
+        module("triton_kernels").scan(a, b, h0, out)
     return out
 
 
@@ -53,7 +55,11 @@ def _adjoint(a: Tensor, g: Tensor, h0: Tensor, h: Tensor, kernels: str) -> tuple
     by_b, after = h.new_empty(h.shape), h0.new_empty(h0.shape)  # after: a_{t+1} dL/db_{t+1}
     if kernels != "torch":
         by_a = h.new_empty(h.shape)
-        module(kernels).scan_adjoint(a, g, h0, h, by_a, by_b, after)
+        if kernels == "llvm":
+            given = flat(a.expand_as(h)), flat(g), flat(h0, 1), flat(h)
+            call("scan.scan_adjoint", *given, flat(by_a), flat(by_b), flat(after, 1))
+        else:
+            module("triton_kernels").scan_adjoint(a, g, h0, h, by_a, by_b, after)
         return by_a.sum_to_size(a.shape), by_b, after
     after.zero_()
     for t in reversed(range(g.shape[1])):
@@ -61,6 +67,11 @@ def _adjoint(a: Tensor, g: Tensor, h0: Tensor, h: Tensor, kernels: str) -> tuple
         torch.mul(a[:, t], by_b[:, t], out=after)
     h_prev = torch.cat([h0.unsqueeze(1), h[:, :-1]], dim=1)
     return (by_b * h_prev).sum_to_size(a.shape), by_b, after
+
+
+def flat(tensor: Tensor, axis: int = 2) -> Tensor:
+    """Return the tensor in one piece, its axes from `axis` on as one; only what is read may need a copy."""
+    return tensor.contiguous().flatten(axis)
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, str], output: Tensor) -> None:

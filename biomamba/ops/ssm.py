@@ -3,7 +3,7 @@
     h_t = a_t h_{t-1} + delta_t u_t B_t        y_t = h_t C_t
 
 recur and read are `scan` and a product, written so that of the tensors of all states only h itself, and the gradient
-to it, are ever in memory: numba's kernels multiply out and sum up the others on the way; other kernels, and single
+to it, are ever in memory: llvm's kernels multiply out and sum up the others on the way; other kernels, and single
 steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), h0 (b, e, n); a (b, t, g, n or 1)
 and delta (b, t, g), the same for the e / g channels of each of g heads.
 """
@@ -19,7 +19,7 @@ from .scan import scan
 
 def recur(a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, kernels: str = "auto") -> Tensor:
     """Return every h_t."""
-    if u.shape[1] > 1 and resolve(kernels, u.device.type) == "numba":
+    if u.shape[1] > 1 and resolve(kernels, u.device.type) == "llvm":
         h: Tensor = _Recur.apply(a, delta, u, B, h0)  # type: ignore[no-untyped-call]
         return h
     return scan(by_channel(a, u.shape[2]), drive(delta, u, B), h0, kernels)
@@ -38,7 +38,7 @@ def by_channel(of_heads: Tensor, channels: int) -> Tensor:
 
 def read(h: Tensor, C: Tensor, kernels: str = "auto") -> Tensor:
     """Return every y_t."""
-    if h.shape[1] > 1 and resolve(kernels, h.device.type) == "numba":
+    if h.shape[1] > 1 and resolve(kernels, h.device.type) == "llvm":
         y: Tensor = _Read.apply(h, C)  # type: ignore[no-untyped-call]
         return y
     return (h @ C.unsqueeze(-1)).squeeze(-1)
@@ -49,7 +49,7 @@ class _Recur(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor) -> Tensor:
         given = tuple(tensor.contiguous() for tensor in (a, delta, u, B, h0))
         h = u.new_empty(*u.shape, B.shape[-1])
-        call("ssm", "recur", RECUR, B.shape[-1], *given, h)
+        call("ssm.selective_scan", *given, h)
         ctx.save_for_backward(*given, h)
         return h
 
@@ -57,7 +57,7 @@ class _Recur(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
         given = ctx.saved_tensors
         by = tuple(tensor.new_empty(tensor.shape) for tensor in given[:-1])
-        call("ssm", "recur_adjoint", RECUR_ADJOINT, g.shape[-1], *given, g.contiguous(), *by)
+        call("ssm.selective_scan_adjoint", *given, g.contiguous(), *by)
         return by
 
 
@@ -66,7 +66,7 @@ class _Read(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, C: Tensor) -> Tensor:
         given = h.contiguous(), C.contiguous()
         y = h.new_empty(h.shape[:3])
-        call("ssm", "read", READ, C.shape[-1], *given, y)
+        call("ssm.readout", *given, y)
         ctx.save_for_backward(*given)
         return y
 
@@ -74,12 +74,6 @@ class _Read(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
         given = ctx.saved_tensors
         by = tuple(tensor.new_empty(tensor.shape) for tensor in given)
-        call("ssm", "read_adjoint", READ_ADJOINT, given[1].shape[-1], *given, g.contiguous(), *by)
+        call("ssm.readout_adjoint", *given, g.contiguous(), *by)
         return by
 
-
-RECUR = "Tensor a, Tensor delta, Tensor u, Tensor B, Tensor h0, Tensor(h!) h"
-RECUR_ADJOINT = "Tensor a, Tensor delta, Tensor u, Tensor B, Tensor h0, Tensor h, Tensor by_h, Tensor(a!) by_a, "
-RECUR_ADJOINT += "Tensor(delta!) by_delta, Tensor(u!) by_u, Tensor(B!) by_B, Tensor(h0!) by_h0"
-READ = "Tensor h, Tensor C, Tensor(y!) y"
-READ_ADJOINT = "Tensor h, Tensor C, Tensor by_y, Tensor(h!) by_h, Tensor(C!) by_C"

@@ -1,0 +1,134 @@
+"""Machine code of kernels: made at the first use of each, kept on disk, loaded from there the next time.
+
+It lies in the user's cache folder (XDG_CACHE_HOME/biomamba/kernels, by default ~/.cache), in a folder named after the
+sources, LLVM and the processor; folders that no process has used for a month are removed.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import torch
+from llvmlite import ir
+
+MONTH = 30 * 24 * 3600  # seconds
+_lock = threading.Lock()
+_loaded: list[Any] = []  # what code must not outlive
+
+
+@functools.cache
+def processor() -> Any:
+    """Return LLVM's model of this processor."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
+
+
+@functools.cache
+def libraries() -> bool:
+    """Have torch's library and its threads found by kernels; say whether there are threads that a kernel can start.
+
+    torch brings GNU OpenMP on Linux. Where there is none, kernels use one thread.
+    """
+    folder = Path(torch.__file__).with_name("lib")
+    names = "libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"
+    llvm.load_library_permanently(str(next(folder / name for name in names if (folder / name).exists())))
+    for found in folder.glob("libgomp*"):
+        llvm.load_library_permanently(str(found))
+    return all(llvm.address_of_symbol(name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"))
+
+
+@functools.cache
+def version() -> str:
+    """Return what tells this machine code from another: sources, LLVM and processor."""
+    sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    facts = llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    return hashlib.sha256(b"".join(sources) + repr(facts).encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Return where machine code of every version is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "biomamba", "kernels")
+
+
+def address(name: str, write: Callable[[], ir.Module]) -> int:
+    """Return where the function `entry` of a kernel lies, compiling what `write` returns where it is not on disk."""
+    with _lock:
+        libraries()
+        file = _folder() / f"{name}.o"
+        code = _read(file)
+        if code is None:
+            _announce()
+            code = compiled(write())
+            _write(file, code)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), processor())
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        _loaded.append(engine)
+        return int(engine.get_function_address("entry"))
+
+
+def compiled(module: ir.Module) -> bytes:
+    """Return the machine code of a module, an object file."""
+    machine = processor()
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    checked = llvm.parse_assembly(str(module))
+    checked.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False  # kernels say what they want
+    llvm.create_pass_builder(machine, options).getModulePassManager().run(checked, llvm.create_pass_builder(machine, options))
+    return machine.emit_object(checked)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _announce() -> None:
+    print("biomamba: compiling CPU kernels once, a few seconds", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def _folder() -> Path:
+    """Return the folder of this version, marked as used, after a look at those of others."""
+    home, now = cache_folder(), time.time()
+    own = home / version()
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        os.utime(own)
+        for other in home.iterdir():
+            if other != own and now - other.stat().st_mtime > MONTH:
+                shutil.rmtree(other, ignore_errors=True)
+    except OSError:  # no home that can be written: nothing is kept
+        pass
+    return own
+
+
+def _read(file: Path) -> bytes | None:
+    """Return the code that was kept; None where there is none, or where it is not whole."""
+    try:
+        kept = file.read_bytes()
+    except OSError:
+        return None
+    digest, code = kept[:32], kept[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _write(file: Path, code: bytes) -> None:
+    """Keep the code, with its digest, so that no reader sees half of it."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as whole:
+            whole.write(hashlib.sha256(code).digest() + code)
+        Path(whole.name).replace(file)
+    except OSError:
+        pass  # the next process compiles again
