@@ -18,10 +18,11 @@ AXES = [*((axes, False) for axes in ("e", "en", "ej", "nj", "ek", "nk")), ("ej",
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.fixture(params=["torch", "llvm", "triton"])
-def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(params=["torch", "llvm, 1 thread", "llvm, 2 threads", "triton"])
+def kernels(request: pytest.FixtureRequest, all_threads: None) -> Iterator[str]:
     """Name all kernels in turn; new tensors lie where they work: triton's on a GPU, else its interpreter runs them."""
-    name: str = request.param
+    name, _, threads = request.param.partition(", ")
+    torch.set_num_threads(int(threads[:1] or 1))
     device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
     try:
         resolve(name, device)
@@ -29,16 +30,6 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(str(reason))
     with torch.device(device):
         yield name
-
-
-@pytest.fixture
-def nan_memory() -> Iterator[None]:
-    """Fill new memory with NaN: whatever is computed from it is NaN too."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.empty(9).isnan().all(), "the tests say nothing if memory is not filled"
-    yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def walled(tensor: torch.Tensor, wall: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
@@ -221,7 +212,7 @@ def test_cross_uses_only_what_was_written(kernels: str, t: int, b: int, axes: st
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic")
-@pytest.mark.usefixtures("nan_memory")
+@pytest.mark.usefixtures("nan_memory", "all_threads")
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize(
     "b, d, n, taps, threads, resets, dtype",
@@ -231,13 +222,15 @@ def test_cross_uses_only_what_was_written(kernels: str, t: int, b: int, axes: st
         (3, 16, 5, 3, 1, True, torch.float64),
         (3, 9, 33, 4, 2, False, torch.float64),
         (1, 9, 33, 1, 2, True, torch.float64),
-        pytest.param(3, 24, 16, 4, 1, True, torch.bfloat16, marks=pytest.mark.slow),  # compiled for it alone
+        (3, 9, 16, 6, 3, True, torch.float64),
+        (3, 24, 16, 4, 1, True, torch.bfloat16),
+        (2, 24, 4, 4, 4, True, torch.bfloat16),
     ],
 )
 def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
     b: int, d: int, n: int, taps: int, threads: int, resets: bool, t: int, dtype: torch.dtype
 ) -> None:
-    """numba's kernels work them out on the way; by torch they are written out, and `cross` takes them."""
+    """our kernel works them out on the way; by torch they are written out, and `cross` takes them."""
     exact = dtype == torch.float64
     torch.set_default_dtype(torch.float64 if exact else torch.float32)
     block = Mamba2(d, d_state=n, d_conv=taps, headdim=d)
@@ -248,7 +241,7 @@ def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
     signal = torch.randn(b, 2 * d, n)
     sizes = {name: shape(axes, b, 2 * d, n, block.fan_in.get(name, 0)) for name, axes in block.influences.items()}
     before = {name: torch.randn(size).to(dtype) for name, size in sizes.items()}
-    results, threads_before = [], torch.get_num_threads()
+    results = []
     torch.set_num_threads(threads)
     for block.kernels in ("torch", "llvm"):
         traces = {name: walled(Z) for name, Z in before.items()}
@@ -257,7 +250,6 @@ def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
         assert all(torch.equal(within[name], Z) for name, Z in before.items())
         results.append((block.cross(tape, within, signal, torch.tensor(True)), within))
         assert all(int(whole.isfinite().sum()) == Z.numel() for Z, whole in traces.values()), "it wrote beyond a trace"
-    torch.set_num_threads(threads_before)
     (expected, after), (got, moved) = results
     for name, naive, fast in zip(block.influences, expected, got, strict=True):
         torch.testing.assert_close(fast, naive, rtol=1e-9 if exact else 1e-4, atol=1e-9 if exact else 1e-4)

@@ -4,7 +4,7 @@ import ctypes
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,20 +13,35 @@ from ..kernels import LIBRARY
 from .compile import address, libraries
 from .kernel import Kernel
 
-_known: dict[Any, tuple[Callable[..., None], tuple[int, ...]]] = {}  # calls whose sizes have been checked
+GRAIN = 1 << 20  # bytes of tensors for each thread: with less, starting it takes longer than its share of the work
+
+
+class Call(NamedTuple):
+    """A call whose sizes have been checked."""
+
+    operator: Callable[..., None]
+    sizes: tuple[int, ...]
+    bytes: int
+
+
+_known: dict[Any, Call] = {}
 
 
 def call(kernel: Kernel, *tensors: Tensor) -> None:
-    """Call a kernel, on as many threads as torch uses. Raises ValueError for tensors whose sizes do not agree."""
+    """Call a kernel, on at most as many threads as torch uses.
+
+    Raises ValueError for tensors whose sizes do not agree.
+    """
     key = (kernel, *[(tensor.shape, tensor.dtype, tensor.is_contiguous(), tensor.device) for tensor in tensors])
     found = _known.get(key)
     if found is None:
         sizes = kernel.bind(tensors)
         constants = tuple(sizes[name] for name in kernel.constants)
-        found = _operator(kernel, *kernel.precisions(tensors), constants), tuple(sizes[name] for name in kernel.sizes)
-        _known[key] = found
-    operator, sizes = found
-    operator(torch.get_num_threads(), *sizes, *tensors)
+        operator = _operator(kernel, *kernel.precisions(tensors), constants)
+        traffic = sum(tensor.nbytes for tensor in tensors)
+        found = _known[key] = Call(operator, tuple(sizes[name] for name in kernel.sizes), traffic)
+    threads = max(1, min(torch.get_num_threads(), found.bytes // GRAIN))
+    found.operator(threads, *found.sizes, *tensors)
 
 
 @functools.cache
