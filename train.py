@@ -69,7 +69,7 @@ from biomamba.report import (
 from biomamba.rules import RULES, LearningRule
 from biomamba.state import nbytes
 from biomamba.stream import Attentive, Chunk, Split
-from tasks import TASKS
+from biomamba.tasks import TASKS
 
 HERE = Path(__file__).resolve()
 DEFAULT = HERE.parent / "configs" / "language.yaml"

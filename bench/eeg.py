@@ -17,8 +17,8 @@ import train
 from bench.grid import Row, heading, run, spread, table
 from biomamba import config, evaluate
 from biomamba.metrics import Confusion
-from tasks.eeg import Eeg
-from tasks.eeg_meters import Decisions, Latency
+from biomamba.tasks.eeg import Eeg
+from biomamba.tasks.eeg_meters import Decisions, Latency
 
 FILE = Path(__file__).parents[1] / "configs" / "eeg.yaml"
 RATE = 3e-3  # of configs/eeg.yaml

@@ -27,7 +27,7 @@ from biomamba.memory import keep_freed_memory
 from biomamba.ops.kernels import module, resolve
 from biomamba.rules import RULES
 from biomamba.state import nbytes
-from tasks.language import Language
+from biomamba.tasks.language import Language
 
 Row = dict[str, Any]
 LARGEST = 2 << 30  # bytes of traces, or of a chunk's states and what is made of them, that are still measured

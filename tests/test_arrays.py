@@ -25,11 +25,11 @@ import train
 from biomamba import Model, online
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
-from tasks import arrays, arrays_table, arrays_text, drift
-from tasks.arrays import Arrays
-from tasks.arrays_scores import R2, Average, Last
-from tasks.arrays_stream import Running
-from tasks.drift import Errors
+from biomamba.tasks import arrays, arrays_table, arrays_text, drift
+from biomamba.tasks.arrays import Arrays
+from biomamba.tasks.arrays_scores import R2, Average, Last
+from biomamba.tasks.arrays_stream import Running
+from biomamba.tasks.drift import Errors
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("class", "value", "none")

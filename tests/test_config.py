@@ -10,7 +10,7 @@ import train
 from biomamba import config
 from biomamba.blocks import BLOCKS
 from biomamba.rules import RULES
-from tasks import TASKS
+from biomamba.tasks import TASKS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 DELAY = next(path for path in CONFIGS if path.stem == "delay")

@@ -23,12 +23,12 @@ import biomamba
 import train
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
-from tasks import TASKS, ecg_scores, ecg_simulated, files
-from tasks.ecg import COUNTS, SPLITS, Ecg
-from tasks.ecg_files import BLOCK, CLASSES, KIND, RATE, read_beats
-from tasks.ecg_rhythm import Rhythm
-from tasks.ecg_signal import WINDOW, good
-from tasks.ecg_stream import LEARN, LOST, SCORE, SKIPPED
+from biomamba.tasks import TASKS, ecg_scores, ecg_simulated, files
+from biomamba.tasks.ecg import COUNTS, SPLITS, Ecg
+from biomamba.tasks.ecg_files import BLOCK, CLASSES, KIND, RATE, read_beats
+from biomamba.tasks.ecg_rhythm import Rhythm
+from biomamba.tasks.ecg_signal import WINDOW, good
+from biomamba.tasks.ecg_stream import LEARN, LOST, SCORE, SKIPPED
 
 wfdb = pytest.importorskip("wfdb", reason='wfdb reads the records: pip install "biomamba[ecg]"')
 pytest.importorskip("neurokit2", reason='neurokit2 simulates ECG: pip install "biomamba[ecg]"')

@@ -21,12 +21,12 @@ from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
 import biomamba
 import train
 from biomamba.stream import Chunk
-from tasks import eeg_signal
-from tasks.eeg import Eeg
-from tasks.eeg_files import MONTAGE, RATE, check, read
-from tasks.eeg_meters import Decisions, Latency
-from tasks.eeg_recording import CLASS, SINCE, SKIPPED, UNIT, WINDOW, Grid, Span, recording
-from tasks.eeg_simulated import simulate
+from biomamba.tasks import eeg_signal
+from biomamba.tasks.eeg import Eeg
+from biomamba.tasks.eeg_files import MONTAGE, RATE, check, read
+from biomamba.tasks.eeg_meters import Decisions, Latency
+from biomamba.tasks.eeg_recording import CLASS, SINCE, SKIPPED, UNIT, WINDOW, Grid, Span, recording
+from biomamba.tasks.eeg_simulated import simulate
 
 DATA = os.environ.get("BIOMAMBA_DATA")
 REAL = bool(DATA) and (Path(DATA or "") / "eegmmi").is_dir()

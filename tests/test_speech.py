@@ -30,12 +30,23 @@ import train
 from biomamba import Model, checkpoint, evaluate, online
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Attentive, Chunk, Task
-from tasks import audio, corpora, ctc, files
-from tasks.lessons import AGAIN, FIRST
-from tasks.recognition import COLUMNS, HEARD, LAST, LETTERS, LOUD, PLACE, SYMBOLS, UTTERANCE, Transcripts, spelled
-from tasks.speech import Speech
-from tasks.speech_ctc import SpeechCTC
-from tasks.synthetic_speech import Simulated
+from biomamba.tasks import audio, corpora, ctc, files
+from biomamba.tasks.lessons import AGAIN, FIRST
+from biomamba.tasks.recognition import (
+    COLUMNS,
+    HEARD,
+    LAST,
+    LETTERS,
+    LOUD,
+    PLACE,
+    SYMBOLS,
+    UTTERANCE,
+    Transcripts,
+    spelled,
+)
+from biomamba.tasks.speech import Speech
+from biomamba.tasks.speech_ctc import SpeechCTC
+from biomamba.tasks.synthetic_speech import Simulated
 
 DATA = os.environ.get("BIOMAMBA_DATA")
 real = pytest.mark.skipif(not DATA, reason="BIOMAMBA_DATA does not say where recorded speech is")

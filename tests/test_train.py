@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import train
 from biomamba import checkpoint, log
-from tasks import Delay
+from biomamba.tasks import Delay
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "configs" / "delay.yaml"), "--task.delay", "4", "--run.report_every", "10"]
