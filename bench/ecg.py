@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-import train
 from bench.grid import Row, heading, run, spread, table
 from biomamba import Report, checkpoint, config, evaluate
+from biomamba.cli import main as train
 from biomamba.config import Config
 from biomamba.stream import Chunk, Meter, Task
 from biomamba.tasks.ecg import Ecg

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-import train
 from bench.grid import Row, heading, run, spread, table
 from biomamba import config, evaluate
+from biomamba.cli import main as train
 from biomamba.metrics import Confusion
 from biomamba.tasks.eeg import Eeg
 from biomamba.tasks.eeg_meters import Decisions, Latency

@@ -22,6 +22,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 
 from .stream import Split
 
+CONFIGS = Path(__file__).parent / "configs"
 Registry = Mapping[str, Callable[..., Any]]
 CHOSEN_BY = {"task": "name", "model": "block", "rule": "name", "optim": "name"}
 
@@ -214,7 +215,7 @@ def parse(
     """
     typed = _command_line(argv)
     path = typed.pop("config", [str(default)])
-    written = _read(Path(" ".join(path)))
+    written = _read(locate(" ".join(path)))
     names = {section: _chosen(section, registries[section], written, typed) for section in CHOSEN_BY}
     options = _options(registries, names, command)
     aside = _others(registries) - options.keys()
@@ -232,6 +233,16 @@ def parse(
     ]
     own = command(**{name: values[name] for name in inspect.signature(command).parameters}) if command else None
     return Parsed(_config(values), own, notes)
+
+
+def packaged() -> list[str]:
+    """Return the names of the configs that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def locate(name: str) -> Path:
+    """Return the file of a config that comes with the package, by its name, or the path that was given."""
+    return CONFIGS / f"{name}.yaml" if name in packaged() else Path(name)
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -281,7 +292,7 @@ def _command_line(argv: Sequence[str]) -> dict[str, list[str]]:
 def _read(path: Path) -> dict[str, Any]:
     """Return the keys of a YAML file, such as run.seed. Raises ValueError and FileNotFoundError."""
     if not path.is_file():
-        raise FileNotFoundError(f"config: no file {path}, expected a YAML file such as configs/language.yaml")
+        raise FileNotFoundError(f"config: no file {path}, expected a YAML file or one of {', '.join(packaged())}")
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -369,9 +380,13 @@ def _parser(
 ) -> ArgumentParser:
     """Return jsonargparse's parser of the keys, with a help that names what there is to choose from."""
     parser = ArgumentParser(
-        prog="train.py", usage=f"train.py {usage}[--section.key value ...]", exit_on_error=False, allow_abbrev=False
+        prog="biomamba", usage=f"biomamba {usage}[--section.key value ...]", exit_on_error=False, allow_abbrev=False
     )
-    parser.add_argument("--config", default=SUPPRESS, help="YAML of one experiment (default: configs/language.yaml)")
+    parser.add_argument(
+        "--config",
+        default=SUPPRESS,
+        help="YAML file, or the name of one that comes with biomamba (default: language)",
+    )
     titles = {"": inspect.getdoc(command) if command else "", **{s: inspect.getdoc(cls) for s, cls in SECTIONS.items()}}
     groups = {}
     for section, text in titles.items():

@@ -17,7 +17,7 @@ HIGHER = {"accuracy", "f1", "kappa", "j", "jk", "r2", "sensitivity", "predictivi
 WIDE = 9  # columns of scores, beyond which their table is turned on its side
 ROWS = 24  # parameters in a heat map, beyond which it shows layers alone
 MUCH = 4  # times as long as the shortest run: then time is drawn by factors
-TRAIN = "python train.py train --config CONFIG"
+TRAIN = "biomamba train --config CONFIG"
 
 
 def learning(section: Section, looks: Mapping[str, Style]) -> Part:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 NOTHING = "\u2013"  # en dash: there is no such number
 PREFIXES = ("p", "n", "\u00b5", "m", "", "k", "M", "G", "T")
 
-COMPARE = "python train.py compare --config CONFIG"
+COMPARE = "biomamba compare --config CONFIG"
 
 
 class Style(NamedTuple):

@@ -1,7 +1,9 @@
 """Processes: signals answered between two updates, and commands run side by side."""
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 
 from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
@@ -27,6 +31,11 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def command(*words: str) -> list[str]:
+    """Return the command line `biomamba words`; -P: what lies in the current folder is not imported."""
+    return [sys.executable, "-P", "-m", __package__, *words]
 
 
 def run_all(commands: Mapping[str, Sequence[str]], folder: Path, jobs: int) -> None:
@@ -59,9 +68,15 @@ def run_all(commands: Mapping[str, Sequence[str]], folder: Path, jobs: int) -> N
 
 def _start(command: Sequence[str], words: Path) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, so that a Ctrl-C reaches it once, through us."""
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # the same biomamba, installed or a checkout
     with words.open("wb") as file:
         return subprocess.Popen(  # noqa: S603 - the caller's own program
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
         )
 
 

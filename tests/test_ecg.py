@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 import biomamba
-import train
+from biomamba.cli import main as train
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
 from biomamba.tasks import TASKS, ecg_scores, ecg_simulated, files
@@ -692,7 +692,7 @@ def test_the_fuzz_can_fail(own: Path) -> None:
     assert outcome(own).startswith("error: ")
 
 
-CONFIG = str(Path(train.__file__).parent / "configs" / "ecg.yaml")
+CONFIG = str(train.config.CONFIGS / "ecg.yaml")
 
 
 def command(capsys: pytest.CaptureFixture[str], folder: Path, out: Path, *more: str) -> tuple[int, str, str]:
@@ -731,7 +731,7 @@ def test_the_command_line_says_in_one_line_what_is_wrong(
     given = ["train", "--config", CONFIG, "--task.path", str(bad), "--task.records", '["100"]']
     assert train.main([*given, *small, "--run.dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip()
-    assert said.startswith("train.py: ") and "\n" not in said and "100." in said
+    assert said.startswith("biomamba: ") and "\n" not in said and "100." in said
 
 
 def test_the_command_line_trains_evaluates_and_adapts(

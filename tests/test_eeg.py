@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
 
 import biomamba
-import train
+from biomamba.cli import main as train
 from biomamba.stream import Chunk
 from biomamba.tasks import eeg_signal
 from biomamba.tasks.eeg import Eeg

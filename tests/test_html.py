@@ -335,7 +335,7 @@ def test_parts_that_are_missing_say_what_adds_them(tmp_path: Path, text: str) ->
     bare = html.page([read(tmp_path / "cmp")])
     said = ("gradient of full BPTT are", "length of the stream are", "single steps are", "estimate of energy are")
     for words in said:
-        assert f"{words} not there: <code>python train.py compare" in bare
+        assert f"{words} not there: <code>biomamba compare" in bare
         assert f"{words} not there" not in text
     costs = {"Time per step", "Estimated energy", "Memory traffic", "Memory against stream length"}
     assert {name.removesuffix(" (cmp)") for name in Page(bare).plots} == {

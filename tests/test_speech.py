@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
-import train
 from biomamba import Model, checkpoint, evaluate, online
+from biomamba.cli import main as train
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Attentive, Chunk, Task
 from biomamba.tasks import audio, corpora, ctc, files
@@ -608,7 +608,7 @@ def test_a_bad_file_ends_a_run_with_one_line(tmp_path: Path, capsys: pytest.Capt
     folder = corpus(tmp_path / "fsdd")
     file = folder / "recordings" / "5_ann_7.wav"
     file.write_bytes(file.read_bytes()[: 30 if damage == "header" else 60] if damage == "header" else b"RIFF")
-    words = ["--config", str(Path(train.HERE).parent / "configs" / "fsdd.yaml"), "--task.path", str(folder)]
+    words = ["--config", str(train.config.CONFIGS / "fsdd.yaml"), "--task.path", str(folder)]
     assert train.main(["train", *words, "--run.dir", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(file) in said
@@ -618,7 +618,7 @@ def test_a_bad_file_ends_a_run_with_one_line(tmp_path: Path, capsys: pytest.Capt
 def test_configs_learn_simulated_speech_and_score_what_is_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:
-    words = ["--config", str(Path(train.HERE).parent / "configs" / f"{config}.yaml"), "--task.simulate", "true"]
+    words = ["--config", str(train.config.CONFIGS / f"{config}.yaml"), "--task.simulate", "true"]
     words += ["--task.passes", "1", "--model.d_model", "8", "--stream.steps", "320", "--run.dir", str(tmp_path / "run")]
     assert train.main(["train", *words]) == 0
     said = capsys.readouterr().out

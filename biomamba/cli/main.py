@@ -1,16 +1,19 @@
 """Learn a stream online, compare learning rules, score a run.
 
-    python train.py                                                 = train --config configs/language.yaml
-    python train.py train --config configs/delay.yaml --rule.name bptt --run.seed 3 --run.dir runs/x
-    python train.py train --config runs/x/config.yaml --run.resume true
-    python train.py compare --config configs/delay.yaml --rules rtrl,rtrl_stdp,bptt --lengths 1,64 --seeds 3
-    python train.py fidelity --config configs/delay.yaml --rules rtrl,stllr --lengths 1,8 --depths 1,2
-    python train.py report runs/compare-delay-001 runs/x -o report.html
-    python train.py evaluate runs/x --split valid
+    biomamba                                                        = train --config language
+    biomamba train --config delay --rule.name bptt --run.seed 3 --run.dir runs/x
+    biomamba train --config runs/x/config.yaml --run.resume true
+    biomamba compare --config delay --rules rtrl,rtrl_stdp,bptt --lengths 1,64 --seeds 3
+    biomamba fidelity --config delay --rules rtrl,stllr --lengths 1,8 --depths 1,2
+    biomamba report runs/compare-delay-001 runs/x -o report.html
+    biomamba evaluate runs/x --split valid
+    biomamba info
 
-Every value of a config can be given on the command line. `python train.py train --help` names them all, those of
-another task, block or rule with its name: `train --task.name delay --help`; so do `compare --help`,
-`fidelity --help`, `report --help` and `evaluate --help`. What a run leaves behind is described in biomamba/log.py.
+`python -m biomamba` is the same, and so is `python train.py` in a checkout. --config takes a YAML file, or the name of
+one that comes with the package. Every value of a config can be given on the command line: `biomamba train --help`
+names them all, those of another task, block or rule with its name: `train --task.name delay --help`; so do
+`compare --help`, `fidelity --help`, `report --help` and `evaluate --help`. `info` prints what a bug report needs.
+What a run leaves behind is described in biomamba/log.py.
 """
 
 import argparse
@@ -25,9 +28,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if __name__ == "__main__" and sys.stderr.isatty():
-    print("loading torch ...", end="\r", file=sys.stderr, flush=True)
-
 import torch
 import yaml
 from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from tqdm import tqdm
 
-from biomamba import (
+from .. import (
     Model,
     Report,
     Task,
@@ -50,13 +50,13 @@ from biomamba import (
     online,
     trackers,
 )
-from biomamba.blocks import BLOCKS
-from biomamba.config import Config
-from biomamba.fidelity import fidelity
-from biomamba.memory import keep_freed_memory
-from biomamba.online import Carry
-from biomamba.ops.kernels import module, resolve
-from biomamba.report import (
+from ..blocks import BLOCKS
+from ..config import Config
+from ..fidelity import fidelity
+from ..memory import keep_freed_memory
+from ..online import Carry
+from ..ops.kernels import module, resolve
+from ..report import (
     bytes_text,
     compare_table,
     confusion_table,
@@ -66,13 +66,13 @@ from biomamba.report import (
     progress_line,
     score_table,
 )
-from biomamba.rules import RULES, LearningRule
-from biomamba.state import nbytes
-from biomamba.stream import Attentive, Chunk, Split
-from biomamba.tasks import TASKS
+from ..rules import RULES, LearningRule
+from ..state import nbytes
+from ..stream import Attentive, Chunk, Split
+from ..tasks import TASKS
+from . import info
 
-HERE = Path(__file__).resolve()
-DEFAULT = HERE.parent / "configs" / "language.yaml"
+DEFAULT = config.CONFIGS / "language.yaml"
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
 REGISTRIES: dict[str, config.Registry] = {"task": TASKS, "model": BLOCKS, "rule": RULES, "optim": OPTIMIZERS}
 RUN_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "summary.json")
@@ -179,8 +179,21 @@ class Until:
             self.stream.load_state_dict(state)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; what the user can mend is one line and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what we print has heard enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        return 128 + signal.SIGPIPE
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Choose the command and run it."""
     if argv and argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0
@@ -189,8 +202,10 @@ def main(argv: Sequence[str]) -> int:
         if command not in COMMANDS:
             raise ValueError(f"got {command!r}, expected one of the commands {', '.join(COMMANDS)}")
         return COMMANDS[command](rest)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"biomamba: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -206,7 +221,7 @@ def train(argv: Sequence[str]) -> int:
     if settings.run.resume:
         folder = find(settings)
         if (folder / "summary.json").exists():
-            print(f"{folder} is finished: nothing is left to resume. python train.py evaluate {folder}")
+            print(f"{folder} is finished: nothing is left to resume. biomamba evaluate {folder}")
             return 0
         if (folder / "checkpoint.safetensors").exists():
             carry, heard = resume(settings, parts, folder, progress)
@@ -224,7 +239,7 @@ def train(argv: Sequence[str]) -> int:
             for tracker in tracked:
                 tracker.finish(summary)
     if signal_number is not None:
-        again = f"python train.py train --config {shlex.quote(str(folder / 'config.yaml'))} --run.resume true"
+        again = f"biomamba train --config {shlex.quote(str(folder / 'config.yaml'))} --run.resume true"
         print(f"stopped at step {carry.steps:,} of {parts.total:,}, saved; to go on: {again}")
         return 128 + signal_number
     return 0
@@ -504,7 +519,7 @@ def baselines(settings: Config, parts: Parts) -> dict[str, log.Scores]:
 def evaluate_run(argv: Sequence[str]) -> int:
     """Score a finished run's weights on a split, with learning off, and with learning on from there."""
     if not argv:
-        raise ValueError("evaluate: expected the folder of a finished run: python train.py evaluate RUN_DIR")
+        raise ValueError("evaluate: expected the folder of a finished run: biomamba evaluate RUN_DIR")
     folder, rest = Path(argv[0]), argv[1:]
     asked = argv[0] in ("-h", "--help")
     given = ["--help"] if asked else ["--config", str(run_config(folder))]
@@ -592,7 +607,7 @@ def compare(argv: Sequence[str]) -> int:
             begun = settings.run.resume and (folder / name / "config.yaml").exists()
             own = replace(variant.run, dir=str(folder / name), threads=threads, resume=begun, baselines=label == first)
             log.write(folder / f"{name}.yaml", config.to_yaml(replace(variant, run=own)))
-            commands[name] = [sys.executable, str(HERE), "train", "--config", str(folder / f"{name}.yaml")]
+            commands[name] = jobs.command("train", "--config", str(folder / f"{name}.yaml"))
             runs.setdefault(label, []).append(folder / name)
     jobs.run_all(commands, folder, at_once)
     result = gather(runs)
@@ -718,13 +733,13 @@ def compare_gradients(argv: Sequence[str]) -> int:
 
 def report(argv: Sequence[str]) -> int:
     """Make one page of comparisons and runs."""
-    parser = argparse.ArgumentParser(prog="train.py report", description=report.__doc__, exit_on_error=False)
+    parser = argparse.ArgumentParser(prog="biomamba report", description=report.__doc__, exit_on_error=False)
     parser.add_argument("folders", nargs="*", type=Path, metavar="RUN_DIR", help="of compare, fidelity or train")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
     try:
         asked, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
-        raise ValueError(f"report: {error}: python train.py report RUN_DIR... -o report.html") from error
+        raise ValueError(f"report: {error}: biomamba report RUN_DIR... -o report.html") from error
     if unknown or not asked.folders:
         raise ValueError(f"report: got {' '.join(unknown) or 'no folder'}, expected RUN_DIR... -o report.html")
     html.write(asked.output, asked.folders)
@@ -777,7 +792,5 @@ COMMANDS = {
     "fidelity": compare_gradients,
     "report": report,
     "evaluate": evaluate_run,
+    "info": info.run,
 }
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
