@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "configs" / "delay.yaml"), "--task.delay", "4", "--run.report_every", "10"]
 TINY += ["--model.d_model", "8", "--model.d_state", "4", "--model.headdim", "4", "--stream.batch", "2"]
 TINY += ["--stream.steps", "60", "--run.threads", "1", "--optim.lr", "0.003"]
+TEXT = str(ROOT / "LICENSE")
 CLOCK = {"wall_seconds", "steps_per_second"}
 
 
@@ -117,7 +118,7 @@ def test_resume_needs_every_part(lost, tmp_path, monkeypatch):
 
 
 def test_resume_on_a_text(tmp_path, monkeypatch):
-    words = ["--task.name", "language", "--task.paths", str(ROOT / "train.py"), "--stream.length", "8"]
+    words = ["--task.name", "language", "--task.paths", TEXT, "--stream.length", "8"]
     words += ["--stream.split", "train", "--rule.window", "12"]
     run(tmp_path / "whole", *words)
     run(tmp_path / "parts", *words, stop_at=3, monkeypatch=monkeypatch)
@@ -293,7 +294,7 @@ def test_the_last_tenth_is_the_same_steps_at_every_length(tmp_path):
 
 
 def test_evaluate_scores_with_learning_off_and_on(tmp_path, capsys):
-    words = ["--task.name", "language", "--task.paths", str(ROOT / "train.py"), "--run.baselines=false"]
+    words = ["--task.name", "language", "--task.paths", TEXT, "--run.baselines=false"]
     assert run(tmp_path / "run", *words) == 0
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     capsys.readouterr()
@@ -306,7 +307,7 @@ def test_evaluate_scores_with_learning_off_and_on(tmp_path, capsys):
 
 
 def test_what_is_held_out_is_scored_by_the_learned_weights(tmp_path, capsys):
-    words = ["--task.name", "language", "--task.paths", str(ROOT / "train.py"), "--stream.split", "train"]
+    words = ["--task.name", "language", "--task.paths", TEXT, "--stream.split", "train"]
     assert run(tmp_path / "run", *words, "--run.held_out", "true") == 0
     assert "loss held out" in capsys.readouterr().out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
