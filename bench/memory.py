@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import biomamba
 from bench.grid import heading, markdown, write
-from biomamba.log import peak_rss_bytes
+from biomamba.experiment.log import peak_rss_bytes
 from biomamba.rules import RULES
 from biomamba.state import nbytes
 from biomamba.tasks.language import Language

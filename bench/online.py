@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import biomamba
 from bench.grid import heading, markdown, write
-from biomamba.memory import keep_freed_memory
+from biomamba.experiment.memory import keep_freed_memory
 from biomamba.ops.kernels import module, resolve
 from biomamba.rules import RULES
 from biomamba.state import nbytes

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 import biomamba
-from biomamba.memory import keep_freed_memory
+from biomamba.experiment.memory import keep_freed_memory
 from biomamba.rules import BPTT, RTRL
 from biomamba.state import nbytes
 from biomamba.stream import Chunk

@@ -13,8 +13,9 @@ from collections import deque
 from pathlib import Path
 
 from bench.grid import Row, heading, run, spread, table
-from biomamba import config, evaluate
+from biomamba import evaluate
 from biomamba.cli import main as train
+from biomamba.experiment import config
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 RULES = {

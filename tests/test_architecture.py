@@ -21,11 +21,11 @@ LEVELS = [
     "compiled",
     "online",
 ]
-LEVELS += ["fidelity", "operations", "energy", "cost", "neurobench"]
+LEVELS += ["analysis"]
 HEAVY = {"datasets", "transformers", "mamba_ssm", "torchaudio", "wfdb", "matplotlib", "numba", "triton", "mne", "edfio"}
 HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn", "neurobench", "snntorch", "pynvml"}
 HEAVY |= {"tensorboard", "wandb", "trackio", "brian2"}
-SOURCES = sorted([*ROOT.glob("biomamba/**/*.py"), *ROOT.glob("tasks/*.py"), ROOT / "train.py"])
+SOURCES = sorted([*ROOT.glob("biomamba/**/*.py"), *ROOT.glob("tasks/**/*.py"), ROOT / "train.py"])
 
 
 def imports(path: Path, everywhere: bool = True) -> Iterator[str]:

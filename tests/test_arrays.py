@@ -25,11 +25,14 @@ from biomamba import Model, online
 from biomamba.cli import main as train
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
-from biomamba.tasks import arrays, arrays_table, arrays_text, drift
-from biomamba.tasks.arrays import Arrays
-from biomamba.tasks.arrays_scores import R2, Average, Last
-from biomamba.tasks.arrays_stream import Running
-from biomamba.tasks.drift import Errors
+from biomamba.tasks.arrays import drift
+from biomamba.tasks.arrays import table as arrays_table
+from biomamba.tasks.arrays import task as arrays
+from biomamba.tasks.arrays import text as arrays_text
+from biomamba.tasks.arrays.drift import Errors
+from biomamba.tasks.arrays.scores import R2, Average, Last
+from biomamba.tasks.arrays.stream import Running
+from biomamba.tasks.arrays.task import Arrays
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("class", "value", "none")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from biomamba import config
 from biomamba.blocks import BLOCKS
 from biomamba.cli import main as train
+from biomamba.experiment import config
 from biomamba.rules import RULES
 from biomamba.tasks import TASKS
 

@@ -17,9 +17,19 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import biomamba
-from biomamba import cost, energy
-from biomamba.cost import Activations, Cost, Loop, cost_table, counted, joules_text, measure, memory_by_length, pieces
-from biomamba.operations import OURS, Counter, Operations
+from biomamba.analysis import cost, energy
+from biomamba.analysis.cost import (
+    Activations,
+    Cost,
+    Loop,
+    cost_table,
+    counted,
+    joules_text,
+    measure,
+    memory_by_length,
+    pieces,
+)
+from biomamba.analysis.operations import OURS, Counter, Operations
 from biomamba.rules import BPTT, RTRL, RULES, LearningRule
 from sizes import BATCH, BLOCKS, D_MODEL, SummedLoss, chunks, random_model, random_tokens
 

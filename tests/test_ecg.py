@@ -23,12 +23,15 @@ import biomamba
 from biomamba.cli import main as train
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
-from biomamba.tasks import TASKS, ecg_scores, ecg_simulated, files
-from biomamba.tasks.ecg import COUNTS, SPLITS, Ecg
-from biomamba.tasks.ecg_files import BLOCK, CLASSES, KIND, RATE, read_beats
-from biomamba.tasks.ecg_rhythm import Rhythm
-from biomamba.tasks.ecg_signal import WINDOW, good
-from biomamba.tasks.ecg_stream import LEARN, LOST, SCORE, SKIPPED
+from biomamba.tasks import TASKS
+from biomamba.tasks.common import files
+from biomamba.tasks.ecg import scores as ecg_scores
+from biomamba.tasks.ecg import simulated as ecg_simulated
+from biomamba.tasks.ecg.files import BLOCK, CLASSES, KIND, RATE, read_beats
+from biomamba.tasks.ecg.rhythm import Rhythm
+from biomamba.tasks.ecg.signal import WINDOW, good
+from biomamba.tasks.ecg.stream import LEARN, LOST, SCORE, SKIPPED
+from biomamba.tasks.ecg.task import COUNTS, SPLITS, Ecg
 
 wfdb = pytest.importorskip("wfdb", reason='wfdb reads the records: pip install "biomamba[ecg]"')
 pytest.importorskip("neurokit2", reason='neurokit2 simulates ECG: pip install "biomamba[ecg]"')

@@ -26,13 +26,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
-from biomamba import Model, checkpoint, evaluate, online
+from biomamba import Model, evaluate, online
 from biomamba.cli import main as train
+from biomamba.experiment import checkpoint
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Attentive, Chunk, Task
-from biomamba.tasks import audio, corpora, ctc, files
-from biomamba.tasks.lessons import AGAIN, FIRST
-from biomamba.tasks.recognition import (
+from biomamba.tasks.common import files
+from biomamba.tasks.speech import ctc
+from biomamba.tasks.speech import files as corpora
+from biomamba.tasks.speech import signal as audio
+from biomamba.tasks.speech.scores import (
     COLUMNS,
     HEARD,
     LAST,
@@ -44,9 +47,10 @@ from biomamba.tasks.recognition import (
     Transcripts,
     spelled,
 )
-from biomamba.tasks.speech import Speech
-from biomamba.tasks.speech_ctc import SpeechCTC
-from biomamba.tasks.synthetic_speech import Simulated
+from biomamba.tasks.speech.simulated import Simulated
+from biomamba.tasks.speech.stream import AGAIN, FIRST
+from biomamba.tasks.speech.task import Speech
+from biomamba.tasks.speech.task_ctc import SpeechCTC
 
 DATA = os.environ.get("BIOMAMBA_DATA")
 real = pytest.mark.skipif(not DATA, reason="BIOMAMBA_DATA does not say where recorded speech is")

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from biomamba import checkpoint, log
 from biomamba.cli import main as train
+from biomamba.experiment import checkpoint, log
 from biomamba.tasks import Delay
 
 ROOT = Path(__file__).parents[1]

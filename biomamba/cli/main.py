@@ -13,7 +13,7 @@
 one that comes with the package. Every value of a config can be given on the command line: `biomamba train --help`
 names them all, those of another task, block or rule with its name: `train --task.name delay --help`; so do
 `compare --help`, `fidelity --help`, `report --help` and `evaluate --help`. `info` prints what a bug report needs.
-What a run leaves behind is described in biomamba/log.py.
+What a run leaves behind is described in biomamba/experiment/log.py.
 """
 
 import argparse
@@ -35,28 +35,17 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from tqdm import tqdm
 
-from .. import (
-    Model,
-    Report,
-    Task,
-    checkpoint,
-    config,
-    cost,
-    evaluate,
-    html,
-    jobs,
-    log,
-    neurobench,
-    online,
-    trackers,
-)
+from .. import Model, Report, Task, evaluate, online
+from ..analysis import cost, neurobench
+from ..analysis.fidelity import fidelity
 from ..blocks import BLOCKS
-from ..config import Config
-from ..fidelity import fidelity
-from ..memory import keep_freed_memory
+from ..experiment import checkpoint, config, jobs, log, trackers
+from ..experiment.config import Config
+from ..experiment.memory import keep_freed_memory
 from ..online import Carry
 from ..ops.kernels import module, resolve
-from ..report import (
+from ..report import page as html
+from ..report.text import (
     bytes_text,
     compare_table,
     confusion_table,
