@@ -26,79 +26,7 @@ MODEL = {
     "optim.name": "",
     "optim.lr": "lr",
 }
-STYLE = """
-:root { color-scheme: light; --ink: #1c2127; --soft: #5b6570; --line: #dde1e6; --link: #0062a0; }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
-body { max-width: 1100px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; background: #fff; color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
-h1, h2, h3, h4 { line-height: 1.25; margin: 0; font-weight: 650; }
-h1 { font-size: 1.05rem; color: var(--soft); font-weight: 500; }
-h2 { font-size: 2rem; letter-spacing: -0.01em; margin-top: .3rem; }
-h3 { font-size: 1.3rem; margin-top: 3rem; padding-top: 1.1rem; border-top: 1px solid var(--line); }
-h4 { font-size: .92rem; margin-top: 1rem; }
-p { margin: .5rem 0; }
-a { color: var(--link); text-decoration: none; }
-a:hover { text-decoration: underline; }
-section + section { margin-top: 5rem; padding-top: 2rem; border-top: 3px solid var(--ink); }
-.source { font-size: 1.1rem; overflow-wrap: anywhere; }
-time { white-space: nowrap; }
-.facts, nav { color: var(--soft); font-size: .92rem; }
-nav a { margin-right: 1.1em; white-space: nowrap; }
-header nav { margin: .6rem 0 2.5rem; }
-nav ol { margin: .3rem 0; padding-left: 1.4em; }
-.lead { max-width: 46rem; }
-.keys { font-size: .9rem; margin: 1rem 0 .2rem; }
-.keys .keyed { margin-right: 1.4em; }
-.keyed { white-space: nowrap; }
-svg.key { width: 22px; height: 10px; margin-right: .45em; stroke-width: 2.6; }
-figure { margin: .8rem 0 1.4rem; }
-.plots > :has(svg.wide) { grid-column: 1 / -1; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1rem 1.5rem; }
-figure svg { display: block; width: 100%; height: auto; }
-svg * { stroke-linejoin: round; stroke-linecap: butt; }
-figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif !important; }
-figcaption { color: var(--soft); font-size: .87rem; max-width: 46rem; margin-top: .4rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }
-th, td { padding: .36rem .65rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { font-weight: 500; }
-th[scope=row] { text-align: left; padding-left: 0; }
-thead th { color: var(--soft); vertical-align: bottom; }
-thead th[scope=colgroup] { text-align: center; color: var(--ink); border-bottom-color: #b9c0c8; }
-thead td { border-bottom-color: transparent; }
-thead tr:last-child > * { border-bottom: 1.5px solid var(--ink); }
-.start { padding-left: 1.5rem; }
-tbody tr:last-child > * { border-bottom-color: transparent; }
-.side { display: flex; flex-wrap: wrap; gap: 0 3.5rem; }
-.side > * { max-width: 100%; }
-.quiet { color: var(--soft); background: #f7f8f9; }
-.spread { color: var(--soft); font-weight: 400; }
-.tag { display: inline-block; margin-left: .4em; padding: 0 .5em; border-radius: 1em; background: #edf0f3;
-  color: #46505a; font-size: .9em; }
-.words thead { display: none; }
-.words td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.missing { color: var(--soft); border-left: 3px solid var(--line); padding-left: .8rem; }
-code { font-size: .88em; background: #f3f5f7; padding: .1em .3em; border-radius: 3px; overflow-wrap: anywhere; }
-details { margin: .6rem 0; }
-summary { cursor: pointer; color: var(--link); font-size: .92rem; }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10.5pt; }
-  figure, tr { break-inside: avoid; }
-  h2, h3, h4, .lead { break-after: avoid; }
-  nav { display: none; }
-  .scroll { overflow: visible; }
-  .plots { grid-template-columns: 1fr 1fr; }
-  table { font-size: 7.5pt; }
-  th, td { padding: .2rem .35rem; white-space: normal; }
-  figure svg { min-width: 0 !important; }
-}
-@media (max-width: 560px) {
-  body { padding: 1.5rem 1rem 3rem; }
-  h2 { font-size: 1.6rem; }
-  th, td { padding: .33rem .55rem; }
-}
-"""
+STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
 def write(path: Path, folders: Sequence[Path]) -> None:
@@ -128,7 +56,7 @@ def page(sections: Sequence[Section]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
         f"<header><h1>biomamba: learning a stream online</h1>\n{contents}</header>\n"
         f"<main>\n{bodies}\n</main>\n</body>\n</html>\n"
     )
