@@ -22,14 +22,13 @@ from biomamba.analysis.cost import (
     Activations,
     Cost,
     Loop,
-    cost_table,
     counted,
-    joules_text,
     measure,
     memory_by_length,
     pieces,
 )
 from biomamba.analysis.operations import OURS, Counter, Operations
+from biomamba.report.text import cost_table, joules_text
 from biomamba.rules import BPTT, RTRL, RULES, LearningRule
 from sizes import BATCH, BLOCKS, D_MODEL, SummedLoss, chunks, random_model, random_tokens
 

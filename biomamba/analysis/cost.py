@@ -22,7 +22,6 @@ from torch.optim import SGD, Optimizer
 from ..learn import Seen, learn, take, wanting
 from ..model import Model
 from ..online import begin, online
-from ..report.text import bytes_text, table
 from ..rules import LearningRule
 from ..state import flat, nbytes
 from ..stream import Chunk, Task
@@ -253,28 +252,3 @@ def seconds(call: Callable[[], None], device: torch.device) -> float:
         wait(device)
         took.append(time.perf_counter() - began)
     return statistics.median(took)
-
-
-def cost_table(cost: Cost) -> str:
-    """Return a cost as a table, and a line on memory and measured energy."""
-    rows = [["per step and stream", "multiply-acc.", "accumulates", "elementwise", "traffic", "estimate", "us/step"]]
-    for label, own, took in (
-        ("inference", cost.inference, cost.inference_seconds),
-        ("learning", cost.learning, cost.learning_seconds),
-    ):
-        counts = [f"{number:,.0f}" for number in (own.multiply_accumulates, own.accumulates, own.elementwise)]
-        rows.append([label, *counts, bytes_text(own.bytes), joules_text(own.joules), f"{took * 1e6:,.1f}"])
-    memory = {"state": cost.state_bytes, "trace": cost.trace_bytes, "activations": cost.activation_bytes}
-    line = ", ".join(f"{name} {bytes_text(number)}" for name, number in memory.items())
-    return f"{table(rows)}\n{line}; learning measured: {joules_text(cost.measured_joules)}"
-
-
-def joules_text(joules: float | None) -> str:
-    """Return an energy as text, such as 1.5 uJ; `not measured` for None."""
-    if joules is None:
-        return "not measured"
-    for unit in ("J", "mJ", "uJ"):
-        if joules >= 1:
-            return f"{joules:.3g} {unit}"
-        joules *= 1000
-    return f"{joules:.3g} nJ"

@@ -52,7 +52,6 @@ from ..report.text import (
     fidelity_table,
     gather,
     plot,
-    progress_line,
     score_table,
 )
 from ..rules import RULES, LearningRule
@@ -392,7 +391,7 @@ def learn(
                 tell(record, folder, tracked)
                 bar.set_postfix(record.interval)
                 if bar.disable:
-                    print(progress_line(record, parts.total), flush=True)
+                    print(log.progress_line(record, parts.total), flush=True)
             if caught or carry.steps == parts.total or (run.save_every is not None and now - saved >= run.save_every):
                 save(parts, folder, carry, chunks, progress)
                 saved = now

@@ -107,6 +107,12 @@ class Summary:
     versions: dict[str, str]
 
 
+def progress_line(record: Record, total: int) -> str:
+    """Return one line on how a run of `total` steps goes."""
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in record.interval.items() if not math.isnan(value))
+    return f"step {record.step:,}/{total:,}  {scores}  {record.steps_per_second:,.0f} steps/s"
+
+
 def append(path: Path, record: Record) -> None:
     """Add a line to metrics.jsonl; it is with the operating system when this returns."""
     with path.open("a", encoding="utf-8") as file:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..experiment.log import Record, Scores
+from ..analysis.cost import Cost
+from ..experiment.log import Scores
 
 PARTS = {"all": "", "last_tenth": " last tenth", "held_out": " held out"}
 WIDE = 6  # columns of scores, beyond which a table is turned on its side
@@ -46,12 +47,6 @@ def confusion_table(confusion: Mapping[str, Any]) -> str:
     return "\n".join(tables)
 
 
-def progress_line(record: Record, total: int) -> str:
-    """Return one line on how a run of `total` steps goes."""
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in record.interval.items() if not math.isnan(value))
-    return f"step {record.step:,}/{total:,}  {scores}  {record.steps_per_second:,.0f} steps/s"
-
-
 def bytes_text(count: float | None) -> str:
     """Return a number of bytes as text, such as 1.5 MB."""
     if count is None:
@@ -61,6 +56,31 @@ def bytes_text(count: float | None) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+def joules_text(joules: float | None) -> str:
+    """Return an energy as text, such as 1.5 uJ; `not measured` for None."""
+    if joules is None:
+        return "not measured"
+    for unit in ("J", "mJ", "uJ"):
+        if joules >= 1:
+            return f"{joules:.3g} {unit}"
+        joules *= 1000
+    return f"{joules:.3g} nJ"
+
+
+def cost_table(cost: Cost) -> str:
+    """Return a cost as a table, and a line on memory and measured energy."""
+    rows = [["per step and stream", "multiply-acc.", "accumulates", "elementwise", "traffic", "estimate", "us/step"]]
+    for label, own, took in (
+        ("inference", cost.inference, cost.inference_seconds),
+        ("learning", cost.learning, cost.learning_seconds),
+    ):
+        counts = [f"{number:,.0f}" for number in (own.multiply_accumulates, own.accumulates, own.elementwise)]
+        rows.append([label, *counts, bytes_text(own.bytes), joules_text(own.joules), f"{took * 1e6:,.1f}"])
+    memory = {"state": cost.state_bytes, "trace": cost.trace_bytes, "activations": cost.activation_bytes}
+    line = ", ".join(f"{name} {bytes_text(number)}" for name, number in memory.items())
+    return f"{table(rows)}\n{line}; learning measured: {joules_text(cost.measured_joules)}"
 
 
 def gather(settings: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
