@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.grid import Row, heading, run, spread, table
-from biomamba.operations import Counter, Operations
+from biomamba.analysis.operations import Counter, Operations
 from biomamba.plasticity.attention import (
     dot_product_attention,
     first_spike_time,

@@ -16,7 +16,7 @@ import biomamba
 from bench.grid import Row, heading, run, spread, table
 from biomamba.rules import RULES
 from biomamba.state import nbytes
-from tasks.delay import Delay
+from biomamba.tasks.delay import Delay
 
 BASE: Row = {"block": "mamba2", "rule": "rtrl", "length": 1, "n_layers": 1, "delay": 20, "steps": 12_000}
 SIZES = {"d_model": 96, "d_state": 8, "dt_min": 0.02, "A_max": 2.0}

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import biomamba
 from bench.grid import heading, table
 from biomamba.rules import BPTT, RTRL, LearningRule
-from tasks.language import Language
+from biomamba.tasks.language import Language
 
 CUTS = [(1, None), (4, None), (16, None), (1, 16), (4, 16)]
 STREAMS, UPDATES = 4, 80

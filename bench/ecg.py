@@ -23,14 +23,15 @@ from typing import Any
 
 import torch
 
-import train
 from bench.grid import Row, heading, run, spread, table
-from biomamba import Report, checkpoint, config, evaluate
-from biomamba.config import Config
+from biomamba import Report, evaluate
+from biomamba.cli import main as train
+from biomamba.experiment import checkpoint, config
+from biomamba.experiment.config import Config
 from biomamba.stream import Chunk, Meter, Task
-from tasks.ecg import Ecg
-from tasks.ecg_files import RATE
-from tasks.ecg_stream import SCORE
+from biomamba.tasks.ecg.files import RATE
+from biomamba.tasks.ecg.stream import SCORE
+from biomamba.tasks.ecg.task import Ecg
 
 FILE = Path(__file__).parents[1] / "configs" / "ecg.yaml"
 DELAY, MINUTES = 10, 5  # beats that labels are late in `adapt`, minutes labelled in `patient`

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
-import train
 from bench.grid import Row, heading, run, spread, table
-from biomamba import config, evaluate
+from biomamba import evaluate
+from biomamba.cli import main as train
+from biomamba.experiment import config
 from biomamba.metrics import Confusion
-from tasks.eeg import Eeg
-from tasks.eeg_meters import Decisions, Latency
+from biomamba.tasks.eeg.scores import Decisions, Latency
+from biomamba.tasks.eeg.task import Eeg
 
 FILE = Path(__file__).parents[1] / "configs" / "eeg.yaml"
 RATE = 3e-3  # of configs/eeg.yaml

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from biomamba.memory import keep_freed_memory
+from biomamba.experiment.memory import keep_freed_memory
 
 Row = dict[str, Any]
 

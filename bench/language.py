@@ -19,7 +19,7 @@ import biomamba
 from bench.grid import Row, heading, run, spread, table
 from biomamba.rules import RULES
 from biomamba.state import nbytes
-from tasks.language import Language
+from biomamba.tasks.language import Language
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop, "sgd": torch.optim.SGD}
 RATES = {"adam": [1e-3, 3e-3, 1e-2, 3e-2], "rmsprop": [1e-3, 3e-3], "sgd": [0.03, 0.3]}

@@ -19,10 +19,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import biomamba
 from bench.grid import heading, markdown, write
-from biomamba.log import peak_rss_bytes
+from biomamba.experiment.log import peak_rss_bytes
 from biomamba.rules import RULES
 from biomamba.state import nbytes
-from tasks.language import Language
+from biomamba.tasks.language import Language
 
 Row = dict[str, Any]
 LENGTHS = (64, 256, 1024, 4096)

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 import biomamba
 from bench.grid import heading, markdown, write
-from biomamba.memory import keep_freed_memory
+from biomamba.experiment.memory import keep_freed_memory
 from biomamba.ops.influence import Drive, cross
 from biomamba.ops.kernels import resolve
 from biomamba.rules import RULES
 from biomamba.state import nbytes
-from tasks.language import Language
+from biomamba.tasks.language import Language
 
 Row = dict[str, Any]
 GO = torch.tensor(True)

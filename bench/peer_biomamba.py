@@ -18,11 +18,11 @@ import torch
 from torch.nn import functional as F
 
 import biomamba
-from biomamba.memory import keep_freed_memory
+from biomamba.experiment.memory import keep_freed_memory
 from biomamba.rules import BPTT, RTRL
 from biomamba.state import nbytes
 from biomamba.stream import Chunk
-from tasks.language import Language
+from biomamba.tasks.language import Language
 
 Row = dict[str, Any]
 SIZES: dict[str, Any] = {"vocab": 256, "d_out": 256, "d_model": 64, "n_layers": 1, "d_state": 16}

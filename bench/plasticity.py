@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from bench.grid import Row, heading, markdown, write
-from biomamba.log import peak_rss_bytes
-from biomamba.memory import keep_freed_memory
+from biomamba.experiment.log import peak_rss_bytes
+from biomamba.experiment.memory import keep_freed_memory
 from biomamba.plasticity import stdp
 from biomamba.plasticity.neurons import poisson
 

@@ -18,8 +18,8 @@ import biomamba
 from bench.grid import heading, markdown, prepare, spread, write
 from biomamba.rules import RTRL
 from biomamba.state import nbytes
-from tasks.delay import Delay
-from tasks.language import Language
+from biomamba.tasks.delay import Delay
+from biomamba.tasks.language import Language
 
 Row = dict[str, Any]
 KINDS = (None, "bfloat16")

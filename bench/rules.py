@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from statistics import fmean, stdev
 
-import train
 from bench.grid import Row, heading, run, spread, table
-from biomamba import config, log
+from biomamba.cli import main as train
+from biomamba.experiment import config, log
 
 SEEDS = 3
 # by task: the config, what differs from it, and the score with +1 where more is better

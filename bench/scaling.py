@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bench.grid import heading, markdown, write
 from bench.online import BASE, online_row
-from biomamba.memory import keep_freed_memory
+from biomamba.experiment.memory import keep_freed_memory
 
 Row = dict[str, Any]
 AXES = {"streams": (4, 8, 16, 32), "d_model": (64, 128, 256), "d_state": (16, 32, 64), "length": (8, 16, 32, 64)}

@@ -12,9 +12,10 @@ import time
 from collections import deque
 from pathlib import Path
 
-import train
 from bench.grid import Row, heading, run, spread, table
-from biomamba import config, evaluate
+from biomamba import evaluate
+from biomamba.cli import main as train
+from biomamba.experiment import config
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 RULES = {

@@ -9,8 +9,7 @@ from .delay import Delay
 from .ecg import Ecg
 from .eeg import Eeg
 from .language import Language
-from .speech import Speech
-from .speech_ctc import SpeechCTC
+from .speech import Speech, SpeechCTC
 
 TASKS: dict[str, Callable[..., Task]] = {
     "arrays": Arrays,

@@ -20,7 +20,7 @@ from torch import Tensor
 from biomamba.metrics import Accuracy, CrossEntropy, labelled_cross_entropy
 from biomamba.stream import Chunk, Meter, Spec, Split, Task
 
-from .files import check_split
+from .common.files import check_split
 
 NOISE, SYMBOLS, GAPS = 4, 8, 10  # how many noise tokens, symbols and lengths of the noise before a store there are
 STORE, RECALL = 8, 20

@@ -24,7 +24,7 @@ from biomamba.metrics import CrossEntropy, bits, labelled_cross_entropy
 from biomamba.stream import Chunk, Meter, Spec, Split, Task
 
 from . import byte_counter
-from .files import check_split
+from .common.files import check_split
 
 BYTES = 256
 CORPORA = ("tinyshakespeare", "warpeace", "wikitext2")

@@ -21,15 +21,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
-import train
 from biomamba import Model, online
+from biomamba.cli import main as train
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
-from tasks import arrays, arrays_table, arrays_text, drift
-from tasks.arrays import Arrays
-from tasks.arrays_scores import R2, Average, Last
-from tasks.arrays_stream import Running
-from tasks.drift import Errors
+from biomamba.tasks.arrays import drift
+from biomamba.tasks.arrays import table as arrays_table
+from biomamba.tasks.arrays import task as arrays
+from biomamba.tasks.arrays import text as arrays_text
+from biomamba.tasks.arrays.drift import Errors
+from biomamba.tasks.arrays.scores import R2, Average, Last
+from biomamba.tasks.arrays.stream import Running
+from biomamba.tasks.arrays.task import Arrays
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("class", "value", "none")
@@ -600,7 +603,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(name: str, tmp_path: Path, capsy
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     line = capsys.readouterr().err
-    assert code == 2 and line.count("\n") == 1 and line.startswith("train.py: ")
+    assert code == 2 and line.count("\n") == 1 and line.startswith("biomamba: ")
     assert name in line and said in line, line
     assert peak < 100e6
     assert not (tmp_path / "run" / "model.safetensors").exists()

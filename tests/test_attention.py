@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from biomamba.operations import Counter
+from biomamba.analysis.operations import Counter
 from biomamba.plasticity import attention, images, neurons
 from biomamba.plasticity.attention import dot_product_attention, first_spike_time, softmax_attention, stdp_attention
 from biomamba.plasticity.images import PART, PIXELS, Images, cifar, digits

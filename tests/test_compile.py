@@ -10,9 +10,9 @@ import biomamba
 from biomamba.compiled import Compiled
 from biomamba.rules import RULES
 from biomamba.state import leaves
+from biomamba.tasks.delay import Delay
+from biomamba.tasks.language import Language
 from sizes import BATCH, SummedLoss, chunks, random_model, random_tokens
-from tasks.delay import Delay
-from tasks.language import Language
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-import train
-from biomamba import config
 from biomamba.blocks import BLOCKS
+from biomamba.cli import main as train
+from biomamba.experiment import config
 from biomamba.rules import RULES
-from tasks import TASKS
+from biomamba.tasks import TASKS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 DELAY = next(path for path in CONFIGS if path.stem == "delay")
@@ -74,7 +74,7 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
 def test_mistakes_on_the_command_line(words, line, capsys):
     assert train.main(["train", "--config", str(DELAY), *words]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"train.py: {line}")
+    assert said.startswith(f"biomamba: {line}")
     assert said.count("\n") == 1
 
 
@@ -99,7 +99,7 @@ def test_mistakes_in_a_file(text, line, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text(text)
     assert train.main(["train", "--config", str(tmp_path / "bad.yaml"), "--run.dir", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"train.py: {line}")
+    assert said.startswith(f"biomamba: {line}")
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -107,7 +107,8 @@ def test_mistakes_in_a_file(text, line, tmp_path, capsys):
 def test_missing_file_is_one_line(capsys):
     assert train.main(["train", "--config", "no.yaml"]) == 2
     assert capsys.readouterr().err == (
-        "train.py: config: no file no.yaml, expected a YAML file such as configs/language.yaml\n"
+        "biomamba: config: no file no.yaml, expected a YAML file or one of an4, arrays, "
+        "delay, ecg, eeg, fsdd, keywords, language\n"
     )
 
 

@@ -18,9 +18,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import biomamba
-from biomamba import cost, energy
-from biomamba.cost import Activations, Cost, Loop, cost_table, counted, joules_text, measure, memory_by_length, pieces
-from biomamba.operations import KERNELS, OURS, Counter, Operations
+from biomamba.analysis import cost, energy
+from biomamba.analysis.cost import (
+    Activations,
+    Cost,
+    Loop,
+    counted,
+    measure,
+    memory_by_length,
+    pieces,
+)
+from biomamba.analysis.operations import KERNELS, OURS, Counter, Operations
+from biomamba.report.text import cost_table, joules_text
 from biomamba.rules import BPTT, RTRL, RULES, LearningRule
 from sizes import BATCH, BLOCKS, D_MODEL, SummedLoss, chunks, random_model, random_tokens
 
@@ -127,7 +136,9 @@ def test_every_operator_of_ours_has_a_formula() -> None:
 
 def test_every_kernel_of_ours_has_a_formula() -> None:
     kernel = pytest.importorskip("biomamba.ops.llvm.kernel", reason="llvmlite is not installed")
-    modules = [importlib.import_module(f"biomamba.ops.llvm.{name}") for name in ("conv", "influence", "mamba2", "scan", "ssm")]
+    modules = [
+        importlib.import_module(f"biomamba.ops.llvm.{name}") for name in ("conv", "influence", "mamba2", "scan", "ssm")
+    ]
     found = [own.name for module in modules for own in vars(module).values() if isinstance(own, kernel.Kernel)]
     assert {*found} == set(KERNELS)
 

@@ -20,15 +20,18 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 import biomamba
-import train
+from biomamba.cli import main as train
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
-from tasks import TASKS, ecg_scores, ecg_simulated, files
-from tasks.ecg import COUNTS, SPLITS, Ecg
-from tasks.ecg_files import BLOCK, CLASSES, KIND, RATE, read_beats
-from tasks.ecg_rhythm import Rhythm
-from tasks.ecg_signal import WINDOW, good
-from tasks.ecg_stream import LEARN, LOST, SCORE, SKIPPED
+from biomamba.tasks import TASKS
+from biomamba.tasks.common import files
+from biomamba.tasks.ecg import scores as ecg_scores
+from biomamba.tasks.ecg import simulated as ecg_simulated
+from biomamba.tasks.ecg.files import BLOCK, CLASSES, KIND, RATE, read_beats
+from biomamba.tasks.ecg.rhythm import Rhythm
+from biomamba.tasks.ecg.signal import WINDOW, good
+from biomamba.tasks.ecg.stream import LEARN, LOST, SCORE, SKIPPED
+from biomamba.tasks.ecg.task import COUNTS, SPLITS, Ecg
 
 wfdb = pytest.importorskip("wfdb", reason='wfdb reads the records: pip install "biomamba[ecg]"')
 pytest.importorskip("neurokit2", reason='neurokit2 simulates ECG: pip install "biomamba[ecg]"')
@@ -692,7 +695,7 @@ def test_the_fuzz_can_fail(own: Path) -> None:
     assert outcome(own).startswith("error: ")
 
 
-CONFIG = str(Path(train.__file__).parent / "configs" / "ecg.yaml")
+CONFIG = str(train.config.CONFIGS / "ecg.yaml")
 
 
 def command(capsys: pytest.CaptureFixture[str], folder: Path, out: Path, *more: str) -> tuple[int, str, str]:
@@ -731,7 +734,7 @@ def test_the_command_line_says_in_one_line_what_is_wrong(
     given = ["train", "--config", CONFIG, "--task.path", str(bad), "--task.records", '["100"]']
     assert train.main([*given, *small, "--run.dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip()
-    assert said.startswith("train.py: ") and "\n" not in said and "100." in said
+    assert said.startswith("biomamba: ") and "\n" not in said and "100." in said
 
 
 def test_the_command_line_trains_evaluates_and_adapts(

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
 
 import biomamba
-import train
+from biomamba.cli import main as train
 from biomamba.stream import Chunk
-from tasks import eeg_signal
-from tasks.eeg import Eeg
-from tasks.eeg_files import MONTAGE, RATE, check, read
-from tasks.eeg_meters import Decisions, Latency
-from tasks.eeg_recording import CLASS, SINCE, SKIPPED, UNIT, WINDOW, Grid, Span, recording
-from tasks.eeg_simulated import simulate
+from biomamba.tasks.eeg import signal as eeg_signal
+from biomamba.tasks.eeg.files import MONTAGE, RATE, check, read
+from biomamba.tasks.eeg.scores import Decisions, Latency
+from biomamba.tasks.eeg.simulated import simulate
+from biomamba.tasks.eeg.stream import CLASS, SINCE, SKIPPED, UNIT, WINDOW, Grid, Span, recording
+from biomamba.tasks.eeg.task import Eeg
 
 DATA = os.environ.get("BIOMAMBA_DATA")
 REAL = bool(DATA) and (Path(DATA or "") / "eegmmi").is_dir()
@@ -50,7 +50,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr("tasks.files.CACHE", tmp_path / "no-cache")
+    monkeypatch.setattr("biomamba.tasks.common.files.CACHE", tmp_path / "no-cache")
     monkeypatch.delenv("BIOMAMBA_DATA", raising=False)
 
 
@@ -517,7 +517,7 @@ def test_runs_are_fetched_once_from_physionet(tmp_path: Path, monkeypatch: pytes
         asked.append(url)
         return io.BytesIO((tmp_path / "there" / url.rpartition("/")[2]).read_bytes())
 
-    monkeypatch.setattr("tasks.files._answers", lambda host: host == "physionet.org")
+    monkeypatch.setattr("biomamba.tasks.common.files._answers", lambda host: host == "physionet.org")
     monkeypatch.setattr("urllib.request.urlopen", answer)
     for _ in range(2):
         task = Eeg(folds=2, channels=("O1",))

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import biomamba
-from biomamba.fidelity import by_bptt, by_rule, fidelity, layer, near
+from biomamba.analysis.fidelity import by_bptt, by_rule, fidelity, layer, near
 from biomamba.rules import BPTT, RTRL
+from biomamba.tasks.delay import Delay
+from biomamba.tasks.language import Language
 from sizes import random_model
-from tasks.delay import Delay
-from tasks.language import Language
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import files
-from tasks.files import check_split, locate, package
+from biomamba.tasks.common import files
+from biomamba.tasks.common.files import check_split, locate, package
 
 HOST = "data.example"
 

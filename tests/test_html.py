@@ -18,10 +18,12 @@ import pytest
 import yaml
 from matplotlib.image import imread
 
-from biomamba import figures, html, report
-from biomamba.html_data import POINTS, Curve, curve, read, thin
-from biomamba.html_learning import bold, direction
-from biomamba.html_text import NOTHING, count, number, pair, quantity
+from biomamba.report import figures
+from biomamba.report import page as html
+from biomamba.report import text as report
+from biomamba.report.data import POINTS, Curve, curve, read, thin
+from biomamba.report.learning import bold, direction
+from biomamba.report.markup import NOTHING, count, number, pair, quantity
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("rtrl-length1", "rtrl-length8", "bptt-length1", "bptt-length8-window64")
@@ -301,8 +303,10 @@ def test_a_fault_is_found(text: str, bad: str) -> None:
 def test_the_same_data_give_the_same_bytes(folder: Path, text: str, tmp_path: Path) -> None:
     html.write(tmp_path / "a.html", [folder])
     assert (tmp_path / "a.html").read_text() == text
-    code = "import sys, pathlib; from biomamba import html; page, *folders = map(pathlib.Path, sys.argv[1:])"
-    command = [sys.executable, "-c", f"{code}; html.write(page, folders)", str(tmp_path / "b.html"), str(folder)]
+    code = (
+        "import sys, pathlib; from biomamba.report.page import write; page, *folders = map(pathlib.Path, sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", f"{code}; write(page, folders)", str(tmp_path / "b.html"), str(folder)]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert (tmp_path / "b.html").read_text() == text
 
@@ -335,7 +339,7 @@ def test_parts_that_are_missing_say_what_adds_them(tmp_path: Path, text: str) ->
     bare = html.page([read(tmp_path / "cmp")])
     said = ("gradient of full BPTT are", "length of the stream are", "single steps are", "estimate of energy are")
     for words in said:
-        assert f"{words} not there: <code>python train.py compare" in bare
+        assert f"{words} not there: <code>biomamba compare" in bare
         assert f"{words} not there" not in text
     costs = {"Time per step", "Estimated energy", "Memory traffic", "Memory against stream length"}
     assert {name.removesuffix(" (cmp)") for name in Page(bare).plots} == {

@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from biomamba.plasticity import point_process, stdp
-from biomamba.plasticity.bases import Array
-from biomamba.plasticity.gblm import WEAK, static
+from biomamba.plasticity import stdp
 from biomamba.plasticity.inference import (
     GBLM,
     GLM,
@@ -22,13 +20,16 @@ from biomamba.plasticity.inference import (
     BilinearFit,
     PointProcessFilter,
     paper,
+    point_process,
     raised_cosines,
     simulate,
 )
-from biomamba.plasticity.likelihood import evidence_ridge, score
-from biomamba.plasticity.point_process import Course, changes, driven, follow, smooth
-from biomamba.plasticity.recording import pair, record
-from biomamba.plasticity.simulate import COUPLING, HISTORY
+from biomamba.plasticity.inference.bases import Array
+from biomamba.plasticity.inference.gblm import WEAK, static
+from biomamba.plasticity.inference.likelihood import evidence_ridge, score
+from biomamba.plasticity.inference.point_process import Course, changes, driven, follow, smooth
+from biomamba.plasticity.inference.recording import pair, record
+from biomamba.plasticity.inference.simulate import COUPLING, HISTORY
 
 BASES = Bases()
 STEP = BASES.bin

@@ -116,7 +116,9 @@ def test_the_same_bits_at_any_number_of_threads(name: str, number: torch.dtype, 
 
 @pytest.mark.parametrize("t", [1, 7])
 @pytest.mark.parametrize("base", SIZES[1:3], ids=["n16", "n4"])
-@pytest.mark.parametrize("name", [name for name, own in KERNELS.items() if any(a.kind == "trace" for a in own.arguments.values())])
+@pytest.mark.parametrize(
+    "name", [name for name, own in KERNELS.items() if any(a.kind == "trace" for a in own.arguments.values())]
+)
 @pytest.mark.usefixtures("all_threads")
 def test_the_same_bits_with_traces_in_bfloat16(name: str, base: dict[str, int], t: int) -> None:
     law(KERNELS[name], sizes_of(KERNELS[name], base, t), torch.float32, torch.bfloat16)
@@ -150,7 +152,11 @@ def steps_outside(part: Part, x: Array, copied: Array) -> None:
 
 @pytest.mark.parametrize(
     "wrong, words",
-    [(summed_by_parts, "bits|unwritten"), (forgets_the_last, "left a number unwritten"), (steps_outside, "wrote outside")],
+    [
+        (summed_by_parts, "bits|unwritten"),
+        (forgets_the_last, "left a number unwritten"),
+        (steps_outside, "wrote outside"),
+    ],
 )
 @pytest.mark.usefixtures("all_threads")
 def test_the_law_catches_kernels_that_are_wrong(wrong: Kernel, words: str) -> None:
@@ -164,7 +170,7 @@ def test_a_thread_makes_one_call_with_integers_of_a_function_that_is_not_inlined
         text = str(own.module(torch.float32, torch.float32, dict.fromkeys(own.constants, 4), parallel=True))
         functions = dict(re.findall(r'^define [^@]*@"?([\w.]+)"?\([^\n]*\)[^\n]*\n\{\n(.*?)^\}', text, re.M | re.S))
         body = [line.strip() for line in functions["share"].splitlines() if not line.endswith(":")]
-        kinds = [re.sub(r'^%\S+ = |\(.*', "", line).strip() for line in body]
+        kinds = [re.sub(r"^%\S+ = |\(.*", "", line).strip() for line in body]
         assert kinds == ['call i32 @"omp_get_thread_num"', *kinds[1:]]
         calls = [line for line in body if " call " in f" {line}"]
         assert len(calls) == 3 and re.fullmatch(r'call void @"work"\(i64\* %\S+, i64 %\S+, i64 %\S+\)', calls[-1]), body

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from biomamba import neurobench
-from biomamba.cost import counted
-from biomamba.neurobench import Stateless, metrics
+from biomamba.analysis import neurobench
+from biomamba.analysis.cost import counted
+from biomamba.analysis.neurobench import Stateless, metrics
 from sizes import BATCH, BLOCKS, D_MODEL, chunks, random_model, random_tokens
 
 T = 8

@@ -11,8 +11,8 @@ from torch import Tensor
 import biomamba
 from biomamba.rules import BPTT, RTRL, RTRLSTDP, RULES
 from biomamba.state import copy, leaves, nbytes
+from biomamba.tasks.delay import Delay
 from sizes import BATCH, BLOCKS, SummedLoss, chunks, random_model, random_tokens
-from tasks.delay import Delay
 
 
 def learner(block: str = "mamba2", rule: str = "rtrl", n_layers: int = 1, lr: float = 1e-2) -> tuple:

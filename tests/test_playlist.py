@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomamba.stream import Chunk
-from tasks.playlist import Piece, deal, play, steps
+from biomamba.tasks.common.packing import Piece, deal, play, steps
 
 BLANK = Piece(torch.full((1, 2), -1.0), torch.full((1,), -1), torch.zeros(1, dtype=torch.bool))
 

@@ -26,16 +26,31 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
-import train
-from biomamba import Model, checkpoint, evaluate, online
+from biomamba import Model, evaluate, online
+from biomamba.cli import main as train
+from biomamba.experiment import checkpoint
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Attentive, Chunk, Task
-from tasks import audio, corpora, ctc, files
-from tasks.lessons import AGAIN, FIRST
-from tasks.recognition import COLUMNS, HEARD, LAST, LETTERS, LOUD, PLACE, SYMBOLS, UTTERANCE, Transcripts, spelled
-from tasks.speech import Speech
-from tasks.speech_ctc import SpeechCTC
-from tasks.synthetic_speech import Simulated
+from biomamba.tasks.common import files
+from biomamba.tasks.speech import ctc
+from biomamba.tasks.speech import files as corpora
+from biomamba.tasks.speech import signal as audio
+from biomamba.tasks.speech.scores import (
+    COLUMNS,
+    HEARD,
+    LAST,
+    LETTERS,
+    LOUD,
+    PLACE,
+    SYMBOLS,
+    UTTERANCE,
+    Transcripts,
+    spelled,
+)
+from biomamba.tasks.speech.simulated import Simulated
+from biomamba.tasks.speech.stream import AGAIN, FIRST
+from biomamba.tasks.speech.task import Speech
+from biomamba.tasks.speech.task_ctc import SpeechCTC
 
 DATA = os.environ.get("BIOMAMBA_DATA")
 real = pytest.mark.skipif(not DATA, reason="BIOMAMBA_DATA does not say where recorded speech is")
@@ -597,7 +612,7 @@ def test_a_bad_file_ends_a_run_with_one_line(tmp_path: Path, capsys: pytest.Capt
     folder = corpus(tmp_path / "fsdd")
     file = folder / "recordings" / "5_ann_7.wav"
     file.write_bytes(file.read_bytes()[: 30 if damage == "header" else 60] if damage == "header" else b"RIFF")
-    words = ["--config", str(Path(train.HERE).parent / "configs" / "fsdd.yaml"), "--task.path", str(folder)]
+    words = ["--config", str(train.config.CONFIGS / "fsdd.yaml"), "--task.path", str(folder)]
     assert train.main(["train", *words, "--run.dir", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(file) in said
@@ -607,7 +622,7 @@ def test_a_bad_file_ends_a_run_with_one_line(tmp_path: Path, capsys: pytest.Capt
 def test_configs_learn_simulated_speech_and_score_what_is_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:
-    words = ["--config", str(Path(train.HERE).parent / "configs" / f"{config}.yaml"), "--task.simulate", "true"]
+    words = ["--config", str(train.config.CONFIGS / f"{config}.yaml"), "--task.simulate", "true"]
     words += ["--task.passes", "1", "--model.d_model", "8", "--stream.steps", "320", "--run.dir", str(tmp_path / "run")]
     assert train.main(["train", *words]) == 0
     said = capsys.readouterr().out

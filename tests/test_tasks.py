@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from biomamba.stream import Chunk, Task
-from tasks import TASKS
-from tasks.arrays import Arrays
-from tasks.byte_counter import bits
-from tasks.delay import BLOCK, RECALL, STORE, Delay
-from tasks.ecg import Ecg
-from tasks.eeg import Eeg
-from tasks.language import Language
-from tasks.speech import Speech
-from tasks.speech_ctc import SpeechCTC
+from biomamba.tasks import TASKS
+from biomamba.tasks.arrays.task import Arrays
+from biomamba.tasks.byte_counter import bits
+from biomamba.tasks.delay import BLOCK, RECALL, STORE, Delay
+from biomamba.tasks.ecg.task import Ecg
+from biomamba.tasks.eeg.task import Eeg
+from biomamba.tasks.language import Language
+from biomamba.tasks.speech.task import Speech
+from biomamba.tasks.speech.task_ctc import SpeechCTC
 
 ALL = [Delay(), Language(max_bytes=60_001)]
 BATCH, STEPS = 3, 15_000  # within the 20,000 steps that three streams over 60,001 bytes have, and beyond three blocks

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from biomamba import trackers
-from biomamba.log import Record, Summary
-from biomamba.trackers import TRACKERS, choose, final, kept, opened, scalars, unless_set
+from biomamba.experiment import trackers
+from biomamba.experiment.log import Record, Summary
+from biomamba.experiment.trackers import TRACKERS, choose, final, kept, opened, scalars, unless_set
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"model": {"block": "mamba2", "d_model": 8, "tied": False}, "optim": {"lr": 0.003, "betas": [0.9, 0.99]}}

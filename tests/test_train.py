@@ -14,14 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import train
-from biomamba import checkpoint, log
-from tasks import Delay
+from biomamba.cli import main as train
+from biomamba.experiment import checkpoint, log
+from biomamba.tasks import Delay
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "configs" / "delay.yaml"), "--task.delay", "4", "--run.report_every", "10"]
 TINY += ["--model.d_model", "8", "--model.d_state", "4", "--model.headdim", "4", "--stream.batch", "2"]
 TINY += ["--stream.steps", "60", "--run.threads", "1", "--optim.lr", "0.003"]
+TEXT = str(ROOT / "LICENSE")
 CLOCK = {"wall_seconds", "steps_per_second"}
 
 
@@ -117,7 +118,7 @@ def test_resume_needs_every_part(lost, tmp_path, monkeypatch):
 
 
 def test_resume_on_a_text(tmp_path, monkeypatch):
-    words = ["--task.name", "language", "--task.paths", str(ROOT / "train.py"), "--stream.length", "8"]
+    words = ["--task.name", "language", "--task.paths", TEXT, "--stream.length", "8"]
     words += ["--stream.split", "train", "--rule.window", "12"]
     run(tmp_path / "whole", *words)
     run(tmp_path / "parts", *words, stop_at=3, monkeypatch=monkeypatch)
@@ -205,7 +206,7 @@ def test_resume_refuses_another_experiment_and_says_when_finished(tmp_path, monk
     before = (folder / "checkpoint.safetensors").read_bytes()
     capsys.readouterr()
     assert run(folder, "--run.resume", "--optim.lr", "0.1") == 2
-    assert capsys.readouterr().err.startswith("train.py: optim.lr: the run has 0.003, given is 0.1")
+    assert capsys.readouterr().err.startswith("biomamba: optim.lr: the run has 0.003, given is 0.1")
     assert (folder / "checkpoint.safetensors").read_bytes() == before
     assert train.main(["train", "--config", str(folder / "config.yaml"), "--run.resume"]) == 0
     capsys.readouterr()
@@ -220,7 +221,7 @@ def test_resume_refuses_other_data(tmp_path, monkeypatch, capsys):
     run(tmp_path / "run", *words, stop_at=5, monkeypatch=monkeypatch)
     text.write_text("a few more words " * 100)
     assert run(tmp_path / "run", *words, "--run.resume") == 2
-    assert "train.py: task: the run learned from" in capsys.readouterr().err
+    assert "biomamba: task: the run learned from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
@@ -233,7 +234,7 @@ def test_damaged_checkpoint_is_one_line(harm, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert run(tmp_path / "run", "--run.resume") == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"train.py: {file} is damaged")
+    assert said.startswith(f"biomamba: {file} is damaged")
     assert said.count("\n") == 1
 
 
@@ -293,7 +294,7 @@ def test_the_last_tenth_is_the_same_steps_at_every_length(tmp_path):
 
 
 def test_evaluate_scores_with_learning_off_and_on(tmp_path, capsys):
-    words = ["--task.name", "language", "--task.paths", str(ROOT / "train.py"), "--run.baselines=false"]
+    words = ["--task.name", "language", "--task.paths", TEXT, "--run.baselines=false"]
     assert run(tmp_path / "run", *words) == 0
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     capsys.readouterr()
@@ -306,7 +307,7 @@ def test_evaluate_scores_with_learning_off_and_on(tmp_path, capsys):
 
 
 def test_what_is_held_out_is_scored_by_the_learned_weights(tmp_path, capsys):
-    words = ["--task.name", "language", "--task.paths", str(ROOT / "train.py"), "--stream.split", "train"]
+    words = ["--task.name", "language", "--task.paths", TEXT, "--stream.split", "train"]
     assert run(tmp_path / "run", *words, "--run.held_out", "true") == 0
     assert "loss held out" in capsys.readouterr().out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -365,7 +366,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["trian"], "got 'trian', expected one of the commands train, compare, fidelity, report, evaluate"),
+        (["trian"], "got 'trian', expected one of the commands train, compare, fidelity, report, evaluate, info"),
         (["train", "seed"], "got 'seed', expected options such as --run.seed 3"),
         (["evaluate"], "evaluate: expected the folder of a finished run"),
         (["evaluate", "nowhere"], "no config.yaml in nowhere"),
@@ -391,7 +392,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(words, line, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert train.main(words) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"train.py: {line}")
+    assert said.startswith(f"biomamba: {line}")
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -406,7 +407,7 @@ def test_an_empty_file_is_one_line(tmp_path, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu_is_one_line(capsys):
     assert train.main(["train", "--run.device", "cuda"]) == 2
-    assert capsys.readouterr().err == "train.py: run.device: got 'cuda', which torch cannot use here: give cpu\n"
+    assert capsys.readouterr().err == "biomamba: run.device: got 'cuda', which torch cannot use here: give cpu\n"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
@@ -499,7 +500,7 @@ def test_report_needs_folders(tmp_path, capsys):
     ):
         assert train.main(["report", *words]) == 2
         said = capsys.readouterr().err
-        assert said.startswith(f"train.py: {line}") and said.count("\n") == 1
+        assert said.startswith(f"biomamba: {line}") and said.count("\n") == 1
 
 
 def test_compare_takes_every_rule_length_and_window_that_fit():
@@ -516,6 +517,9 @@ def test_compare_tells_why_a_run_failed_and_what_to_install(tmp_path, monkeypatc
     assert train.main([*words, "--run.dir", str(tmp_path / "good")]) == 0
     assert 'pip install "biomamba[plot]"' in capsys.readouterr().out
     assert (tmp_path / "good" / "compare.json").exists()
-    monkeypatch.setattr(train, "HERE", ROOT / "tests" / "sizes.py" / "nothing.py")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no interpreter >&2; exit 3\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(broken))
     assert train.main([*words, "--run.dir", str(tmp_path / "bad")]) == 2
-    assert "train.py: rtrl_stdp-length1-seed0 failed: " in capsys.readouterr().err
+    assert "biomamba: rtrl_stdp-length1-seed0 failed: no interpreter (all it said: " in capsys.readouterr().err

@@ -121,7 +121,7 @@ def cross(
     if kernels == "llvm":
         own = [by_e if a in ("e", "en", "ej") else by_n for a in axes]
         each = zip(Z, axes, arrived, own, strict=True)
-        return [_contract_and_advance(z, a, drive, *by, go) for z, a, drive, by in each]
+        return [_contract_and_advance(z, a, drive, by[0], by[1], go) for z, a, drive, by in each]
     none = signal.new_empty(0)  # an operator takes no None in a list
     gradient = room(Z, axes, signal)
     torch.ops.biomamba.cross(

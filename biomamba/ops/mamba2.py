@@ -1,4 +1,4 @@
-"""How the traces of a Mamba-2 block cross a chunk by our kernel for the CPU: from what the block computed, with no tensor of drives."""
+"""The traces of a Mamba-2 block across a chunk, from what the block computed: our kernel writes no tensor of drives."""
 
 from typing import NamedTuple
 

@@ -76,4 +76,3 @@ class _Read(torch.autograd.Function):
         by = tuple(tensor.new_empty(tensor.shape) for tensor in given)
         call("ssm.readout_adjoint", *given, g.contiguous(), *by)
         return by
-

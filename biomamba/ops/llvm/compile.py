@@ -4,7 +4,6 @@ It lies in the user's cache folder (XDG_CACHE_HOME/biomamba/kernels, by default 
 sources, LLVM and the processor; folders that no process has used for a month are removed.
 """
 
-import ctypes
 import functools
 import hashlib
 import os
@@ -88,8 +87,12 @@ def compiled(module: ir.Module) -> bytes:
     checked = llvm.parse_assembly(str(module))
     checked.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False  # kernels say what they want
-    llvm.create_pass_builder(machine, options).getModulePassManager().run(checked, llvm.create_pass_builder(machine, options))
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = (
+        False  # kernels say what they want
+    )
+    llvm.create_pass_builder(machine, options).getModulePassManager().run(
+        checked, llvm.create_pass_builder(machine, options)
+    )
     return machine.emit_object(checked)  # type: ignore[no-any-return]
 
 

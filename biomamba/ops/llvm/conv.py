@@ -4,7 +4,7 @@ Letters: b streams, t steps, c channels, k taps.
 """
 
 from .kernel import Part, flags, given, kernel, result
-from .language import BIT, LANES, Array, Value, Variable, constant, lanes, loop, select, when
+from .language import BIT, LANES, Array, Value, Variable, constant, fixed, lanes, loop, select, when
 
 
 @kernel(
@@ -52,7 +52,7 @@ def conv_adjoint(
 ) -> None:
     """Write the gradients."""
     b, t, channels = grad_y.shape
-    k = int(weight.shape[1])
+    k = fixed(weight.shape[1])
     lo, hi = part.range(channels, LANES)
     taps, grad_taps = transposed(part, weight, lo, hi), part.empty(k, channels)
     for c in lanes(lo, hi, LANES):
@@ -82,7 +82,7 @@ def transposed(part: Part, weight: Array, lo: Value, hi: Value) -> Array:
     channels, k = weight.shape
     taps = part.empty(k, channels)
     for c in loop(lo, hi):
-        for tap in range(int(k)):
+        for tap in range(fixed(k)):
             taps[tap, c] = weight[c, tap]
     return taps
 
@@ -90,7 +90,7 @@ def transposed(part: Part, weight: Array, lo: Value, hi: Value) -> Array:
 def seen(within: Array, i: Value, s: Value) -> list[Value]:
     """Return, for each tap of a step, whether it sees its own sequence."""
     assert within.there is not None
-    sees = [Variable(constant(BIT, 1)) for _ in range(int(within.shape[2]))]
+    sees = [Variable(constant(BIT, 1)) for _ in range(fixed(within.shape[2]))]
     with when(within.there):
         for tap, there in enumerate(sees):
             there.set(within[i, s, tap])

@@ -3,8 +3,8 @@
     gradient = sum over streams of signal Z;   Z = decay Z + sum_s post_s pre_s
 
 Parts share the rows of the gradient. A kernel for each way in which `ops.influence` lays a trace out; where `go` is
-false, nothing is written. Letters: b streams, t steps, c rows of a parameter, r what is summed over, j inputs, k taps or
-inputs of a channel's or state's own, n states, e channels. A trace may be kept in bfloat16.
+false, nothing is written. Letters: b streams, t steps, c rows of a parameter, r what is summed over, j inputs, k taps
+or inputs of a channel's or state's own, n states, e channels. A trace may be kept in bfloat16.
 """
 
 from .kernel import Part, flags, given, kernel, result, trace
@@ -14,9 +14,7 @@ from .tile import contract_and_advance, mix, pack, packed
 ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
 
 
-@kernel(
-    Z=trace("b m"), decay=given("b m"), signal=given("b m"), post=given("b m"), go=flags(""), gradient=result("m")
-)
+@kernel(Z=trace("b m"), decay=given("b m"), signal=given("b m"), post=given("b m"), go=flags(""), gradient=result("m"))
 def alone(part: Part, Z: Array, decay: Array, signal: Array, post: Array, go: Array, gradient: Array) -> None:
     """Do a trace of no inputs."""
     b, m = Z.shape

@@ -15,7 +15,24 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from .language import BYTE, DOUBLE, FLOAT, HALF, INT, Array, Scratch, Size, Value, builder, call, choose, integer, loop, smaller, writing
+from .language import (
+    BYTE,
+    DOUBLE,
+    FLOAT,
+    HALF,
+    INT,
+    Array,
+    Scratch,
+    Size,
+    Value,
+    builder,
+    call,
+    choose,
+    integer,
+    loop,
+    smaller,
+    writing,
+)
 
 NUMBERS: dict[torch.dtype, Any] = {torch.float32: FLOAT, torch.float64: DOUBLE}
 STORED: dict[torch.dtype, Any] = NUMBERS | {torch.bfloat16: HALF}
@@ -81,7 +98,9 @@ class Kernel:
         self.write, self.name, self.arguments = write, write.__name__, dict(arguments)
         self.__doc__ = write.__doc__
         self.constants = tuple(constants)
-        words = (word for argument in arguments.values() for size in argument.shape for word in re.findall("[a-z]+", size))
+        words = (
+            word for argument in arguments.values() for size in argument.shape for word in re.findall("[a-z]+", size)
+        )
         flagged = [f"has_{name}" for name, argument in arguments.items() if argument.optional]
         self.sizes = (*dict.fromkeys(words), *flagged)
 
@@ -89,11 +108,16 @@ class Kernel:
         """Return the sizes by name. Raises ValueError for tensors that do not agree, or that no kernel can read."""
         number, found = tensors[self._first()].dtype, dict[str, int]()
         shapes = [tuple(tensor.shape) for tensor in tensors]
+        stored = self.precisions(tensors)[1]
+        half = stored == torch.bfloat16 and number == torch.float32
+        allowed = {"number": (number,), "trace": (stored,) if half else (number,), "flag": (torch.bool,)}
         for (name, argument), tensor, shape in zip(self.arguments.items(), tensors, shapes, strict=True):
-            kinds = {"number": (number,), "trace": (number, torch.bfloat16), "flag": (torch.bool,)}[argument.kind]
+            kinds = allowed[argument.kind]
             if tensor.dtype not in kinds or number not in NUMBERS:
                 expected = " or ".join(str(kind).removeprefix("torch.") for kind in kinds)
-                raise ValueError(f"{self.name}: {name} is of {str(tensor.dtype).removeprefix('torch.')}, expected {expected}")
+                raise ValueError(
+                    f"{self.name}: {name} is of {str(tensor.dtype).removeprefix('torch.')}, expected {expected}"
+                )
             if tensor.device.type != "cpu" or not (tensor.is_contiguous() or 0 in shape):
                 raise ValueError(f"{self.name}: {name} of shape {shape} is not contiguous on the CPU")
             if argument.optional:
@@ -104,9 +128,10 @@ class Kernel:
                         found.setdefault(word, size)
         for (name, argument), shape in zip(self.arguments.items(), shapes, strict=True):
             absent = argument.optional and not found[f"has_{name}"]
-            expected = tuple(evaluated(word, found) for word in argument.shape)
-            if shape != expected and not absent:
-                raise ValueError(f"{self.name}: {name} is of shape {shape}, expected {expected} ({' '.join(argument.shape)})")
+            wanted = tuple(evaluated(word, found) for word in argument.shape)
+            if shape != wanted and not absent:
+                words = " ".join(argument.shape)
+                raise ValueError(f"{self.name}: {name} is of shape {shape}, expected {wanted} ({words})")
         return found
 
     def _first(self) -> int:
@@ -116,10 +141,14 @@ class Kernel:
     def precisions(self, tensors: Sequence[Tensor]) -> tuple[torch.dtype, torch.dtype]:
         """Return the precision of the numbers, and that of traces."""
         number = tensors[self._first()].dtype
-        traces = (t.dtype for t, argument in zip(tensors, self.arguments.values(), strict=True) if argument.kind == "trace")
+        traces = (
+            t.dtype for t, argument in zip(tensors, self.arguments.values(), strict=True) if argument.kind == "trace"
+        )
         return number, next(traces, number)
 
-    def module(self, number: torch.dtype, stored: torch.dtype, constants: Mapping[str, int], parallel: bool) -> ir.Module:
+    def module(
+        self, number: torch.dtype, stored: torch.dtype, constants: Mapping[str, int], parallel: bool
+    ) -> ir.Module:
         """Return the kernel for these sizes and precisions, as a module whose function torch can call.
 
         parallel: whether there are functions to start torch's threads by.
@@ -131,7 +160,8 @@ class Kernel:
         work.attributes.add("noinline")
         with writing(work):
             given_words = Array(work.args[0], (len(self.sizes) + len(self.arguments),))
-            sizes: dict[str, Size] = {name: given_words[i] for i, name in enumerate(self.sizes)} | constants
+            sizes: dict[str, Size] = {name: given_words[i] for i, name in enumerate(self.sizes)}
+            sizes |= constants
             scratch = Scratch()
             part = Part(Value(work.args[1]), Value(work.args[2]), scratch, NUMBERS[number])
             arrays = []

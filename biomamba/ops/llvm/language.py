@@ -141,6 +141,13 @@ def integer(x: Size) -> Value:
     return x if isinstance(x, Value) else Value(INT(x))
 
 
+def fixed(size: Size) -> int:
+    """Return a size that is known when the kernel is compiled. Raises TypeError for another."""
+    if isinstance(size, Value):
+        raise TypeError("a size is known only when the kernel runs, expected one of the kernel's constants")
+    return size
+
+
 def broadcast(x: Value, count: int) -> Value:
     """Return the number in every place of a vector."""
     kind = ir.VectorType(x.ir.type, count)
@@ -422,8 +429,8 @@ def subroutine(write: Callable[..., None]) -> Callable[..., None]:
     Inside it, sizes of arrays are known only when it runs.
     """
 
-    def call_it(*arguments: Array | Size) -> None:
-        arguments = tuple(_run_time(argument) for argument in arguments)
+    def call_it(*given_arguments: Array | Size) -> None:
+        arguments = [_run_time(argument) for argument in given_arguments]
         values = [value for argument in arguments for value in _values(argument)]
         module = builder().module
         name = ".".join([write.__module__, write.__name__, *(str(value.type) for value in values)])

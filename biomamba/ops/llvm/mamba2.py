@@ -7,25 +7,25 @@ The decay ahead P is one number per head, and most drives are products of a chan
     B                     delta P x times what the taps weigh, silu' w
     taps of x, of B       B times delta P silu' raw;  delta P x times silu' raw
 
-So nothing but the traces is as large as the states of a chunk. A part owns some channels and some states, of all streams.
-Letters: b streams, t steps, e channels in g heads, n states, j inputs, k taps.
+So nothing but the traces is as large as the states of a chunk. A part owns some channels and some
+states, of all streams. Letters: b streams, t steps, e channels in g heads, n states, j inputs, k taps.
 """
 
 from typing import NamedTuple
 
-from .kernel import Part, flags, given, kernel, result, trace
 from .influence import rows
+from .kernel import Part, flags, given, kernel, result, trace
 from .language import (
     BIT,
     LANES,
     Array,
-    Size,
     Value,
     Variable,
     choose,
     constant,
     exp,
     fill,
+    fixed,
     fma,
     integer,
     lanes,
@@ -146,7 +146,7 @@ def contract_and_advance_mamba2(part: Part, *arrays: Array) -> None:
     """Write the gradients and move every trace where `go`."""
     traces, gradients, chunk, go = arrays[:7], arrays[7:14], Chunk(*arrays[14:-1]), arrays[-1]
     (b, t, e, n), (k, _), j = chunk.h.shape, chunk.weight.shape, chunk.inputs.shape[2]
-    n, k = int(n), int(k)
+    n, k = fixed(n), fixed(k)
     own = Own(*part.range(e, BLOCK), *part.range(n))
     many = larger(1, smaller(own.last - own.first, larger(1, ROOM // (integer(t) * BLOCK))))
     side = larger(1, integer(many) // 4)  # channels whose folded posts stay in the nearest cache
@@ -206,7 +206,7 @@ def contract_and_advance_mamba2(part: Part, *arrays: Array) -> None:
 
 def prepare(i: Value, chunk: Chunk, own: Own, room: Room, shared: Shared) -> None:
     """Write what the rows of stream i share, last step first."""
-    (_, t, e, n), heads, k = chunk.h.shape, chunk.A.shape[0], int(chunk.weight.shape[0])
+    (_, t, e, n), heads, k = chunk.h.shape, chunk.A.shape[0], fixed(chunk.weight.shape[0])
     width = integer(e) // heads
     gone = Variable(constant(BIT, 0))  # whether a sequence begins ahead
     fill(room.since)
@@ -269,8 +269,8 @@ def channels(
     """Do the part's rows of A_log, dt_bias, dt and x of stream i."""
     of_A, of_bias, of_dt, of_x = traces
     to_A, to_bias, to_dt, to_x = gradients
-    (_, t, e, n), k, j = chunk.h.shape, int(chunk.weight.shape[0]), chunk.inputs.shape[2]
-    row, most, side, none = span(0, int(n)), room.m.shape[0], room.folded_n.shape[0], chunk.h.zero(int(n))
+    (_, t, e, n), k, j = chunk.h.shape, fixed(chunk.weight.shape[0]), chunk.inputs.shape[2]
+    row, most, side, none = span(0, fixed(n)), room.m.shape[0], room.folded_n.shape[0], chunk.h.zero(fixed(n))
     for group in loop((own.last - own.first + (integer(most) - 1)) // most):
         first = own.first + group * most
         many = smaller(own.last - first, most)
@@ -287,8 +287,8 @@ def channels(
                 m = (leak + push) * shared.by_dt[s, c]
                 room.sums_m[at, row] = room.sums_m[at, row] + m
                 room.sums_A[at, row] = fma(leak, shared.by_x[s, c], room.sums_A[at, row])
-                for y in range(0, int(n), BLOCK):
-                    count = min(BLOCK, int(n) - y)
+                for y in range(0, fixed(n), BLOCK):
+                    count = min(BLOCK, fixed(n) - y)
                     room.m[at, y // BLOCK, s, span(0, count)] = piece(m, y, count)
         for at in loop(many):
             c = first + at
@@ -320,7 +320,7 @@ def channels(
 
 def states(i: Value, of_B: Array, to_B: Array, chunk: Chunk, own: Own, room: Room, shared: Shared) -> None:
     """Do the part's rows of B of stream i."""
-    t, k = chunk.h.shape[1], int(chunk.weight.shape[0])
+    t, k = chunk.h.shape[1], fixed(chunk.weight.shape[0])
     for y in loop(own.top, own.bottom):
         of = rows(of_B[i], y, 1), shared.decay, rows(shared.signal, y, 1)
         with choose(integer(t) <= 1) as (once, often):
@@ -339,7 +339,7 @@ def taps_once(
     """Do what x and B get from their own inputs at a single step, e being whole blocks: each row is read once."""
     (of_x, of_B), (to_x, to_B) = traces, gradients
     _, n, taps, e = of_x.shape
-    for tap in range(int(taps)):
+    for tap in range(fixed(taps)):
         for first in loop(own.first, own.last, BLOCK):
             c = span(first, BLOCK)
             side, decay, sums = shared.sides_channel[0, tap, c], shared.decay[0, c], Variable(to_x[tap, c])
@@ -349,7 +349,7 @@ def taps_once(
                 of_x[i, y, tap, c] = fma(chunk.B[i, 0, y], side, decay * z)
             to_x[tap, c] = sums.get()
     for y in loop(own.top, own.bottom):
-        for tap in range(int(taps)):
+        for tap in range(fixed(taps)):
             sums = Variable(to_B.zero(BLOCK))
             for first in loop(0, e, BLOCK):
                 c = span(first, BLOCK)
@@ -366,17 +366,17 @@ def taps_often(
     (of_x, of_B), (to_x, to_B) = traces, gradients
     (_, n, taps, e), t, mine, count = of_x.shape, shared.pushed.shape[0], own.last - own.first, own.bottom - own.top
     for y in loop(n):
-        for tap in range(int(taps)):
+        for tap in range(fixed(taps)):
             for c in lanes(own.first, own.last, LANES):
                 z = of_x[i, y, tap, c]
                 to_x[tap, c] = to_x[tap, c] + shared.signal[y, c] * z
                 of_x[i, y, tap, c] = shared.decay[0, c] * z
-    for tap in range(int(taps)):
+    for tap in range(fixed(taps)):
         z = Array(of_x.address(i, 0, tap, own.first), (1, n, mine), (0, taps * e, 1))
         sides = Array(shared.sides_channel.address(0, tap, own.first), (t, mine), shared.sides_channel.strides[::2])
         contract_and_advance(z, room.ones, room.zeros, room.of_B, sides, Array(room.nowhere.pointer, (1, mine)))
     for y in loop(own.top, own.bottom):
-        for tap in range(int(taps)):
+        for tap in range(fixed(taps)):
             fill(room.sums)
             for c in lanes(0, e, LANES):
                 z, place = of_B[i, y, tap, c], span(0, c.width)

@@ -45,7 +45,9 @@ def call(kernel: Kernel, *tensors: Tensor) -> None:
 
 
 @functools.cache
-def _operator(kernel: Kernel, number: torch.dtype, stored: torch.dtype, constants: tuple[int, ...]) -> Callable[..., None]:
+def _operator(
+    kernel: Kernel, number: torch.dtype, stored: torch.dtype, constants: tuple[int, ...]
+) -> Callable[..., None]:
     """Return the operator for some precisions and constants, compiled and made known to torch."""
     overload = "_".join([str(number), str(stored), *map(str, constants)]).replace("torch.", "")
     named, parallel = dict(zip(kernel.constants, constants, strict=True)), libraries()
@@ -57,7 +59,9 @@ def _operator(kernel: Kernel, number: torch.dtype, stored: torch.dtype, constant
     where = __file__.encode(), ctypes.c_uint32(0), ctypes.byref(library)
     failed = torch_cpu.aoti_torch_library_init_impl(b"biomamba", b"CPU", *where)
     if failed or torch_cpu.aoti_torch_library_impl(library, name.encode(), ctypes.c_void_p(entry)):
-        raise RuntimeError(f"torch {torch.__version__} did not take the kernel {name}: install another, or kernels torch")
+        raise RuntimeError(
+            f"torch {torch.__version__} did not take the kernel {name}: install another, or kernels torch"
+        )
     return getattr(getattr(torch.ops.biomamba, f"llvm_{kernel.name}"), overload)  # type: ignore[no-any-return]
 
 

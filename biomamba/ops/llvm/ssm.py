@@ -1,21 +1,27 @@
 """Kernels of the recurrence and the readout of `ops.ssm`, and of their adjoints. Parts share the streams.
 
-Letters: b streams, t steps, e channels in g heads, n states of a channel, known when compiled: a row of them is a vector.
-a is (b, t, g, r), r being n or 1.
+Letters: b streams, t steps, e channels in g heads, n states of a channel. n is
+known when a kernel is compiled: a row of states is a vector. a is (b, t, g, r), r being n or 1.
 """
 
 from .kernel import Part, given, kernel, result
-from .language import Array, Variable, either, fma, loop, reduce_sum, span
+from .language import Array, Variable, either, fixed, fma, loop, reduce_sum, span
 
-STATES = {"a": given("b t g r"), "delta": given("b t g"), "u": given("b t e"), "B": given("b t n"), "h0": given("b e n")}
+STATES = {
+    "a": given("b t g r"),
+    "delta": given("b t g"),
+    "u": given("b t e"),
+    "B": given("b t n"),
+    "h0": given("b e n"),
+}
 
 
 @kernel("n r", **STATES, h=result("b t e n"))
 def selective_scan(part: Part, a: Array, delta: Array, u: Array, B: Array, h0: Array, h: Array) -> None:
     """Write h_t = a_t h_{t-1} + delta_t u_t B_t."""
     b, t, e, n = h.shape
-    heads, rates = delta.shape[2], int(a.shape[3])
-    width, row, decays = e // heads, span(0, int(n)), span(0, rates)
+    heads, rates = delta.shape[2], fixed(a.shape[3])
+    width, row, decays = e // heads, span(0, fixed(n)), span(0, rates)
     for i in part.rows(b):
         for s in loop(t):
             before, drive = either(s > 0, h[i, s - 1], h0[i]), B[i, s, row]
@@ -56,9 +62,9 @@ def selective_scan_adjoint(
     grad_h is dL/dh_t with h_{t+1} held; grad_h0 holds a_{t+1} dL/dh_{t+1} on the way, of all later steps.
     """
     b, t, e, n = h.shape
-    heads, rates = delta.shape[2], int(a.shape[3])
-    width, row, decays = e // heads, span(0, int(n)), span(0, rates)
-    none = grad_h.zero(int(n))
+    heads, rates = delta.shape[2], fixed(a.shape[3])
+    width, row, decays = e // heads, span(0, fixed(n)), span(0, rates)
+    none = grad_h.zero(fixed(n))
     for i in part.rows(b):
         for c in loop(e):
             grad_h0[i, c, row] = none
@@ -84,7 +90,7 @@ def selective_scan_adjoint(
 def readout(part: Part, h: Array, C: Array, y: Array) -> None:
     """Write y_t = h_t C_t."""
     b, t, e, n = h.shape
-    row = span(0, int(n))
+    row = span(0, fixed(n))
     for i in part.rows(b):
         for s in loop(t):
             weights = C[i, s, row]
@@ -92,14 +98,16 @@ def readout(part: Part, h: Array, C: Array, y: Array) -> None:
                 y[i, s, c] = reduce_sum(weights * h[i, s, c, row])
 
 
-@kernel("n", h=given("b t e n"), C=given("b t n"), grad_y=given("b t e"), grad_h=result("b t e n"), grad_C=result("b t n"))
+@kernel(
+    "n", h=given("b t e n"), C=given("b t n"), grad_y=given("b t e"), grad_h=result("b t e n"), grad_C=result("b t n")
+)
 def readout_adjoint(part: Part, h: Array, C: Array, grad_y: Array, grad_h: Array, grad_C: Array) -> None:
     """Write the gradients of `readout`."""
     b, t, e, n = h.shape
-    row = span(0, int(n))
+    row = span(0, fixed(n))
     for i in part.rows(b):
         for s in loop(t):
-            weights, sums = C[i, s, row], Variable(h.zero(int(n)))
+            weights, sums = C[i, s, row], Variable(h.zero(fixed(n)))
             for c in loop(e):
                 signal = grad_y[i, s, c]
                 grad_h[i, s, c, row] = signal * weights

@@ -1,0 +1,7 @@
+"""`python -m biomamba` = `biomamba`."""
+
+import sys
+
+from .cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,88 @@
+"""How near is a rule's gradient to backpropagation through all of a segment? Weights held, on the real stream.
+
+    cosine = g . G / (|g| |G|)     ratio = |g| / |G|       g: the rule's, summed over its updates;   G: full BPTT's
+
+Both are of the same loss: the task's, of each chunk, summed. Per parameter, per layer (encoder, each block, head) and
+over all.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..learn import wanting
+from ..model import Model
+from ..online import online
+from ..rules.base import LearningRule
+from ..stream import Chunk, Task
+
+Gradients = dict[str, Tensor]
+
+
+def fidelity(
+    model: Model, task: Task, rule: LearningRule, stream: Iterator[Chunk], window: int | None = None
+) -> dict[str, Any]:
+    """Return {"all": near, "layers": {name: near}, "parameters": {name: near}}, near being {"cosine", "ratio"}.
+
+    The stream is read to its end, and kept: full backpropagation takes memory for all of it. A cosine or ratio is None
+    where one of the gradients is zero. The weights stay as they are.
+    """
+    got, chunks = by_rule(model, task, rule, stream, window)
+    full = by_bptt(model, task, chunks)
+    layers: dict[str, list[str]] = {}
+    for name in full:
+        layers.setdefault(layer(name), []).append(name)
+    return {
+        "all": near([*got.values()], [*full.values()]),
+        "layers": {key: near([got[n] for n in names], [full[n] for n in names]) for key, names in layers.items()},
+        "parameters": {name: near([got[name]], [full[name]]) for name in full},
+    }
+
+
+def by_rule(
+    model: Model, task: Task, rule: LearningRule, stream: Iterator[Chunk], window: int | None
+) -> tuple[Gradients, list[Chunk]]:
+    """Return the sum of the rule's gradients over a stream, and the stream's chunks."""
+    held = torch.optim.SGD(wanting(model), lr=0.0)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total, chunks = {name: torch.zeros_like(p) for name, p in parameters.items()}, []
+    for report in online(stream, task, model, rule, held, window=window, clip=None):
+        chunks.append(report.chunk)
+        if report.norm is not None:
+            for name, p in parameters.items():
+                assert p.grad is not None
+                total[name] += p.grad
+    return total, chunks
+
+
+def by_bptt(model: Model, task: Task, chunks: Sequence[Chunk]) -> Gradients:
+    """Return the gradient of the sum of the chunks' losses, backpropagated through all of them."""
+    x, reset = (torch.cat(parts, dim=1) for parts in zip(*((chunk.x, chunk.reset) for chunk in chunks), strict=True))
+    out, _, _ = model(x, model.init_state(len(x)), reset)
+    ends = torch.tensor([chunk.x.shape[1] for chunk in chunks]).cumsum(0).tolist()
+    pieces = torch.tensor_split(out, ends[:-1], dim=1)
+    losses = [task.loss(o, chunk) for o, chunk in zip(pieces, chunks, strict=True) if bool(chunk.mask.any())]
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not losses:
+        return {name: torch.zeros_like(p) for name, p in parameters.items()}
+    found = torch.autograd.grad(
+        torch.stack(losses).sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(parameters, found, strict=True))
+
+
+def layer(name: str) -> str:
+    """Return the layer of a parameter: encoder, blocks.0, ..., head (with the norm before it)."""
+    first, second, *_ = name.split(".")
+    return f"blocks.{second}" if first == "blocks" else "encoder" if first == "encoder" else "head"
+
+
+def near(got: Sequence[Tensor], full: Sequence[Tensor]) -> dict[str, float | None]:
+    """Return cosine and norm ratio of two gradients, each in several tensors."""
+    g, G = (torch.cat([tensor.flatten() for tensor in own]).double() for own in (got, full))
+    size, whole = float(g.norm()), float(G.norm())
+    if whole == 0:
+        return {"cosine": None, "ratio": None}
+    return {"cosine": float(g @ G) / (size * whole) if size else None, "ratio": size / whole}

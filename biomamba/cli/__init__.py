@@ -1,0 +1,1 @@
+"""The command line, `biomamba`: one file a command, `main` chooses."""

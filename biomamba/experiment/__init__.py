@@ -1,0 +1,1 @@
+"""An experiment from its config to what it leaves behind."""

@@ -1,0 +1,141 @@
+"""Checkpoints: all that an interrupted run needs to go on bit for bit, in one safetensors file, nothing pickled.
+
+    checkpoint.safetensors = tensors: weights, optimiser state, the carry's state, trace and window, torch's generator
+                           + metadata: counters, meters and plain optimiser values as JSON, and a checksum over all
+
+The file is written beside the old one and takes its place only when it is whole on the disk.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..model import Model
+from ..online import Carry
+from ..rules.base import LearningRule
+from ..state import Tree, leaves, tree_map
+from ..stream import Task
+
+Tensors = dict[str, Tensor]
+
+
+def save(path: Path, tensors: Tensors, facts: Any = None) -> None:
+    """Write tensors and facts (anything JSON can hold) so that at every moment `path` is a whole file, old or new."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(facts)
+    beside = path.with_name(path.name + ".new")
+    beside.touch()
+    mode = beside.stat().st_mode  # the usual permissions, which safetensors does not give
+    for left in path.parent.glob(".tmp*"):  # what safetensors was writing when it was killed
+        left.unlink()
+    # one entry only: of several, each file would have an order of its own, and equal runs unequal files
+    save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
+    beside.chmod(mode)
+    with beside.open("rb") as written:
+        os.fsync(written.fileno())
+    beside.replace(path)
+
+
+def load(path: Path) -> tuple[Tensors, Any]:
+    """Return tensors (on the CPU) and facts. Raises FileNotFoundError, and ValueError for a damaged file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            # cloned into aligned memory: a matrix product may round differently on a tensor that begins anywhere
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): restore a copy, or begin again") from error
+    checksum, _, text = metadata.get("facts", "").partition(" ")
+    if checksum != str(_checksum(tensors, text)):
+        raise ValueError(f"{path} is damaged (its checksum does not fit): restore a copy, or begin again")
+    return tensors, json.loads(text)
+
+
+def weights(model: Model) -> Tensors:
+    """Return the weights by name, each in memory of its own, even where two names share one."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def put(model: Model, saved: Tensors) -> None:
+    """Give the model saved weights. Raises ValueError where they are another model's."""
+    own = model.state_dict()
+    for name in [*own, *saved]:
+        if name not in own or name not in saved or own[name].shape != saved[name].shape:
+            raise ValueError(f"weight {name} does not fit the model: expected the weights of this config")
+    model.load_state_dict(saved)
+
+
+def collect(model: Model, optimizer: Optimizer, carry: Carry) -> tuple[Tensors, dict[str, Any]]:
+    """Return the tensors and the facts that `restore` needs."""
+    tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
+    tensors |= {"carry.x": carry.x, "carry.reset": carry.reset, "rng": torch.get_rng_state()}
+    tensors |= dict(leaves(carry.state, "carry.state")) | dict(leaves(carry.trace, "carry.trace"))
+    state = optimizer.state_dict()
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in state["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+        plain[str(index)] = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+    counters = {"steps": carry.steps, "updates": carry.updates, "skipped": carry.skipped}
+    meters = {name: meter.state_dict() for name, meter in carry.meters.items()}
+    return tensors, {"optimizer": {"state": plain, "groups": state["param_groups"]}, "meters": meters, **counters}
+
+
+def restore(
+    tensors: Tensors,
+    facts: dict[str, Any],
+    task: Task,
+    model: Model,
+    rule: LearningRule,
+    optimizer: Optimizer,
+    batch: int,
+) -> Carry:
+    """Put weights, optimiser and torch's generator back, and return the carry of `batch` streams."""
+    put(model, under(tensors, "model."))
+    state = {int(index): dict(values) for index, values in facts["optimizer"]["state"].items()}
+    for key, tensor in under(tensors, "optimizer.").items():
+        index, _, name = key.partition(".")
+        state[int(index)][name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": facts["optimizer"]["groups"]})
+    torch.set_rng_state(tensors["rng"])
+    device = next(model.parameters()).device
+    meters = task.meters()
+    for name, meter in meters.items():
+        meter.load_state_dict(facts["meters"][name])
+    return Carry(
+        state=_fill(model.init_state(batch), "carry.state", tensors),
+        trace=_fill(rule.init(batch), "carry.trace", tensors),
+        x=tensors["carry.x"].to(device),
+        reset=tensors["carry.reset"].to(device),
+        meters=meters,
+        **{name: facts[name] for name in ("steps", "updates", "skipped")},
+    )
+
+
+def under(tensors: Tensors, prefix: str) -> Tensors:
+    """Return the tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _fill(tree: Tree, path: str, tensors: Tensors) -> Tree:
+    """Return the tree with every tensor replaced by the one saved under its path."""
+    saved = iter([tensors[name] for name, _ in leaves(tree, path)])
+    return tree_map(lambda tensor: next(saved).to(tensor.device), tree)
+
+
+def _checksum(tensors: Tensors, text: str) -> int:
+    """Return the CRC-32 of the text and of every tensor's name and bytes."""
+    total = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
+    return total

@@ -1,0 +1,87 @@
+"""Processes: signals answered between two updates, and commands run side by side."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one interrupts at once."""
+    caught: list[int] = []
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def command(*words: str) -> list[str]:
+    """Return the command line `biomamba words`; -P: what lies in the current folder is not imported."""
+    return [sys.executable, "-P", "-m", "biomamba", *words]
+
+
+def run_all(commands: Mapping[str, Sequence[str]], folder: Path, jobs: int) -> None:
+    """Run the commands, `jobs` at a time, the words of each in folder/<name>.log.
+
+    Raises ChildProcessError with the last words of one that fails, and KeyboardInterrupt on a signal; those still
+    running are told to stop.
+    """
+    waiting, running = list(commands), dict[str, subprocess.Popen[bytes]]()
+    with tqdm(total=len(commands), unit=" runs", disable=None) as bar, signals() as caught:
+        try:
+            while (waiting or running) and not caught:
+                while waiting and len(running) < jobs:
+                    name = waiting.pop(0)
+                    running[name] = _start(commands[name], folder / f"{name}.log")
+                time.sleep(0.05)
+                for name in [name for name, process in running.items() if process.poll() is not None]:
+                    _check(running.pop(name), name, folder / f"{name}.log")
+                    bar.update()
+                    if bar.disable:
+                        print(f"{name} done, {len(waiting) + len(running)} to go", flush=True)
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+        if caught:
+            raise KeyboardInterrupt
+
+
+def _start(command: Sequence[str], words: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, so that a Ctrl-C reaches it once, through us."""
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # the same biomamba, installed or a checkout
+    with words.open("wb") as file:
+        return subprocess.Popen(  # noqa: S603 - the caller's own program
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        )
+
+
+def _check(process: subprocess.Popen[bytes], name: str, words: Path) -> None:
+    """Raise ChildProcessError where a process that ended did not end well."""
+    if process.returncode:
+        last = words.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        raise ChildProcessError(f"{name} failed: {' '.join(last)} (all it said: {words})")

@@ -1,0 +1,1 @@
+"""What people read at the end: tables of text, and one page of HTML. It reads what runs have left, nothing else."""

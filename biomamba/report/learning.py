@@ -1,0 +1,206 @@
+"""How well a comparison's settings learn: curves, scores, the fidelity of their gradients, their stability."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from . import figures
+from .data import Record, Section, curve
+from .figures import Scale
+from .markup import NOTHING, Column, Part, Style, count, details, figure, key, keys, missing, number, pair, table
+
+OVER = {"all": "whole stream", "last_tenth": "last tenth", "held_out": "held out"}
+LOWER = {"loss", "bits", "cer", "wer", "mse", "mae", "latency", "recovery"}  # words in the names of scores
+HIGHER = {"accuracy", "f1", "kappa", "j", "jk", "r2", "sensitivity", "predictivity", "running"}
+WIDE = 9  # columns of scores, beyond which their table is turned on its side
+ROWS = 24  # parameters in a heat map, beyond which it shows layers alone
+MUCH = 4  # times as long as the shortest run: then time is drawn by factors
+TRAIN = "biomamba train --config CONFIG"
+
+
+def learning(section: Section, looks: Mapping[str, Style]) -> Part:
+    """Return the task's first score against samples and against time."""
+    settings, runs = section.result["settings"], section.found()
+    score = next(iter(next(iter(settings.values()))["scores"]))
+    if not runs:
+        return Part("Learning curves", "", _kept_apart("The curves"))
+
+    def value(record: Record) -> float | None:
+        found: float | None = record["interval"].get(score)
+        return found
+
+    levels = _levels(section, score)
+    looks = {**looks, **figures.greys(levels)}
+    by_samples = {label: curve(own, "step", value, settings[label]["streams"]) for label, own in runs.items()}
+    by_time = {label: curve(own, "wall_seconds", value) for label, own in runs.items()}
+    ends = [own.x[-1] for own in by_time.values() if own.x]
+    clock = Scale("wall time, s", log=max(ends, default=1) > MUCH * min(ends, default=1))
+    plots = {}
+    for what, drawn, x in (("samples", by_samples, Scale("samples seen")), ("wall time", by_time, clock)):
+        name = f"Learning curves, {score} against {what} ({section.name})"
+        plots[f"Against {what}"] = figures.curves(name, drawn, looks, x, Scale(score), levels)
+    lead = (
+        f"How good the predictions are while the model learns: {escape(score)} between two reports, every prediction "
+        "scored before it was learned from; of long runs every n-th report is drawn. First against the samples seen "
+        "(time steps times streams), then against the wall time of learning, compiling included."
+    )
+    caption = f"{_spread(section)} Against wall time, points lie at the seeds' mean time."
+    caption += " Grey: baselines, over the whole stream." if levels else ""
+    body = keys({label: looks[label] for label in [*figures.unnamed(runs), *levels]}) + figure(plots, caption)
+    return Part("Learning curves", lead, body)
+
+
+def scores(section: Section, looks: Mapping[str, Style]) -> Part:
+    """Return every score of every setting and baseline, the best of each in bold."""
+    settings, baselines = section.result["settings"], section.result["baselines"]
+    rows = [*(own["scores"] for own in settings.values()), *baselines.values()]
+    columns = []
+    for score, parts in rows[0].items():
+        arrow = {-1: " &darr;", 0: "", 1: " &uarr;"}[direction(score)]
+        for part in (part for part in OVER if part in parts):
+            cells = bold([row.get(score, {}).get(part) for row in rows], direction(score))
+            columns.append(Column(OVER[part], cells, escape(score) + arrow))
+    for name, write in {"samples": count, "updates": count, "spike_rate": number}.items():
+        cells = [pair(own.get(name), write) for own in settings.values()]
+        if any(cell != NOTHING for cell in cells):
+            columns.append(Column(name.replace("_", " "), [*cells, *[""] * len(baselines)], "runs"))
+    heads = [key(label, looks[label]) + _tag(_kind(own)) for label, own in settings.items()]
+    heads += [escape(name) + _tag("untrained" if name == "frozen" else "trivial") for name in baselines]
+    lead = (
+        "Mean and standard deviation over the seeds, every prediction scored before it was learned from; held-out data "
+        "with learning off. Bold is the best of all settings and baselines; the arrow says which way is better, where "
+        "that is known."
+    )
+    body = table(heads, columns, quiet=len(baselines), turned=len(columns) > WIDE)
+    if not baselines:
+        body += missing("The frozen and the trivial baselines are", f"{TRAIN} --run.baselines true")
+    if not any("held_out" in parts for parts in rows[0].values()):
+        body += missing("Scores of held-out data are", f"{TRAIN} --run.held_out true")
+    return Part("Scores", lead, body)
+
+
+def fidelity(section: Section) -> Part:
+    """Return how near each rule's gradient is to that of backpropagation through the whole stream, by depth."""
+    found = section.result.get("fidelity")
+    if not found:
+        return Part("Fidelity of the gradient", "", missing("Comparisons with the gradient of full BPTT are"))
+    lead = (
+        f"Each rule's gradient beside that of full backpropagation, over {number(found['steps'])} steps of "
+        f"{number(found['streams'])} streams, weights held, {escape(found['weights'])}: the cosine of the "
+        "angle between them, 1 for the same direction, and the ratio of their norms, 1 for the same length."
+    )
+    body = ""
+    for depth in sorted({row["depth"] for row in found["rows"]}):
+        rows = {row["label"]: row for row in found["rows"] if row["depth"] == depth}
+        body += _of_depth(f"{depth} block{'' if depth == 1 else 's'}", section.name, rows)
+    return Part("Fidelity of the gradient", lead, body)
+
+
+def stability(section: Section, looks: Mapping[str, Style]) -> Part:
+    """Return the norm of the gradient over the run, and the updates that were left out."""
+    settings, runs = section.result["settings"], section.found()
+    norms = {
+        label: [r["norm"] for run in own for r in run.records if r["norm"] is not None] for label, own in runs.items()
+    }
+    columns = [Column("left out", [number(own["skipped"]) for own in settings.values()], "updates")]
+    if any(own.get("updates") for own in settings.values()):
+        columns.insert(0, Column("of a run", [pair(own.get("updates"), count) for own in settings.values()], "updates"))
+    for title, pick in (("smallest", min), ("median", statistics.median), ("largest", max)):
+        cells = [number(pick(norms[label])) if norms.get(label) else number(None) for label in settings]
+        columns.append(Column(title, cells, "norm of the gradient"))
+    body = table([key(label, looks[label]) for label in settings], columns)
+    lead = (
+        "The norm of the gradient before clipping, at the last update before each report (of long runs every n-th); "
+        "and the updates of all seeds that were left out because outputs, loss or gradient were not finite."
+    )
+    if not runs:
+        return Part("Stability", lead, body + _kept_apart("The norms"))
+    clips = {run.config.get("optim.clip") for own in runs.values() for run in own}
+    levels = {f"clipped to {clip:g}": clip for clip in clips if clip is not None and len(clips) == 1}
+    looks = {**looks, **figures.greys(levels)}
+    drawn = {label: curve(own, "step", lambda record: record["norm"]) for label, own in runs.items()}
+    x, y = Scale("time steps of each stream"), Scale("norm of the gradient", log=True)
+    plot = figures.curves(f"Norm of the gradient ({section.name})", drawn, looks, x, y, levels, width=figures.WIDE)
+    shown = keys({label: looks[label] for label in [*figures.unnamed(runs), *levels]}) + figure(
+        {"Over the run": plot}, _spread(section)
+    )
+    return Part("Stability", lead, shown + body)
+
+
+def direction(score: str) -> int:
+    """Return 1 where more of a score is better, -1 where less is, 0 where that is not known."""
+    words = set(score.split("_"))
+    return -1 if words & LOWER else 1 if words & HIGHER else 0
+
+
+def bold(values: Sequence[Mapping[str, float | None] | None], better: int) -> list[str]:
+    """Return the cells of a column, those that read like the best one in bold."""
+    means = [value["mean"] for value in values if value and value["mean"] is not None]
+    apart = better != 0 and len({number(mean) for mean in means}) > 1
+    best = number(max(means, key=lambda mean: mean * better)) if apart else None
+    cells = ["" if value is None else pair(value) for value in values]
+    marks = [best is not None and value is not None and number(value["mean"]) == best for value in values]
+    return [f"<strong>{cell}</strong>" if mark else cell for cell, mark in zip(cells, marks, strict=True)]
+
+
+def _of_depth(depth: str, name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the heat maps of cosine and ratio of one depth, and the numbers of every layer and parameter."""
+    first = next(iter(rows.values()))
+    inside = "parameters" if len(first["parameters"]) <= ROWS else "layers"
+    shades = {"cosine": lambda cosine: cosine, "ratio": lambda ratio: math.log(max(ratio, 1e-9), 4)}
+    heads = ["all", *first[inside]]
+    plots = {}
+    for what, shade in shades.items():
+        drawn = {label: [_at(row, inside, head).get(what) for head in heads] for label, row in rows.items()}
+        title = f"{'Ratio of norms' if what == 'ratio' else 'Cosine'}, {depth}"
+        plots[title] = figures.heat(f"Fidelity, {what}, {depth} ({name})", heads, drawn, shade, 3)
+    caption = (
+        "Cosine: blue where the directions agree, white where they have nothing in common, orange where they are "
+        "opposed. Ratio: white at 1, blue above it, orange below it, full at 4 and at 1/4."
+    )
+    every = [("", "all"), *((group, head) for group in ("layers", "parameters") for head in first[group])]
+    columns = [
+        Column(what, [number(_at(row, group, head).get(what), 4) for group, head in every], escape(label))
+        for label, row in rows.items()
+        for what in shades
+    ]
+    numbers = table([escape(head) for _, head in every], columns)
+    return figure(plots, caption) + details(f"{depth.capitalize()}: every layer and parameter", numbers)
+
+
+def _at(row: Mapping[str, Any], group: str, head: str) -> Mapping[str, float | None]:
+    """Return cosine and ratio of a layer, of a parameter or of all."""
+    found: Mapping[str, float | None] = row["all"] if head == "all" else row[group].get(head, {})
+    return found
+
+
+def _levels(section: Section, score: str) -> dict[str, float]:
+    """Return the baselines' score over the whole stream."""
+    found = {name: own[score]["all"]["mean"] for name, own in section.result["baselines"].items() if score in own}
+    return {name: level for name, level in found.items() if level is not None}
+
+
+def _kind(own: Mapping[str, Any]) -> str:
+    """Say how far a setting's backpropagation reaches, where it is no more than that."""
+    reach = own["window"] or own["length"]
+    if own["rule"] != "bptt":
+        return ""
+    return "full BPTT" if reach >= own["steps"] else f"BPTT of {reach:,} step{'' if reach == 1 else 's'}"
+
+
+def _tag(text: str) -> str:
+    """Return a small word beside a label."""
+    return f' <span class="tag">{text}</span>' if text else ""
+
+
+def _spread(section: Section) -> str:
+    """Say what lines and bands are."""
+    seeds = max(len(own["seeds"]) for own in section.result["settings"].values())
+    return f"Lines: mean over {seeds} seeds; bands: standard deviation." if seeds > 1 else "One seed: no spread."
+
+
+def _kept_apart(what: str) -> str:
+    """Return the line for runs whose folders are not there."""
+    return f'<p class="missing">{what} are not there: the folders of the runs are to lie beside compare.json.</p>\n'

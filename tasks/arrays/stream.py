@@ -1,0 +1,149 @@
+"""From rows to steps, by what lies in the past alone: clean, scale, set targets, cut into chunks.
+
+    scaled_t = (x_t - mean_(i <= t) x_i) / std_(i <= t) x_i        over the finite rows; 0 while std is 0
+
+where i begins up to WARM rows before the stream, if the table has any there, so that a part of it, or split test, is
+scaled from its first step on as what came before it.
+
+Shapes: n rows or steps (time), d input columns, k targets, b streams.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from biomamba.stream import Chunk
+
+from .table import Numbers
+
+HUGE = 1e18  # beyond it a number counts as not finite: its square would not be in float32
+WARM = 4096  # rows before a stream that its mean and deviation begin with
+ROW, SKIPPED = -2, -1  # the columns of y after the targets: the row of the table, and 1 where it was skipped
+
+
+class Rows(NamedTuple):
+    """Rows of one stream, inputs cleaned and scaled."""
+
+    x: Numbers  # (n, d)
+    label: Numbers  # (n,) NaN where there is none
+    row: Numbers  # (n,) number in the table
+    skipped: NDArray[Any]  # (n,) bool, as are the following
+    mask: NDArray[Any]
+    reset: NDArray[Any]
+
+
+class Steps(NamedTuple):
+    """Steps of one stream, as in Chunk without b."""
+
+    x: Numbers  # (n, d)
+    y: Numbers  # (n, k + 2): targets, NaN where unknown; row; 1 where it was skipped
+    mask: NDArray[Any]  # (n,) bool
+    reset: NDArray[Any]  # (n,) bool
+
+
+class Running:
+    """Cleans and scales the columns of one stream as they come; the same in blocks of any size, bit for bit."""
+
+    def __init__(self, columns: int, scale: bool) -> None:
+        """Start with nothing seen."""
+        self.scale, self.count, self.shift = scale, 0, np.zeros(columns)
+        self.sums, self.last = np.zeros((2, columns)), np.zeros(columns)
+
+    def take(self, values: Numbers) -> tuple[Numbers, NDArray[Any]]:
+        """Return the rows (n, c) and which were good (n,): a row with a number that is not finite repeats the last."""
+        good: NDArray[Any] = np.all(np.abs(values) < HUGE, axis=1)
+        values = np.where(good[:, None], values, 0.0)
+        if self.scale:
+            values = self._scaled(values, good)
+        before = np.maximum.accumulate(np.where(good, np.arange(1, len(good) + 1), 0))
+        values = np.concatenate([self.last[None], values])[before]
+        if len(values):
+            self.last = values[-1]
+        return values, good
+
+    def _scaled(self, values: Numbers, good: NDArray[Any]) -> Numbers:
+        """Return the rows, each less the mean up to it and divided by the deviation up to it."""
+        if not self.count and good.any():
+            self.shift = values[good][0]  # sums of what is near 0 keep their digits
+        values = np.where(good[:, None], values - self.shift, 0.0)
+        count = np.maximum(self.count + np.cumsum(good), 1)[:, None]
+        # accumulate adds one after the other, so that where blocks begin changes no bit
+        sums, squares = (
+            np.add.accumulate(np.concatenate([before[None], part]))[1:]
+            for before, part in zip(self.sums, (values, values**2), strict=True)
+        )
+        if len(values):
+            self.count, self.sums = self.count + int(good.sum()), np.stack([sums[-1], squares[-1]])
+        deviation = np.sqrt(np.maximum(squares / count - (sums / count) ** 2, 0))
+        return np.where(deviation > 0, (values - sums / count) / np.where(deviation > 0, deviation, 1), 0.0)
+
+
+def labelled(rows: Iterator[Rows], scale: bool) -> Iterator[Steps]:
+    """Yield the steps of a stream with labels, scaled too if asked for."""
+    labels = Running(1, scale)
+    for own in rows:
+        target, known = labels.take(own.label[:, None])
+        y = np.column_stack([np.where(known[:, None], target, np.nan), own.row, own.skipped])
+        yield Steps(own.x, y, own.mask & known & ~own.skipped, own.reset)
+
+
+def following(rows: Iterator[Rows]) -> Iterator[Steps]:
+    """Yield the steps of a stream whose targets are the next row's inputs; each row waits for the next."""
+    held: list[Rows] = []
+    for new in rows:
+        both = Rows(*map(np.concatenate, zip(*held, new, strict=True)))
+        now, after = (Rows(*(field[part] for field in both)) for part in (slice(None, -1), slice(1, None)))
+        held = [Rows(*(field[-1:] for field in both))]
+        y = np.column_stack([np.where(after.skipped[:, None], np.nan, after.x), now.row, now.skipped])
+        yield Steps(now.x, y, now.mask & ~now.skipped & ~after.skipped & ~after.reset, now.reset)
+
+
+def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: bool, begin: int) -> Iterator[Rows]:
+    """Yield the rows of a table from number `begin` on.
+
+    blocks: (n, inputs + len(roles)), where roles says which of label, mask and reset follow the inputs.
+    """
+    running = Running(inputs, scale)
+    for block in blocks:
+        x, good = running.take(block[:, :inputs])
+        given = {role: block[:, inputs + i] for i, role in enumerate(roles)}
+        none, ones = np.full(len(block), np.nan), np.ones(len(block))
+        row = np.arange(begin, begin + len(block), dtype=np.float64)
+        yield Rows(x, given.get("label", none), row, ~good, given.get("mask", ones) > 0, given.get("reset", none) > 0)
+        begin += len(block)
+
+
+def stream_from(steps: Iterator[Steps], first: int) -> Iterator[Steps]:
+    """Yield the steps of the rows from `first` on; a new sequence begins there."""
+    for own in steps:
+        row = own.y[:, ROW]
+        yield Steps(*(field[row >= first] for field in own._replace(reset=own.reset | (row == first))))
+
+
+def side_by_side(streams: Iterable[Iterator[Steps]], length: int, start: int) -> Iterator[Chunk]:
+    """Yield chunks of streams that are equally long, from step `start` on; the last may be shorter."""
+    for parts in zip(*(_cut(steps, length, start) for steps in streams), strict=True):
+        x, y, mask, reset = (torch.from_numpy(np.stack(field)) for field in zip(*parts, strict=True))
+        yield Chunk(x.float(), y, mask, reset)
+
+
+def _cut(steps: Iterator[Steps], length: int, start: int) -> Iterator[Steps]:
+    """Yield the steps from `start` on, `length` at a time, as soon as they are there."""
+    held: list[Steps] = []
+    size = 0
+    for new in steps:
+        skip = min(start, len(new.mask))
+        start -= skip
+        held.append(Steps(*(field[skip:] for field in new)))
+        size += len(new.mask) - skip
+        if size < length:
+            continue
+        whole = Steps(*(np.concatenate(field) for field in zip(*held, strict=True)))
+        for at in range(0, size - length + 1, length):
+            yield Steps(*(field[at : at + length] for field in whole))
+        held, size = [Steps(*(field[size - size % length :] for field in whole))], size % length
+    if size:
+        yield Steps(*(np.concatenate(field) for field in zip(*held, strict=True)))

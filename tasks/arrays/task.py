@@ -1,0 +1,293 @@
+"""A user's own signals: a .npy, .npz or .csv file, or lines on standard input as they come.
+
+    class   y_t is the class of step t        value   y_t is its value        none   y_t = x_(t+1)
+
+A batch of b streams over n rows is b contiguous parts side by side, n // b steps each ((n - 1) // b for none). What
+a step shows the model depends on the rows up to it alone, and never on a label.
+
+Shapes: b streams side by side, t steps, d inputs, k targets; y (b, t, k + 2) holds the targets (NaN where unknown), the
+row of the table, and 1 where that row was skipped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from biomamba.metrics import Confusion, Derived, Total, labelled_cross_entropy
+from biomamba.stream import Chunk, Meter, Spec, Split, Task
+
+from ..common.baselines import score
+from ..common.files import check_split, package
+from .drift import Errors
+from .files import read
+from .scores import R2, AbsoluteError, Average, ClassLoss, Last, SquaredError, targets
+from .simulated import CHANGE, simulated
+from .stream import ROW, SKIPPED, WARM, Steps, clean, following, labelled, side_by_side, stream_from
+from .table import Table
+
+PARTS = {"train": "the first 90 %", "test": "the last 10 %", "all": "every row"}
+
+
+class Columns(NamedTuple):
+    """The columns of a table by their number."""
+
+    inputs: list[int]
+    roles: dict[str, int]  # label, mask and reset, where there are any
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A user's own signals, one row a time step; columns are named as in the first line, or numbered from 0.
+
+    path: a .npy, .npz (arrays x, y, mask, reset) or .csv file; -: lines on standard input; null: a small simulated one.
+    kind: class: a class for each step; value: a value for each; none: no label, predict the next row's inputs.
+    inputs: the columns the model sees; none given: all that are not label, mask or reset.
+    label: the column to predict; null: y of an .npz, else the last column. An empty cell is no label.
+    mask: a column that is 0 where nothing shall be learned or scored; null: mask of an .npz, else none.
+    reset: a column that is 1 where a new sequence begins; null: reset of an .npz, else none.
+    classes: names in the label's column, or how many where they count from 0; none given: those in the file.
+    scale: inputs and values less their mean and divided by their deviation, both over the rows up to there.
+    change_at: the row, from 0, where the stream is known to change, to score before and after it.
+    detect: find changes from the errors (pip install "biomamba[drift]").
+    rate: rows a second, for the real-time factor of evaluate.
+
+    A row with an input that is missing, NaN or infinite is skipped: the model sees the last good row in its place,
+    nothing is learned from it, and it is counted. The file is looked at when first needed. Construction raises
+    ValueError for arguments that no table can satisfy; reading raises FileNotFoundError and ValueError.
+    """
+
+    path: str | None = None
+    kind: Literal["class", "value", "none"] = "class"
+    inputs: tuple[str, ...] = ()
+    label: str | None = None
+    mask: str | None = None
+    reset: str | None = None
+    classes: tuple[str, ...] = ()
+    scale: bool = True
+    change_at: int | None = None
+    detect: bool = False
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that no table can satisfy."""
+        if self.path == "-" and self.kind == "class" and not self.classes:
+            raise ValueError("classes: on standard input they must be known beforehand: --task.classes NAME NAME ...")
+        if len(set(self.classes)) < len(self.classes) or (len(self.classes) == 1 and (self._size or 0) < 2):
+            raise ValueError(
+                f"classes: got {' '.join(self.classes)}, expected two names or more, or how many there are"
+            )
+        if self.change_at is not None and self.change_at < 1:
+            raise ValueError(f"change_at is {self.change_at}, expected a row after the first, which is row 0")
+        if self.rate is not None and not 0 < self.rate < float("inf"):
+            raise ValueError(f"rate is {self.rate}, expected rows a second, above 0")
+        if self.detect:
+            package("river.drift", "drift", "task.detect")
+
+    @property
+    def spec(self) -> Spec:
+        """Return the inputs, and the classes, the value or the inputs again; this reads the table's first row."""
+        d_in = len(self._columns.inputs)
+        if self.kind == "class":
+            return Spec(d_in=d_in, d_out=len(self._names))
+        return Spec(d_in=d_in, d_out=1 if self.kind == "value" else d_in)
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Return the parts of the table; standard input has one."""
+        return {"all": "the lines as they come"} if self.path == "-" else PARTS
+
+    @property
+    def held_out(self) -> Split:
+        """Return test."""
+        return "test"
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Return how long a row lasts, seconds, where `rate` says so."""
+        return None if self.rate is None else 1 / self.rate
+
+    @property
+    def source(self) -> str:
+        """Name the table and what is done with it."""
+        table, rows, roles = self._table, self._table.count(), self._columns.roles
+        names = [table.columns[column] for column in self._columns.inputs]
+        inputs = ", ".join(names if len(names) <= 5 else [*names[:2], "...", names[-1]])
+        what = "the next" if self.kind == "none" else f"{self.kind} {table.columns[roles['label']]} from"
+        return f"{table.name}, {'live' if rows is None else f'{rows:,} rows'}: {what} {inputs}"
+
+    def steps(self, split: str, *, batch: int, seed: int = 0) -> int | None:
+        """Return how many steps each stream has; None on standard input. Raises ValueError where there is not one."""
+        check_split(split, self.splits)
+        first, last = self._bounds(split)
+        if last is None:
+            if batch > 1:
+                raise ValueError(f"stream.batch: got {batch}, expected 1, as standard input is one stream")
+            return None
+        steps = (last - first - (self.kind == "none")) // batch
+        if steps < 1:
+            raise ValueError(
+                f"{self._table.name}: split {split} has {last - first} rows, expected at least a step for each of "
+                f"{batch} streams: lower stream.batch or give more rows"
+            )
+        return steps
+
+    def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
+        """Yield the split once, from time step `start` on; `seed` changes nothing, as the rows are in order.
+
+        From standard input a chunk comes as soon as its rows are there, and the stream ends with it.
+        """
+        steps, first = self.steps(split, batch=batch), self._bounds(split)[0]
+        if steps is None:
+            parts = [self._part(0, None)]
+        else:
+            begins = range(first, first + batch * steps, steps)
+            parts = [self._part(begin, begin + steps + (self.kind == "none")) for begin in begins]
+        return side_by_side(parts, length, start)
+
+    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
+        """Return the mean over the labelled steps, of the cross entropy (nats) or the squared error; 0 without one."""
+        count = chunk.mask.sum().clamp(min=1)
+        y = targets(chunk.y).masked_fill(~chunk.mask[..., None], 0)
+        if self.kind == "class":
+            return labelled_cross_entropy(out, chunk._replace(y=y[..., 0].long())) / count
+        return ((out - y.to(out.dtype)).square().mean(-1) * chunk.mask).sum() / count
+
+    def meters(self) -> dict[str, Meter]:
+        """Return fresh meters of the labelled steps, of the skipped rows, and of a change where there may be one."""
+        if self.kind == "class":
+            counts = Confusion(self._names, _decisions)
+            scores: dict[str, Meter] = {
+                "accuracy": counts,
+                "balanced_accuracy": Derived(counts.balanced_accuracy),
+                "macro_f1": Derived(counts.macro_f1),
+                "loss": ClassLoss(),
+            }
+        else:
+            scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2()}
+        return scores | {"skipped_rows": Total(SKIPPED)} | self._drift()
+
+    def baseline(
+        self, split: str, *, batch: int, seed: int, steps: int | None = None
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """Return the scores of the last target and of the mean (the majority of classes), both over the past only."""
+        size = len(self._names) if self.kind == "class" else None
+        names = ("majority", "last_label") if self.kind == "class" else ("running_mean", "persistence")
+        predictors = dict(zip(names, (Average(size).predict, Last(size).predict), strict=True))
+        there = self.steps(split, batch=batch)
+        total = min(count for count in (there, steps) if count is not None)
+        scores = score(predictors, self.stream(split, batch=batch, length=256, seed=seed), self.meters, total)
+        scores.get("last_label", {}).pop("loss", None)  # it is as sure of what is wrong as of what is right
+        return scores
+
+    def parts(self, split: str) -> dict[str, Task]:
+        """Return none."""
+        return {}
+
+    @cached_property
+    def _table(self) -> Table:
+        """Return the table."""
+        return simulated() if self.path is None else read(self.path)
+
+    @cached_property
+    def _columns(self) -> Columns:
+        """Return the columns in use. Raises ValueError for one that is not there."""
+        table, roles = self._table, self._table.roles
+        usual = {"label": table.columns[-1]} if roles is None else roles
+        names = {role: getattr(self, role) or usual.get(role) for role in ("label", "mask", "reset")}
+        if self.kind == "none":
+            names["label"] = self.label
+        elif names["label"] is None:
+            raise ValueError(f"{table.name} has no array y, which kind {self.kind} needs: give --task.kind none")
+        found = {role: self._find(role, name) for role, name in names.items() if name is not None}
+        others = {*found.values(), *(self._find("label", name) for name in (roles or {}).values())}
+        given = [self._find("inputs", name) for name in self.inputs]
+        inputs = given or [column for column in range(len(table.columns)) if column not in others]
+        if not inputs or len({*inputs, *found.values()}) < len(inputs) + len(found):
+            raise ValueError(
+                f"{table.name}: the inputs are {', '.join(self.inputs) or 'no column'}, expected at least one, none "
+                "twice, and neither label, mask nor reset: name them in task.inputs"
+            )
+        return Columns(inputs, found)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """Return the names of the classes. Raises ValueError where there are not two of them."""
+        if self._size:
+            return [str(number) for number in range(self._size)]
+        names = self.classes or self._table.classes(self._columns.roles["label"])
+        if len(names) < 2:
+            raise ValueError(
+                f"{self._table.name}: the label has the classes {', '.join(names) or 'none'}, expected two or more: "
+                "name its column in task.label, or all classes in task.classes"
+            )
+        return list(self.classes) or sorted(
+            names, key=lambda name: (not _whole(name), int(name) if _whole(name) else 0, name)
+        )
+
+    @property
+    def _size(self) -> int | None:
+        """Return how many classes there are where `classes` is their number."""
+        return int(self.classes[0]) if len(self.classes) == 1 and self.classes[0].isdecimal() else None
+
+    def _bounds(self, split: str) -> tuple[int, int | None]:
+        """Return the first row of a split, and the one after its last; None on standard input."""
+        rows = self._table.count()
+        if rows is None:
+            return 0, None
+        cut = rows * 9 // 10
+        return {"train": (0, cut), "test": (cut, rows), "all": (0, rows)}[split]
+
+    def _part(self, first: int, last: int | None) -> Iterator[Steps]:
+        """Yield the steps of one stream: the rows from `first` to before `last`."""
+        inputs, roles = self._columns
+        is_class = self.kind == "class"
+        codes = {roles["label"]: {name: number for number, name in enumerate(self._names)}} if is_class else {}
+        begin = max(0, first - WARM)
+        blocks = self._table.rows([*inputs, *roles.values()], codes, begin, last)
+        rows = clean(blocks, len(inputs), list(roles), self.scale, begin)
+        return stream_from(
+            following(rows) if self.kind == "none" else labelled(rows, self.scale and not is_class), first
+        )
+
+    def _drift(self) -> dict[str, Meter]:
+        """Return the meters of a change: none where none is marked or asked for."""
+        marked = CHANGE if self.path is None and self.change_at is None else self.change_at
+        if marked is None and not self.detect:
+            return {}
+        error = _wrong if self.kind == "class" else AbsoluteError().values
+        errors = Errors(error, ROW, marked, accuracy=self.kind == "class")
+        meters: dict[str, Meter] = {
+            "score_before": errors,
+            "score_after": Derived(errors.after),
+            "recovery_steps": Derived(errors.recovery),
+        }
+        return meters | ({"drifts": Derived(lambda: float(len(errors.changes())))} if self.detect else {})
+
+    def _find(self, option: str, name: str) -> int:
+        """Return the number of a column. Raises ValueError where there is none of that name."""
+        columns = self._table.columns
+        if name in columns:
+            return list(columns).index(name)
+        try:
+            return range(len(columns))[int(name)]
+        except (ValueError, IndexError):
+            known = ", ".join([*columns[:10], *(["..."] if len(columns) > 10 else [])])
+            raise ValueError(f"{option}: {self._table.name} has no column {name!r}, expected one of {known}") from None
+
+
+def _decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """Return the classes said and the true ones, of the labelled steps."""
+    return out[chunk.mask].argmax(-1), targets(chunk.y[chunk.mask])[:, 0].long()
+
+
+def _wrong(out: Tensor, y: Tensor) -> Tensor:
+    """Return 1 where the class said is not the true one, 0 where it is."""
+    return out.argmax(-1) != targets(y)[:, 0]
+
+
+def _whole(name: str) -> bool:
+    """Return whether a class is named by a whole number."""
+    return name.removeprefix("-").isdecimal()

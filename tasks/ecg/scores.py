@@ -1,0 +1,69 @@
+"""The scores of beats: sensitivity and predictivity by class, kappa, j and jk; accuracy is never given alone.
+
+    j = Se_S + P_S + Se_V + P_V          jk = kappa / 2 + j / 8          (Mar et al. 2011)
+
+Se is the sensitivity of a class, P its positive predictivity. In j and jk one that is undefined counts 0.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from biomamba.metrics import Confusion, CrossEntropy, Derived, Total
+from biomamba.stream import Chunk, Meter
+
+from .files import CLASSES, RATE
+from .stream import LOST, SCORE, SKIPPED
+
+N, S, V, F, Q = range(len(CLASSES))
+
+
+class ScoredLoss(CrossEntropy):
+    """Mean cross entropy of the scored beats, nats, whatever the loss weighs."""
+
+    def update(self, out: Tensor, chunk: Chunk) -> None:
+        """Add the scored beats of `out` (b, t, 5)."""
+        true = chunk.y[..., SCORE]
+        super().update(out, chunk._replace(y=true, mask=true >= 0))
+
+
+def decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """Return the classes said (m,) and true (m,) of the scored beats."""
+    scored = chunk.y[..., SCORE] >= 0
+    return out[scored].argmax(-1), chunk.y[..., SCORE][scored]
+
+
+def j(counts: Confusion) -> float:
+    """Return Se_S + P_S + Se_V + P_V, 0 to 4."""
+    parts = [score(which) for which in (S, V) for score in (counts.sensitivity, counts.predictivity)]
+    return sum(0.0 if math.isnan(part) else part for part in parts)
+
+
+def jk(counts: Confusion) -> float:
+    """Return kappa / 2 + j / 8, 1 at most."""
+    return counts.kappa() / 2 + j(counts) / 8
+
+
+def meters() -> dict[str, Meter]:
+    """Return fresh meters of the scored beats, and of what the quality gate cut out."""
+    counts = Confusion(CLASSES, decisions)
+    scores: dict[str, Callable[[], float]] = {
+        "macro_f1": partial(counts.macro_f1, (N, S, V)),
+        "jk": partial(jk, counts),
+        "S_sensitivity": partial(counts.sensitivity, S),
+        "S_predictivity": partial(counts.predictivity, S),
+        "V_sensitivity": partial(counts.sensitivity, V),
+        "V_predictivity": partial(counts.predictivity, V),
+        "j": partial(j, counts),
+        "kappa": counts.kappa,
+        "N_f1": partial(counts.f1, N),
+        "S_f1": partial(counts.f1, S),
+        "V_f1": partial(counts.f1, V),
+        "F_f1": partial(counts.f1, F),
+        "balanced_accuracy": counts.balanced_accuracy,
+    }
+    derived: dict[str, Meter] = {name: Derived(score) for name, score in scores.items()}
+    own: dict[str, Meter] = {"accuracy": counts, "loss": ScoredLoss()}
+    return derived | own | {"skipped_seconds": Total(SKIPPED, RATE), "lost_beats": Total(LOST)}

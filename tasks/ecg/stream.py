@@ -1,0 +1,153 @@
+"""A record as steps of a stream: the signal, and the labels of the beats at the steps that decide them.
+
+    R peak at sample r   ->   decided at the first step whose signal reaches r + decision
+
+y has four columns: the class to learn, the class to score (-1: none), and of what the quality gate cut out just
+before this step the samples and the beats.
+
+With delayed labels the stream runs twice, a live row and a late one:
+
+    live   | signal, scored, never learned from                              |
+    late   | lag steps of nothing | the same signal, learned from, not scored  |
+
+The weights are shared, so the live row always predicts with the newest weights of a learner that runs behind and has
+every label at hand when the signal arrives. The lag is the longest stretch of n beats of the record, so that
+a label is learned from n beats after its own at the earliest. Shapes: s samples, c leads, t steps, m beats.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..common.packing import Piece
+from .files import Record
+from .rhythm import Rhythm
+from .signal import Filters, Level, good, varied
+
+LEARN, SCORE, SKIPPED, LOST = range(4)  # columns of y
+
+
+@dataclass(frozen=True)
+class Beats:
+    """A record, live, late or both at once: what playlist.Recording asks for.
+
+    every: samples per step. decision: samples from the R peak to the decision. rhythm: with the channels of ecg_rhythm.
+    scale: divide by the running size. vary: seeds of the gains, which are varied from block to block; None: they are
+    not. learn, score: whether beats are learned from and scored. labelled: samples after which no beat is learned from.
+    score_from: samples before which none is scored. short: steps left out at the end.
+    """
+
+    record: Record
+    every: int
+    decision: int
+    rhythm: bool = False
+    scale: bool = False
+    vary: tuple[int, ...] | None = None
+    learn: bool = True
+    score: bool = True
+    labelled: float = math.inf
+    score_from: float = 0.0
+    short: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps the record has, cut out or not."""
+        return max(0, self.record.samples // self.every - self.short)
+
+    def lag(self, beats: int) -> int:
+        """Return the steps of the longest stretch of `beats` beats; the whole record where it has no more."""
+        at = self.record.beats
+        longest = self.record.samples if len(at) <= beats else int((at[beats:] - at[:-beats]).max())
+        return min(math.ceil(longest / self.every), self.steps)
+
+    def late(self, beats: int) -> "tuple[Silence, Beats]":
+        """Return what a learner that runs `beats` beats behind hears: nothing for a while, then the record."""
+        lag = self.lag(beats)
+        return Silence(lag), replace(self, learn=True, score=False, short=lag)
+
+    def read(self) -> Iterator[Piece]:
+        """Yield the record, block by block; what was cut out of it is filled up at its end."""
+        decided = np.minimum(self.record.beats + self.decision, self.record.samples - 1)
+        alive = np.ones(len(decided), dtype=bool)
+        front, at, done = Front(self), 0, 0
+        gone = torch.zeros(2, dtype=torch.int64)
+        for block in self.record.blocks():
+            kept, end = good(block), at + len(block)
+            peaks = (self.record.beats >= at) & (self.record.beats < end)
+            alive[peaks] &= kept[self.record.beats[peaks] - at]
+            now = (decided >= at) & (decided < end)
+            alive[now] &= kept[decided[now] - at]
+            x = front(block[kept])
+            places = (np.cumsum(kept) - 1)[decided[now] - at] // self.every
+            y = self._labels(np.flatnonzero(now & alive), places[alive[now]], len(x))
+            gone += torch.tensor([int((~kept).sum()), int((now & ~alive).sum())])
+            at, done = end, done + len(x)
+            if len(x):
+                y[0, SKIPPED:], gone = gone, torch.zeros_like(gone)
+                yield self._piece(x, y)
+        rest = self.record.samples // self.every - done
+        if rest:
+            y = self._labels(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), rest)
+            y[0, SKIPPED:] = gone
+            yield self._piece(torch.zeros(rest, x.shape[1]), y)
+
+    def _labels(self, which: NDArray[np.int64], places: NDArray[np.int64], steps: int) -> Tensor:
+        """Return y (t, 4) with the labels of some beats at their steps."""
+        y = torch.zeros(steps, 4, dtype=torch.int64)
+        y[:, [LEARN, SCORE]] = -1
+        if steps:
+            places, kinds = places.clip(max=steps - 1), self.record.kinds[which]
+            known = self.record.beats[which] < self.labelled
+            counted = self.record.beats[which] >= self.score_from
+            if self.learn:
+                y[places[known], LEARN] = torch.from_numpy(kinds[known])
+            if self.score:
+                y[places[counted], SCORE] = torch.from_numpy(kinds[counted])
+        return y
+
+    def _piece(self, x: Tensor, y: Tensor) -> Piece:
+        """Return a piece; the steps with a class to learn have a loss. What a late row skips is counted live alone."""
+        if not self.score:
+            y[:, SKIPPED:] = 0
+        return Piece(x, y, y[:, LEARN] >= 0)
+
+
+class Front:
+    """From samples to the input of the model; its state is that of one reading of a record."""
+
+    def __init__(self, beats: Beats) -> None:
+        """Take what is wanted."""
+        self.filters = Filters(beats.every)
+        self.level = Level(beats.every) if beats.scale else None
+        self.rhythm = Rhythm(beats.every) if beats.rhythm else None
+        self.draw = None if beats.vary is None else np.random.default_rng(beats.vary)
+
+    def __call__(self, block: NDArray[np.float64]) -> Tensor:
+        """Return the steps (t, channels) of the next samples (s, c) that passed the gate."""
+        x = self.filters(block)
+        if self.level and len(x):
+            x = self.level(x)
+        if self.draw:
+            x = varied(x, self.draw)
+        return torch.cat([x, self.rhythm(block)], dim=1) if self.rhythm else x
+
+
+@dataclass(frozen=True)
+class Silence:
+    """So many steps of nothing, before a late row begins."""
+
+    steps: int
+
+    def read(self) -> Iterator[Piece]:
+        """Yield nothing: it is filled up."""
+        return iter(())
+
+
+def blank(channels: int) -> Piece:
+    """Return a step of silence."""
+    return Piece(torch.zeros(1, channels), torch.tensor([[-1, -1, 0, 0]]), torch.zeros(1, dtype=torch.bool))

@@ -1,0 +1,129 @@
+"""A stretch of signal with its blocks or trials, made into steps with labels.
+
+    sample    0 ............... onset ....... warm ............................. end
+    y, mask   no label          no label      class ... window ... window ...... window, unit
+
+Each stretch that the gate leaves without a break is filtered by itself; what the gate cuts out is no step.
+Shapes: n samples, c channels, s steps, f features.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..common.packing import Piece
+from . import signal as eeg_signal
+from .files import Run
+
+CLASS, WINDOW, UNIT, SINCE, SKIPPED = range(
+    5
+)  # of y: the class or -1; 1 where a window, a block or trial ends; samples
+# since the onset of that block or trial; samples that the gate has cut out of the recording, at its first step alone
+
+
+class Span(NamedTuple):
+    """A block or a trial: its first sample, the one behind its last, its class."""
+
+    start: int
+    end: int
+    label: int
+
+
+class Recording(NamedTuple):
+    """A block or a run, ready to be played."""
+
+    piece: Piece
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps it takes."""
+        return len(self.piece.mask)
+
+    def read(self) -> Iterator[Piece]:
+        """Yield it whole: a minute or two of some channels."""
+        yield self.piece
+
+
+class Grid(NamedTuple):
+    """Which samples become steps, and which steps have labels."""
+
+    every: int  # samples to a step
+    warm: int  # samples after an onset without a label
+    window: int  # samples from one decision to the next
+
+
+def blocks(
+    signal: NDArray[np.float64], label: int, count: int
+) -> dict[int, tuple[NDArray[np.float64], Sequence[Span]]]:
+    """Return a signal (n, ...) in contiguous blocks of one length, by number, each a span of the class `label`."""
+    size = len(signal) // count
+    return {i: (signal[i * size : (i + 1) * size], [Span(0, size, label)]) for i in range(count)}
+
+
+def trials(run: Run) -> Sequence[Span]:
+    """Return the trials of a run of imagery: 0 for T1 (left), 1 for T2 (right)."""
+    return [Span(e.start, e.end, int(e.text == "T2")) for e in run.events if e.text in ("T1", "T2")]
+
+
+def recording(signal: NDArray[np.float64], spans: Sequence[Span], grid: Grid, form: eeg_signal.Form) -> Recording:
+    """Return the recording of a signal (n, c or more, see `Form`).
+
+    Where nothing of it passes the gate, one step without a label remains, which counts what was cut out.
+    """
+    kept = eeg_signal.good(signal)
+    at = np.arange(grid.every - 1, len(signal), grid.every)
+    at = at[kept[at]]
+    if len(at):
+        x = torch.from_numpy(_stretches(signal, kept, form)[at].astype(np.float32))
+        y, mask = _labels(spans, kept, at, grid)
+    else:
+        blank = nothing(form.size)
+        x, y, mask = blank.x, blank.y.clone(), blank.mask
+    y[0, SKIPPED] = int((~kept).sum())
+    return Recording(Piece(x, y, mask))
+
+
+def nothing(size: int) -> Piece:
+    """Return one step of f = `size` features without a label."""
+    y = torch.zeros(1, 5, dtype=torch.int64)
+    y[:, CLASS] = -1
+    return Piece(torch.zeros(1, size), y, torch.zeros(1, dtype=torch.bool))
+
+
+def _stretches(signal: NDArray[np.float64], kept: NDArray[np.bool_], form: eeg_signal.Form) -> NDArray[np.float64]:
+    """Return the features (n, f), each stretch without a break by itself; 0 where nothing is kept."""
+    x = np.zeros((len(signal), form.size))
+    edges = np.flatnonzero(np.diff(kept, prepend=False, append=False))
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        x[start:end] = eeg_signal.features(signal[start:end], form)
+    return x
+
+
+def _labels(spans: Sequence[Span], kept: NDArray[np.bool_], at: NDArray[np.int64], grid: Grid) -> tuple[Tensor, Tensor]:
+    """Return y (s, 5) and mask (s,) at the samples `at`; the last window of a trial takes in what is left of it."""
+    label, since, unit, window = (np.full(len(kept), value) for value in (-1, 0, -1, 0))
+    for number, (start, end, which) in enumerate(spans):
+        own = slice(start, min(end, len(kept)))
+        label[own], unit[own] = which, number
+        since[own] = np.arange(1, own.stop - start + 1)
+        last = max(0, (own.stop - start - grid.warm) // grid.window - 1)
+        window[own] = np.clip((since[own] - 1 - grid.warm) // grid.window, 0, last)
+    mask = (eeg_signal.steady(kept) & (label >= 0) & (since > grid.warm))[at]
+    y = nothing(1).y.repeat(len(at), 1)
+    y[:, CLASS] = torch.from_numpy(np.where(mask, label[at], -1))
+    y[:, WINDOW] = _ends((unit * len(kept) + window)[at], mask)
+    y[:, UNIT] = _ends(unit[at], mask)
+    y[:, SINCE] = torch.from_numpy(since[at])
+    return y, torch.from_numpy(mask)
+
+
+def _ends(key: NDArray[np.int64], mask: NDArray[np.bool_]) -> Tensor:
+    """Return 1 at the last labelled step of every key (s,), else 0."""
+    labelled = np.flatnonzero(mask)
+    own, ends = key[labelled], np.zeros(len(key), dtype=np.int64)
+    ends[labelled[np.flatnonzero(np.diff(own, append=-1))]] = 1
+    return torch.from_numpy(ends)
