@@ -25,8 +25,8 @@ import torch
 
 from bench.grid import Row, heading, run, spread, table
 from biomamba import Report, evaluate
-from biomamba.cli import main as train
 from biomamba.experiment import checkpoint, config
+from biomamba.experiment.build import LONG, Experiment, make_task
 from biomamba.experiment.config import Config
 from biomamba.stream import Chunk, Meter, Task
 from biomamba.tasks.ecg.files import RATE
@@ -82,26 +82,21 @@ def _scores(meters: dict[str, Meter]) -> dict[str, Any]:
 def measure(setting: Row) -> Row:
     """Return what a rule scores on DS2 after learning DS1, by protocol."""
     asked = ["--rule.name", setting["rule"], "--stream.length", str(setting["length"])]
-    asked += [
-        "--run.seed",
-        str(setting["seed"]),
-        "--rule.a_post",
-        "0.2",
-    ]  # rules without a non-causal half set it aside
+    asked += ["--run.seed", str(setting["seed"])]
+    asked += ["--rule.a_post", "0.2"] if setting["rule"] == "rtrl_stdp" else []
     if "without" in setting:
         asked += [f"--task.{setting['without']}", "false"]
-    settings = config.parse(["--config", str(FILE), *asked], train.REGISTRIES, FILE).config
-    task = train.make_task(settings)
-    parts = train.build(settings, task)
-    row: Row = {"source": task.source, "untrained": _inter(settings, task, parts.model)}
-    stream = task.stream("train", batch=settings.stream.batch, length=setting["length"], seed=setting["seed"])
+    settings = config.parse(["--config", str(FILE), *asked]).config
+    own = Experiment.from_config(settings)
+    task = own.task
+    row: Row = {"source": task.source, "untrained": _inter(settings, task, own.model)}
     began = time.perf_counter()
-    last = deque(train.learning(settings, parts, stream), maxlen=1).pop()
+    last = deque(own.online(own.stream()), maxlen=1).pop()
     row |= {"learning": {name: meter.get() for name, meter in last.carry.meters.items()}}
     row |= {"seconds": time.perf_counter() - began, "updates": last.carry.updates}
-    row["inter"] = _inter(settings, task, parts.model)
+    row["inter"] = _inter(settings, task, own.model)
     if setting["adapt"]:
-        weights = checkpoint.weights(parts.model)
+        weights = checkpoint.weights(own.model)
         row["adapt"] = _each(settings, weights, 2, label_delay=DELAY)
         row["patient"] = _each(settings, weights, 1, labelled=float(MINUTES))
     return row
@@ -110,7 +105,7 @@ def measure(setting: Row) -> Row:
 def _inter(settings: Config, task: Task, model: torch.nn.Module) -> Scores:
     """Return the scores of DS2 with learning off."""
     records = len(task.parts("test"))
-    return _score(evaluate(task.stream("test", batch=records, length=train.LONG, seed=0), task, model), task)  # type: ignore[arg-type]
+    return _score(evaluate(task.stream("test", batch=records, length=LONG, seed=0), task, model), task)  # type: ignore[arg-type]
 
 
 def _each(settings: Config, weights: checkpoint.Tensors, batch: int, **options: Any) -> Scores:
@@ -121,14 +116,14 @@ def _each(settings: Config, weights: checkpoint.Tensors, batch: int, **options: 
         task=replace(settings.task, options=own),
         optim=replace(settings.optim, lr=ADAPT_RATE, lr_end=None),
         stream=replace(settings.stream, split="test", batch=batch, length=ADAPT_LENGTH),
+        run=replace(settings.run, seed=0),
     )
-    task = train.make_task(settings)
+    task = make_task(settings)
     both = Both(task)
     for part in task.parts("test").values():
-        parts = train.build(settings, part)
-        checkpoint.put(parts.model, weights)
-        stream = part.stream("test", batch=batch, length=ADAPT_LENGTH, seed=0)
-        _score(train.learning(settings, parts, stream), task, both)
+        adapted = Experiment.from_config(settings, part)
+        checkpoint.put(adapted.model, weights)
+        _score(adapted.online(adapted.stream()), task, both)
     return both.get()
 
 
@@ -142,13 +137,13 @@ def _score(reports: Iterable[Report], task: Task, both: Both | None = None) -> S
 
 def baselines() -> Iterator[list[str]]:
     """Yield the rows of the trivial predictors, by protocol."""
-    settings = config.parse(["--config", str(FILE)], train.REGISTRIES, FILE).config
+    settings = config.parse(["--config", str(FILE)]).config
     for protocol, batch, options in (
         ("inter, adapt", 2, {"label_delay": DELAY}),
         ("patient", 1, {"labelled": float(MINUTES)}),
     ):
         for part, score_from in (("all", 0.0), ("later", float(MINUTES))):
-            task = train.make_task(
+            task = make_task(
                 replace(
                     settings,
                     task=replace(settings.task, options=settings.task.options | options | {"score_from": score_from}),

@@ -15,8 +15,8 @@ import torch
 
 from bench.grid import Row, heading, run, spread, table
 from biomamba import evaluate
-from biomamba.cli import main as train
 from biomamba.experiment import config
+from biomamba.experiment.build import LONG, Experiment
 from biomamba.metrics import Confusion
 from biomamba.tasks.eeg.scores import Decisions, Latency
 from biomamba.tasks.eeg.task import Eeg
@@ -70,20 +70,18 @@ def measure(setting: Row) -> Row:
     for fold in range(FOLDS[setting["stage"]]):
         frozen = setting["rule"] == "frozen"
         asked = {"rule.name": "rtrl" if frozen else setting["rule"], "stream.length": setting.get("length", 8)}
-        asked["rule.a_post"] = 0.2  # rules without a non-causal half set it aside
+        asked |= {"rule.a_post": 0.2} if setting["rule"] == "rtrl_stdp" else {}
         asked |= setting["options"] | {"run.seed": setting["seed"], "task.passes": setting["passes"]}
         argv = [word for key, value in (asked | {"task.fold": fold}).items() for word in (f"--{key}", str(value))]
-        settings = config.parse(["--config", str(FILE), *argv], train.REGISTRIES, FILE).config
-        task = train.make_task(settings)
-        parts, stream = train.build(settings, task), settings.stream
+        settings = config.parse(["--config", str(FILE), *argv]).config
+        own = Experiment.from_config(settings)
         began = time.perf_counter()
         if not frozen:
-            chunks = task.stream("train", batch=stream.batch, length=stream.length, seed=setting["seed"])
-            for report in train.learning(settings, parts, chunks):
+            for report in own.online(own.stream()):
                 updates = report.carry.updates
             row["updates"] += updates
         row["seconds"] += time.perf_counter() - began
-        for report in evaluate(task.stream("test", batch=2, length=train.LONG, seed=0), task, parts.model):
+        for report in evaluate(own.task.stream("test", batch=2, length=LONG, seed=0), own.task, own.model):
             meters = report.carry.meters
         said, latency = meters["accuracy"], meters["latency_seconds"]
         assert isinstance(said, Decisions) and isinstance(latency, Latency)  # noqa: S101 - narrows the types
@@ -91,7 +89,7 @@ def measure(setting: Row) -> Row:
         row["times"] += latency.times
         row["missed"] += latency.missed
         row["loss"].append(meters["loss"].get())
-        row["source"] = task.source
+        row["source"] = own.task.source
     return row
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from bench.grid import Row, heading, run, spread, table
-from biomamba.cli import main as train
 from biomamba.experiment import config, log
+from biomamba.experiment.build import Experiment
 
 SEEDS = 3
 # by task: the config, what differs from it, and the score with +1 where more is better
@@ -80,14 +80,10 @@ def measure(setting: Row) -> Row:
     """Learn a stream once; return the scores over all of it and over its last tenth."""
     words = ["--config", f"configs/{setting['config']}.yaml", "--run.seed", str(setting["seed"])]
     words += [word for key, value in setting.items() if "." in key for word in (f"--{key}", str(value))]
-    parsed = config.parse(words, train.REGISTRIES, train.DEFAULT).config
-    parts = train.build(parsed, train.make_task(parsed))
-    stream, began = parsed.stream, time.perf_counter()
-    chunks = parts.task.stream(stream.split, batch=stream.batch, length=stream.length, seed=parsed.run.seed)
-    scored = log.score(
-        train.learning(parsed, parts, train.Until(chunks, parts.total)), parts.task, parts.total, setting["task"]
-    )
-    return {"scores": scored.scores, "seconds": time.perf_counter() - began, "source": parts.task.source}
+    parsed = config.parse(words).config
+    own, began = Experiment.from_config(parsed), time.perf_counter()
+    scored = log.score(own.online(own.stream()), own.task, own.total, setting["task"])
+    return {"scores": scored.scores, "seconds": time.perf_counter() - began, "source": own.task.source}
 
 
 def whole(rows: list[Row]) -> list[float]:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench.grid import Row, heading, run, spread, table
 from biomamba import evaluate
-from biomamba.cli import main as train
 from biomamba.experiment import config
+from biomamba.experiment.build import LONG, Experiment
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 RULES = {
@@ -97,28 +97,25 @@ def measure(setting: Row) -> Row:
     for key, value in setting.items():
         if "." in key:
             words += [f"--{key}", str(value)]
-    parsed = config.parse(words, train.REGISTRIES, train.DEFAULT).config
-    parts = train.build(parsed, train.make_task(parsed))
+    parsed = config.parse(words).config
+    own = Experiment.from_config(parsed)
     scores: dict[str, float] = {}
     began, updates, skipped = time.perf_counter(), 0, 0
     if "untrained" not in setting:
-        stream = parts.task.stream(
-            parsed.stream.split, batch=parsed.stream.batch, length=parsed.stream.length, seed=parsed.run.seed
-        )
-        report = deque(train.learning(parsed, parts, stream), maxlen=1).pop()
+        report = deque(own.online(own.stream()), maxlen=1).pop()
         scores = report.scores
         updates, skipped = report.carry.updates, report.carry.skipped
     seconds = time.perf_counter() - began
-    test = parts.task.stream(parts.task.held_out, batch=parsed.stream.batch, length=train.LONG, seed=parsed.run.seed)
-    held_out = deque(evaluate(test, parts.task, parts.model), maxlen=1).pop().scores
+    test = own.task.stream(own.task.held_out, batch=parsed.stream.batch, length=LONG, seed=parsed.run.seed)
+    held_out = deque(evaluate(test, own.task, own.model), maxlen=1).pop().scores
     return {
         "scores": scores,
         "held_out": held_out,
         "updates": updates,
         "skipped": skipped,
         "seconds": seconds,
-        "source": parts.task.source,
-        "baseline": parts.task.baseline(parts.task.held_out, batch=parsed.stream.batch, seed=0),
+        "source": own.task.source,
+        "baseline": own.task.baseline(own.task.held_out, batch=parsed.stream.batch, seed=0),
     }
 
 

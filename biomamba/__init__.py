@@ -1,10 +1,20 @@
-"""biomamba: selective state-space models that learn a stream online, by real-time recurrent learning."""
+"""biomamba: selective state-space models that learn a stream online, by real-time recurrent learning.
 
-from . import blocks, metrics, rules, state, stream
-from .model import Model
-from .online import Carry, Report, evaluate, online
-from .state import BlockState, cut, forget
-from .stream import Chunk, Spec, Task
+A name is imported when it is first asked for: `import biomamba` loads no torch, so that `biomamba --help` answers at
+once.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import blocks, metrics, rules, state, stream
+    from .model import Model
+    from .online import Carry, Report, evaluate, online
+    from .state import BlockState, cut, forget
+    from .stream import Chunk, Spec, Task
 
 __all__ = [
     "BlockState",
@@ -25,3 +35,34 @@ __all__ = [
     "stream",
 ]
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Model": "model",
+    **dict.fromkeys(("Carry", "Report", "evaluate", "online"), "online"),
+    **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
+    **dict.fromkeys(("Chunk", "Spec", "Task"), "stream"),
+}
+
+
+class _Package(ModuleType):
+    """A package whose name `online` is the function, though a module that holds it has the same name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, as the import system does with every module that it has loaded."""
+        super().__setattr__(name, value.online if name == "online" and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name that is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f".{_MODULES.get(name, name)}", __name__)
+    return getattr(module, name) if name in _MODULES else module
+
+
+def __dir__() -> list[str]:
+    """Return the names, those not yet imported too."""
+    return sorted({*globals(), *__all__})

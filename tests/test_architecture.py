@@ -85,6 +85,11 @@ def test_every_module_has_one_name(path: Path) -> None:
     assert not {module.split(".")[0] for module in imports(path)} & {"tasks", "configs", "train"}
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("bench/*.py")), ids=lambda path: path.stem)
+def test_benches_build_experiments_never_the_command_line(path: Path) -> None:
+    assert not [module for module in imports(path) if f"{module}.".startswith("biomamba.cli.")]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_heavy_packages_are_loaded_by_name_when_first_used(path: Path) -> None:
     assert heavy(path) <= doors(path), "only a file or folder named after a package loads it with itself"

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -22,7 +23,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
 from biomamba import Model, online
-from biomamba.cli import main as train
+from biomamba.cli.main import main
+from biomamba.experiment import build
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
 from biomamba.tasks.arrays import drift
@@ -345,7 +347,7 @@ TINY += ["--run.report_every", "40", "--run.threads", "1"]
 
 
 def run(folder: Path, *words: str) -> int:
-    return train.main(["train", *TINY, "--run.dir", str(folder), *words])
+    return main(["train", *TINY, "--run.dir", str(folder), *words])
 
 
 def test_a_live_run_ends_with_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,7 +484,7 @@ def test_river_finds_a_change_to_the_worse_and_where(kind: str) -> None:
 
 def test_the_simulated_change_hurts_and_is_learned(tmp_path: Path) -> None:
     words = ["--task.detect", "--run.baselines", "false", "--run.report_every", "4000", "--stream.steps", "8000"]
-    assert train.main(["train", *TINY[:2], *words, "--stream.length", "8", "--run.dir", str(tmp_path / "run")]) == 0
+    assert main(["train", *TINY[:2], *words, "--stream.length", "8", "--run.dir", str(tmp_path / "run")]) == 0
     scores = {
         name: own["all"] for name, own in json.loads((tmp_path / "run/summary.json").read_text())["scores"].items()
     }
@@ -498,17 +500,17 @@ def test_a_run_with_a_change_resumes_bit_for_bit(tmp_path: Path, monkeypatch: py
     path = write(tmp_path / "t.csv", data)
     words = ["--task.path", path, "--task.kind", "none", "--task.detect", "--task.change_at", "100"]
     assert run(tmp_path / "whole", *words) == 0
-    own_online = train.online
+    own_online = build.online
 
     def stopping(*args, **kwargs):  # type: ignore[no-untyped-def]
         for count, report in enumerate(own_online(*args, **kwargs)):
             if count == 30:
-                train.signal.raise_signal(train.signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             yield report
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "online", stopping)
-        assert run(tmp_path / "parts", *words) == 128 + train.signal.SIGTERM
+        patch.setattr(build, "online", stopping)
+        assert run(tmp_path / "parts", *words) == 128 + signal.SIGTERM
     assert run(tmp_path / "parts", *words, "--run.resume", "true") == 0
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts"))
     assert one["scores"] == two["scores"] and one["baselines"] == two["baselines"]
@@ -705,7 +707,7 @@ def test_the_page_runs_as_it_stands(
     for line in "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines():
         line = line.replace("configs/arrays.yaml", str(ROOT / "configs" / "arrays.yaml"))
         if line.startswith("python train.py"):
-            assert train.main(shlex.split(line)[2:]) == 0
+            assert main(shlex.split(line)[2:]) == 0
         else:
             script = line.replace("python", sys.executable).replace(" train.py", f" {ROOT / 'train.py'}")
             done = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True)

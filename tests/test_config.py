@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from biomamba.blocks import BLOCKS
-from biomamba.cli import main as train
+from biomamba.cli.main import main
 from biomamba.experiment import config
 from biomamba.rules import RULES
 from biomamba.tasks import TASKS
@@ -17,7 +17,7 @@ DELAY = next(path for path in CONFIGS if path.stem == "delay")
 
 
 def parse(*words, path=DELAY, command=None):
-    return config.parse(["--config", str(path), *words], train.REGISTRIES, DELAY, command)
+    return config.parse(["--config", str(path), *words], command)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -26,7 +26,7 @@ def test_every_config_takes_two_steps(path, block, tmp_path):
     length = parse(path=path).config.stream.length
     words = ["--model.block", block, "--stream.batch", "2", "--stream.steps", str(2 * length), "--run.baselines=false"]
     words += ["--run.threads", "1", "--run.dir", str(tmp_path / "run")]
-    assert train.main(["train", "--config", str(path), *words]) == 0
+    assert main(["train", "--config", str(path), *words]) == 0
     summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 2 * length
     assert summary["block"] == block
@@ -72,7 +72,7 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
     ],
 )
 def test_mistakes_on_the_command_line(words, line, capsys):
-    assert train.main(["train", "--config", str(DELAY), *words]) == 2
+    assert main(["train", "--config", str(DELAY), *words]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"biomamba: {line}")
     assert said.count("\n") == 1
@@ -97,7 +97,7 @@ def test_mistakes_on_the_command_line(words, line, capsys):
 )
 def test_mistakes_in_a_file(text, line, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text(text)
-    assert train.main(["train", "--config", str(tmp_path / "bad.yaml"), "--run.dir", str(tmp_path / "run")]) == 2
+    assert main(["train", "--config", str(tmp_path / "bad.yaml"), "--run.dir", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"biomamba: {line}")
     assert said.count("\n") == 1
@@ -105,7 +105,7 @@ def test_mistakes_in_a_file(text, line, tmp_path, capsys):
 
 
 def test_missing_file_is_one_line(capsys):
-    assert train.main(["train", "--config", "no.yaml"]) == 2
+    assert main(["train", "--config", "no.yaml"]) == 2
     assert capsys.readouterr().err == (
         "biomamba: config: no file no.yaml, expected a YAML file or one of an4, arrays, "
         "delay, ecg, eeg, fsdd, keywords, language\n"
@@ -141,7 +141,7 @@ def test_lists_and_flags_of_the_command_line():
 
 def test_command_line_wins_wherever_it_stands():
     words = ["--run.seed", "7", "--config", str(DELAY), "--stream.batch=3"]
-    parsed = config.parse(words, train.REGISTRIES, DELAY).config
+    parsed = config.parse(words).config
     assert (parsed.run.seed, parsed.stream.batch) == (7, 3)
 
 
@@ -171,7 +171,7 @@ def test_difference_names_the_first_key_that_matters():
 @pytest.mark.parametrize("command", ["train", "compare", "evaluate"])
 def test_help_names_every_key_with_its_meaning(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        train.main([command, "--help", "--task.name", "delay"][: 2 if command == "evaluate" else 4])
+        main([command, "--help", "--task.name", "delay"][: 2 if command == "evaluate" else 4])
     assert stopped.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     for text in ("--run.seed", "draws the weights", "--model.headdim", "rule: How the past gets", "diagonal, mamba"):

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 import biomamba
-from biomamba.cli import main as train
+from biomamba.cli.main import main
+from biomamba.experiment.config import CONFIGS
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
 from biomamba.tasks import TASKS
@@ -695,7 +696,7 @@ def test_the_fuzz_can_fail(own: Path) -> None:
     assert outcome(own).startswith("error: ")
 
 
-CONFIG = str(train.config.CONFIGS / "ecg.yaml")
+CONFIG = str(CONFIGS / "ecg.yaml")
 
 
 def command(capsys: pytest.CaptureFixture[str], folder: Path, out: Path, *more: str) -> tuple[int, str, str]:
@@ -713,7 +714,7 @@ def command(capsys: pytest.CaptureFixture[str], folder: Path, out: Path, *more: 
         "2",
     ]
     given = ["train", "--config", CONFIG, "--task.path", str(folder), "--task.records", '["101", "106", "100", "103"]']
-    code = train.main([*given, *small, "--run.dir", str(out), *more])
+    code = main([*given, *small, "--run.dir", str(out), *more])
     return code, *capsys.readouterr()
 
 
@@ -732,7 +733,7 @@ def test_the_command_line_says_in_one_line_what_is_wrong(
     BROKEN[kind][0](bad)
     small = ["--model.d_model", "4", "--model.d_state", "2", "--stream.batch", "1", "--stream.split", "test"]
     given = ["train", "--config", CONFIG, "--task.path", str(bad), "--task.records", '["100"]']
-    assert train.main([*given, *small, "--run.dir", str(tmp_path / "out")]) == 2
+    assert main([*given, *small, "--run.dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip()
     assert said.startswith("biomamba: ") and "\n" not in said and "100." in said
 
@@ -744,7 +745,7 @@ def test_the_command_line_trains_evaluates_and_adapts(
     assert code == 0
     assert "jk" in out and "always_n" in out and "held_out" in (tmp_path / "run" / "summary.json").read_text()
     delayed = ["--each", "true", "--task.label_delay", "3", "--stream.batch", "2"]
-    assert train.main(["evaluate", str(tmp_path / "run"), *delayed]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), *delayed]) == 0
     out = capsys.readouterr().out
     assert "each by itself" in out and "times faster than real time" in out
 

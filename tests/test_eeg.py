@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
 
 import biomamba
-from biomamba.cli import main as train
+from biomamba.cli.main import main
 from biomamba.stream import Chunk
 from biomamba.tasks.eeg import signal as eeg_signal
 from biomamba.tasks.eeg.files import MONTAGE, RATE, check, read
@@ -427,7 +427,7 @@ def test_a_lying_header_is_one_line_and_exit_code_2(
         read(file)
     assert str(file) in message(error)
     argv = ["train", "--config", "configs/eeg.yaml", "--task.path", str(tmp_path), "--run.dir", str(tmp_path / "run")]
-    assert train.main(argv) == 2
+    assert main(argv) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and "S001R02.edf" in lines[0]
 
@@ -556,8 +556,8 @@ def test_config_trains_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixtu
     run = str(tmp_path / "run")
     given = ["--task.simulate", "true", "--task.passes", "1", "--model.d_model", "4", "--model.d_state", "2"]
     given += ["--stream.steps", "48", "--run.dir", run]
-    assert train.main(["train", "--config", "configs/eeg.yaml", *given]) == 0
-    assert train.main(["evaluate", run]) == 0
+    assert main(["train", "--config", "configs/eeg.yaml", *given]) == 0
+    assert main(["evaluate", run]) == 0
     told = capsys.readouterr().out
     assert "SIMULATED" in told and "times faster than real time" in told and "said closed" in told
 

@@ -27,8 +27,9 @@ from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
 from biomamba import Model, evaluate, online
-from biomamba.cli import main as train
+from biomamba.cli.main import main
 from biomamba.experiment import checkpoint
+from biomamba.experiment.config import CONFIGS
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Attentive, Chunk, Task
 from biomamba.tasks.common import files
@@ -612,8 +613,8 @@ def test_a_bad_file_ends_a_run_with_one_line(tmp_path: Path, capsys: pytest.Capt
     folder = corpus(tmp_path / "fsdd")
     file = folder / "recordings" / "5_ann_7.wav"
     file.write_bytes(file.read_bytes()[: 30 if damage == "header" else 60] if damage == "header" else b"RIFF")
-    words = ["--config", str(train.config.CONFIGS / "fsdd.yaml"), "--task.path", str(folder)]
-    assert train.main(["train", *words, "--run.dir", str(tmp_path / "run")]) == 2
+    words = ["--config", str(CONFIGS / "fsdd.yaml"), "--task.path", str(folder)]
+    assert main(["train", *words, "--run.dir", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(file) in said
 
@@ -622,9 +623,9 @@ def test_a_bad_file_ends_a_run_with_one_line(tmp_path: Path, capsys: pytest.Capt
 def test_configs_learn_simulated_speech_and_score_what_is_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:
-    words = ["--config", str(train.config.CONFIGS / f"{config}.yaml"), "--task.simulate", "true"]
+    words = ["--config", str(CONFIGS / f"{config}.yaml"), "--task.simulate", "true"]
     words += ["--task.passes", "1", "--model.d_model", "8", "--stream.steps", "320", "--run.dir", str(tmp_path / "run")]
-    assert train.main(["train", *words]) == 0
+    assert main(["train", *words]) == 0
     said = capsys.readouterr().out
     assert "SIMULATED" in said and "held out" in said
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -634,7 +635,7 @@ def test_configs_learn_simulated_speech_and_score_what_is_held_out(
         == summary["scores"][score].keys()
         == summary["baselines"]["frozen"][score].keys()
     )
-    assert train.main(["evaluate", str(tmp_path / "run"), "--steps", "64"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--steps", "64"]) == 0
     said = capsys.readouterr().out
     assert "split test" in said and "times faster than real time" in said
 

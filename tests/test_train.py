@@ -14,8 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from biomamba.cli import main as train
-from biomamba.experiment import checkpoint, log
+from biomamba.cli import evaluate
+from biomamba.cli.compare import Compare
+from biomamba.cli.main import main
+from biomamba.cli.variants import variants
+from biomamba.experiment import build, checkpoint, config, jobs, log
+from biomamba.experiment.run import RUN_FILES, Run
 from biomamba.tasks import Delay
 
 ROOT = Path(__file__).parents[1]
@@ -29,8 +33,8 @@ CLOCK = {"wall_seconds", "steps_per_second"}
 def run(folder, *words, stop_at=None, monkeypatch=None):
     """Train; with `stop_at`, a SIGTERM comes after that many updates."""
     if stop_at is None:
-        return train.main(["train", *TINY, "--run.dir", str(folder), *words])
-    online = train.online
+        return main(["train", *TINY, "--run.dir", str(folder), *words])
+    online = build.online
 
     def stopping(*args, **kwargs):
         for count, report in enumerate(online(*args, **kwargs), start=1):
@@ -39,8 +43,8 @@ def run(folder, *words, stop_at=None, monkeypatch=None):
             yield report
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "online", stopping)
-        return train.main(["train", *TINY, "--run.dir", str(folder), *words])
+        patch.setattr(build, "online", stopping)
+        return main(["train", *TINY, "--run.dir", str(folder), *words])
 
 
 def left(folder):
@@ -86,7 +90,7 @@ def test_resume_is_bit_for_bit_even_twice(words, tmp_path, monkeypatch):
 
 def test_the_learning_rate_ends_where_it_should(tmp_path, monkeypatch):
     rates = []
-    monkeypatch.setattr(train, "save", lambda parts, *given: rates.append(parts.optimizer.param_groups[0]["lr"]))
+    monkeypatch.setattr(Run, "save", lambda own, *given: rates.append(own.experiment.optimizer.param_groups[0]["lr"]))
     run(
         tmp_path / "run",
         "--optim.lr",
@@ -132,8 +136,8 @@ def test_the_generator_comes_back(tmp_path, monkeypatch):
     tensors["rng"] = torch.Generator().manual_seed(99).get_state()
     checkpoint.save(tmp_path / "run" / "checkpoint.safetensors", tensors, facts)
     restored = []
-    finish = train.finish
-    monkeypatch.setattr(train, "finish", lambda *given: restored.append(torch.get_rng_state()) or finish(*given))
+    finish = Run.finish
+    monkeypatch.setattr(Run, "finish", lambda *given: restored.append(torch.get_rng_state()) or finish(*given))
     run(tmp_path / "run", "--run.resume")
     assert torch.equal(restored[0], tensors["rng"])
 
@@ -208,7 +212,7 @@ def test_resume_refuses_another_experiment_and_says_when_finished(tmp_path, monk
     assert run(folder, "--run.resume", "--optim.lr", "0.1") == 2
     assert capsys.readouterr().err.startswith("biomamba: optim.lr: the run has 0.003, given is 0.1")
     assert (folder / "checkpoint.safetensors").read_bytes() == before
-    assert train.main(["train", "--config", str(folder / "config.yaml"), "--run.resume"]) == 0
+    assert main(["train", "--config", str(folder / "config.yaml"), "--run.resume"]) == 0
     capsys.readouterr()
     assert run(folder, "--run.resume") == 0
     assert "is finished: nothing is left to resume" in capsys.readouterr().out
@@ -252,14 +256,14 @@ def test_a_run_is_overwritten_only_when_told(tmp_path, capsys):
 def test_without_a_folder_every_run_gets_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert train.main(["train", *TINY, "--run.baselines=false"]) == 0
+        assert main(["train", *TINY, "--run.baselines=false"]) == 0
     assert sorted(path.name for path in Path("runs").iterdir()) == ["delay-rtrl-seed0-001", "delay-rtrl-seed0-002"]
 
 
 def test_what_a_run_leaves_behind(tmp_path, capsys):
     assert run(tmp_path / "run", "--stream.length", "7") == 0
     folder = tmp_path / "run"
-    assert {file.name for file in folder.iterdir()} == set(train.RUN_FILES)
+    assert {file.name for file in folder.iterdir()} == set(RUN_FILES)
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
     assert "simulated: store-recall, delay 4" in capsys.readouterr().out
     summary = json.loads((folder / "summary.json").read_text())
@@ -298,7 +302,7 @@ def test_evaluate_scores_with_learning_off_and_on(tmp_path, capsys):
     assert run(tmp_path / "run", *words) == 0
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     capsys.readouterr()
-    assert train.main(["evaluate", str(tmp_path / "run"), "--steps", "80"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--steps", "80"]) == 0
     out = capsys.readouterr().out
     assert "it overlaps what was learned from" in out
     off, on = (next(line for line in out.splitlines() if line.startswith(f"learning {way}")) for way in ("off", "on"))
@@ -313,7 +317,7 @@ def test_what_is_held_out_is_scored_by_the_learned_weights(tmp_path, capsys):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     held_out = {label: own["loss"]["held_out"] for label, own in summary["baselines"].items()}
     assert held_out["frozen"] > summary["scores"]["loss"]["held_out"]  # it has learned
-    assert train.main(["evaluate", str(tmp_path / "run")]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "split valid" in out and "nothing of it was learned from" in out
     off = next(line for line in out.splitlines() if line.startswith("learning off")).split()
@@ -324,20 +328,20 @@ def test_each_part_is_learned_by_itself_from_the_same_weights(tmp_path, capsys):
     words = ["--task.name", "ecg", "--task.simulate", "true", "--stream.split", "train", "--stream.length", "64"]
     words += ["--stream.steps", "2000", "--optim.lr", "0.01", "--run.report_every", "1000", "--task.decimate", "36"]
     assert run(tmp_path / "run", *words, "--run.baselines=false") == 0
-    settings = train.config.parse(["--config", str(tmp_path / "run" / "config.yaml")], train.REGISTRIES, train.DEFAULT)
-    settings, task = settings.config, train.make_task(settings.config)
+    settings = config.parse(["--config", str(tmp_path / "run" / "config.yaml")])
+    settings, task = settings.config, build.make_task(settings.config)
     weights, _ = checkpoint.load(tmp_path / "run" / "model.safetensors")
-    scored = train.adapt(settings, task, "test", weights)
+    scored = evaluate.adapt(settings, task, "test", weights)
     parts = list(task.parts("test").values())
-    apart = [train.adapt(settings, part, "test", weights).meters["accuracy"].matrix for part in parts]
+    apart = [evaluate.adapt(settings, part, "test", weights).meters["accuracy"].matrix for part in parts]
     assert len(parts) > 1
     assert torch.equal(scored.meters["accuracy"].matrix, sum(apart))
     assert scored.meters["accuracy"].matrix.sum() > 100
     capsys.readouterr()
-    assert train.main(["evaluate", str(tmp_path / "run"), "--each", "true"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--each", "true"]) == 0
     assert "each by itself" in capsys.readouterr().out
     run(tmp_path / "delay", "--run.baselines=false")
-    assert train.main(["evaluate", str(tmp_path / "delay"), "--each", "true"]) == 2
+    assert main(["evaluate", str(tmp_path / "delay"), "--each", "true"]) == 2
     assert "each: got true, expected false, as split valid of delay has no parts" in capsys.readouterr().err
 
 
@@ -351,7 +355,7 @@ def test_each_part_is_learned_by_itself_from_the_same_weights(tmp_path, capsys):
     ],
 )
 def test_evaluate_says_what_overlaps(learned, split, endless, words):
-    assert words in train.overlap(Delay(), learned, split, endless)
+    assert words in evaluate.overlap(Delay(), learned, split, endless)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
@@ -359,7 +363,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
     weights, _ = checkpoint.load(tmp_path / "run" / "model.safetensors")
     weights["head.weight"][0, 0] = torch.nan
     checkpoint.save(tmp_path / "run" / "model.safetensors", weights)
-    assert train.main(["evaluate", str(tmp_path / "run")]) == 2
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
     assert "weight head.weight is not finite" in capsys.readouterr().err
 
 
@@ -390,7 +394,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
 )
 def test_bad_input_is_one_line_and_leaves_nothing(words, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert train.main(words) == 2
+    assert main(words) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"biomamba: {line}")
     assert said.count("\n") == 1
@@ -399,27 +403,27 @@ def test_bad_input_is_one_line_and_leaves_nothing(words, line, tmp_path, monkeyp
 
 def test_an_empty_file_is_one_line(tmp_path, capsys):
     (tmp_path / "empty.txt").touch()
-    assert train.main(["train", "--task.paths", str(tmp_path / "empty.txt"), "--run.dir", str(tmp_path / "run")]) == 2
+    assert main(["train", "--task.paths", str(tmp_path / "empty.txt"), "--run.dir", str(tmp_path / "run")]) == 2
     assert "is empty" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu_is_one_line(capsys):
-    assert train.main(["train", "--run.device", "cuda"]) == 2
+    assert main(["train", "--run.device", "cuda"]) == 2
     assert capsys.readouterr().err == "biomamba: run.device: got 'cuda', which torch cannot use here: give cpu\n"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(train, "build", lambda *given: {}["bug"])
+    monkeypatch.setattr(build, "build_model", lambda *given: {}["bug"])
     with pytest.raises(KeyError):
-        train.main(["train", *TINY])
+        main(["train", *TINY])
 
 
 def test_compare(tmp_path, capsys):
     words = ["--rules", "rtrl_stdp,bptt", "--lengths", "1", "--seeds", "2", "--jobs", "2"]
     words += ["--rule.a_post", "0.1", "--stream.steps", "40", "--run.dir", str(tmp_path / "compare")]
-    assert train.main(["compare", *TINY, *words]) == 0
+    assert main(["compare", *TINY, *words]) == 0
     out = capsys.readouterr().out
     result = json.loads((tmp_path / "compare" / "compare.json").read_text())
     labels = ["rtrl_stdp-length1", "bptt-length1"]
@@ -443,31 +447,31 @@ def test_compare(tmp_path, capsys):
     near = {row["label"]: row["layers"]["blocks.0"]["cosine"] for row in result["fidelity"]["rows"]}
     assert near.keys() == set(labels) and near["rtrl_stdp-length1"] != near["bptt-length1"]
     page = tmp_path / "report.html"
-    assert train.main(["report", str(tmp_path / "compare"), "-o", str(page)]) == 0
+    assert main(["report", str(tmp_path / "compare"), "-o", str(page)]) == 0
     assert page.read_bytes() == (tmp_path / "compare" / "report.html").read_bytes()
     assert "rtrl_stdp" in page.read_text()
     config = (tmp_path / "compare" / "rtrl_stdp-length1-seed0.yaml").read_text()
     assert "a_post: 0.1" in config
-    assert train.main(["compare", *TINY, *words]) == 2
+    assert main(["compare", *TINY, *words]) == 2
     assert "is not empty" in capsys.readouterr().err
 
 
 def test_compare_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     """A finished run is not repeated, and the numbers are those of a comparison that was never stopped."""
     words = ["compare", *TINY, "--rules", "rtrl,uoro", "--seeds", "2", "--costs", "false", "--fidelity", "8"]
-    assert train.main([*words, "--run.dir", str(tmp_path / "whole")]) == 0
-    run_all = train.jobs.run_all
+    assert main([*words, "--run.dir", str(tmp_path / "whole")]) == 0
+    run_all = jobs.run_all
 
     def stopping(commands, folder, at_once):
         run_all(dict(itertools.islice(commands.items(), 2)), folder, at_once)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.jobs, "run_all", stopping)
-        assert train.main([*words, "--run.dir", str(tmp_path / "parts")]) == 130
+        patch.setattr(jobs, "run_all", stopping)
+        assert main([*words, "--run.dir", str(tmp_path / "parts")]) == 130
     done = tmp_path / "parts" / "rtrl-length1-seed0" / "summary.json"
     before = done.stat().st_mtime_ns
-    assert train.main([*words, "--run.dir", str(tmp_path / "parts"), "--run.resume", "true"]) == 0
+    assert main([*words, "--run.dir", str(tmp_path / "parts"), "--run.resume", "true"]) == 0
     assert done.stat().st_mtime_ns == before
     whole, parts = (json.loads((tmp_path / name / "compare.json").read_text()) for name in ("whole", "parts"))
     assert whole["fidelity"] == parts["fidelity"] | {"weights": whole["fidelity"]["weights"]}
@@ -478,7 +482,7 @@ def test_compare_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
 def test_fidelity_by_length_and_depth(tmp_path, capsys):
     words = ["--rules", "rtrl,bptt", "--lengths", "1,5", "--depths", "1,2", "--segment", "20", "--updates", "3"]
     folder = tmp_path / "near"
-    assert train.main(["fidelity", *TINY, *words, "--run.dir", str(folder)]) == 0
+    assert main(["fidelity", *TINY, *words, "--run.dir", str(folder)]) == 0
     found = json.loads((folder / "fidelity.json").read_text())
     rows = {(row["rule"], row["length"], row["depth"]): row for row in found["rows"]}
     assert len(rows) == 8 and found["steps"] == 20
@@ -489,7 +493,7 @@ def test_fidelity_by_length_and_depth(tmp_path, capsys):
         assert rows["rtrl", length, 2]["layers"].keys() == {"encoder", "blocks.0", "blocks.1", "head"}
     out = capsys.readouterr().out
     assert "weights after 3 updates of rtrl" in out and "rtrl-length5" in out
-    assert train.main(["fidelity", *TINY, "--segment", "70", "--run.dir", str(tmp_path / "far")]) == 2
+    assert main(["fidelity", *TINY, "--segment", "70", "--run.dir", str(tmp_path / "far")]) == 2
     assert "updates: after 0 only 60 steps are left, expected 70 or more" in capsys.readouterr().err
 
 
@@ -498,14 +502,14 @@ def test_report_needs_folders(tmp_path, capsys):
         ([], "report: got no folder, expected RUN_DIR... -o report.html"),
         ([str(tmp_path), "--wide"], "report: got --wide, expected RUN_DIR... -o report.html"),
     ):
-        assert train.main(["report", *words]) == 2
+        assert main(["report", *words]) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"biomamba: {line}") and said.count("\n") == 1
 
 
 def test_compare_takes_every_rule_length_and_window_that_fit():
-    asked = train.Compare(rules="rtrl, bptt", lengths="1,8", windows="4,none", seeds=2)
-    plan = train.variants(TINY, asked, train.config.parse(TINY, train.REGISTRIES, train.DEFAULT).config)
+    asked = Compare(rules="rtrl, bptt", lengths="1,8", windows="4,none", seeds=2)
+    plan = variants(TINY, asked, config.parse(TINY).config)
     assert list(plan) == [f"{rule}-length{end}" for rule in ("rtrl", "bptt") for end in ("1-window4", "1", "8")]
     assert [one.run.seed for one in plan["bptt-length8"]] == [0, 1]
     assert plan["rtrl-length1-window4"][0].rule.window == 4
@@ -514,12 +518,12 @@ def test_compare_takes_every_rule_length_and_window_that_fit():
 def test_compare_tells_why_a_run_failed_and_what_to_install(tmp_path, monkeypatch, capsys):
     words = ["compare", *TINY, "--rules", "rtrl_stdp", "--seeds", "1", "--stream.steps", "20", "--run.baselines=false"]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert train.main([*words, "--run.dir", str(tmp_path / "good")]) == 0
+    assert main([*words, "--run.dir", str(tmp_path / "good")]) == 0
     assert 'pip install "biomamba[plot]"' in capsys.readouterr().out
     assert (tmp_path / "good" / "compare.json").exists()
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho no interpreter >&2; exit 3\n")
     broken.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(broken))
-    assert train.main([*words, "--run.dir", str(tmp_path / "bad")]) == 2
+    assert main([*words, "--run.dir", str(tmp_path / "bad")]) == 2
     assert "biomamba: rtrl_stdp-length1-seed0 failed: no interpreter (all it said: " in capsys.readouterr().err

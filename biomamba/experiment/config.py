@@ -21,9 +21,9 @@ from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ..stream import Split
+from .registry import REGISTRIES, Registry
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-Registry = Mapping[str, Callable[..., Any]]
 CHOSEN_BY = {"task": "name", "model": "block", "rule": "name", "optim": "name"}
 
 
@@ -204,25 +204,22 @@ class Parsed(NamedTuple):
     notes: list[str]  # what was set aside
 
 
-def parse(
-    argv: Sequence[str], registries: Mapping[str, Registry], default: Path, command: type | None = None, usage: str = ""
-) -> Parsed:
-    """Read `--config` (default: `default`) and the command line over it.
+def parse(argv: Sequence[str], command: type | None = None, usage: str = "") -> Parsed:
+    """Read `--config` (default: language) and the command line over it.
 
-    registries holds what task.name, model.block, rule.name and optim.name choose from; command is a dataclass of
-    further options that belong to no section. Raises ValueError, one line that names the key, and FileNotFoundError;
-    prints the help and raises SystemExit where it is asked for.
+    command is a dataclass of further options that belong to no section. Raises ValueError, one line that names the
+    key, and FileNotFoundError; prints the help and raises SystemExit where it is asked for.
     """
     typed = _command_line(argv)
-    path = typed.pop("config", [str(default)])
+    path = typed.pop("config", ["language"])
     written = _read(locate(" ".join(path)))
-    names = {section: _chosen(section, registries[section], written, typed) for section in CHOSEN_BY}
-    options = _options(registries, names, command)
-    aside = _others(registries) - options.keys()
+    names = {section: _chosen(section, REGISTRIES[section], written, typed) for section in CHOSEN_BY}
+    options = _options(names, command)
+    aside = _others() - options.keys()
     for key in [*written, *typed]:
         if key not in options and key not in aside and key != "help":
             raise ValueError(_unknown(key, [*options, "config"]))
-    parser = _parser(options, registries, names, usage, command)
+    parser = _parser(options, names, usage, command)
     if "help" in typed:
         parser.print_help()
         raise SystemExit(0)
@@ -325,13 +322,13 @@ def _chosen(section: str, registry: Registry, written: Mapping[str, Any], typed:
     return str(name)
 
 
-def _options(registries: Mapping[str, Registry], names: Mapping[str, str], command: type | None) -> dict[str, Option]:
+def _options(names: Mapping[str, str], command: type | None) -> dict[str, Option]:
     """Return every key there is: the command's own, the sections', and those of what the names stand for."""
     options = _arguments(command, "") if command else {}
     for section, cls in SECTIONS.items():
         options |= _arguments(cls, f"{section}.")
         if section != "optim" and section in names:
-            options |= _arguments(registries[section][names[section]], f"{section}.")
+            options |= _arguments(REGISTRIES[section][names[section]], f"{section}.")
     return options
 
 
@@ -346,9 +343,9 @@ def _arguments(function: Callable[..., Any], prefix: str) -> dict[str, Option]:
     }
 
 
-def _others(registries: Mapping[str, Registry]) -> set[str]:
+def _others() -> set[str]:
     """Return the options of all tasks, blocks and rules."""
-    entries = [(section, entry) for section in ("task", "model", "rule") for entry in registries[section].values()]
+    entries = [(section, entry) for section in ("task", "model", "rule") for entry in REGISTRIES[section].values()]
     return {key for section, entry in entries for key in _arguments(entry, f"{section}.")}
 
 
@@ -373,7 +370,6 @@ def _unknown(key: str, known: Iterable[str]) -> str:
 
 def _parser(
     options: Mapping[str, Option],
-    registries: Mapping[str, Registry],
     names: Mapping[str, str],
     usage: str,
     command: type | None,
@@ -392,9 +388,9 @@ def _parser(
     for section, text in titles.items():
         about = (text or "").splitlines()[:1]
         if section in names:
-            about.append(f"{CHOSEN_BY[section]}: {', '.join(registries[section])}.")
+            about.append(f"{CHOSEN_BY[section]}: {', '.join(REGISTRIES[section])}.")
         if section in names and section != "optim":
-            about.append(f"Of {names[section]}: {_about(registries[section][names[section]])}")
+            about.append(f"Of {names[section]}: {_about(REGISTRIES[section][names[section]])}")
         groups[section] = parser.add_argument_group(section or "this command", " ".join(about))
     for key, option in options.items():
         group = groups[key.rpartition(".")[0]]

@@ -183,13 +183,13 @@ class Progress:
         self.seconds = 0.0
         self.peak = 0  # bytes before a first checkpoint was written: writing one takes memory too
 
-    def take(self, report: Report, seconds: float) -> None:
+    def update(self, report: Report, seconds: float) -> None:
         """Count one pass of the loop, `seconds` after the run began."""
         self.seconds = seconds
         new = report.chunk.x.shape[1]
         for own in self.spikes.values():
             own[0], own[1] = own[0] + float(report.spikes) * new, own[1] + new
-        take_end(report, self.last_tenth, self.total)
+        update_last_tenth(report, self.last_tenth, self.total)
         for meter in self.interval.values():
             meter.update(report.out, report.chunk)
         if report.norm is not None:
@@ -219,7 +219,7 @@ class Progress:
 
     def scores(self, carry: Carry) -> Scores:
         """Return the scores over the whole stream and over its last tenth."""
-        return both(carry.meters, self.last_tenth)
+        return summarize(carry.meters, self.last_tenth)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs, plain values."""
@@ -249,10 +249,10 @@ def score(reports: Iterable[Report], task: Task, total: int, label: str) -> Scor
     last_tenth, began = task.meters(), time.perf_counter()
     with tqdm(total=total, desc=label, unit=" steps", disable=None) as bar:
         for report in reports:
-            take_end(report, last_tenth, total)
+            update_last_tenth(report, last_tenth, total)
             bar.update(report.chunk.x.shape[1])
     meters = report.carry.meters
-    return Scored(both(meters, last_tenth), meters, time.perf_counter() - began)
+    return Scored(summarize(meters, last_tenth), meters, time.perf_counter() - began)
 
 
 def confusion(meters: Mapping[str, Meter]) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def confusion(meters: Mapping[str, Meter]) -> dict[str, Any]:
     return {name: {"classes": list(m.classes), "counts": m.matrix.tolist()} for name, m in counting.items()}
 
 
-def take_end(report: Report, meters: dict[str, Meter], total: int) -> None:
+def update_last_tenth(report: Report, meters: dict[str, Meter], total: int) -> None:
     """Show the meters what of a report lies in the last tenth of `total` steps."""
     new = report.chunk.x.shape[1]
     before = max(0, total - total // 10 - (report.carry.steps - new))
@@ -271,6 +271,6 @@ def take_end(report: Report, meters: dict[str, Meter], total: int) -> None:
             meter.update(report.out[:, before:], chunk)
 
 
-def both(whole: dict[str, Meter], last_tenth: dict[str, Meter]) -> Scores:
+def summarize(whole: dict[str, Meter], last_tenth: dict[str, Meter]) -> Scores:
     """Return the scores of two sets of meters."""
     return {name: {"all": meter.get(), "last_tenth": last_tenth[name].get()} for name, meter in whole.items()}

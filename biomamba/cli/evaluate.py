@@ -1,0 +1,103 @@
+"""`biomamba evaluate`: score a finished run's weights, learning off and learning on."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jsonargparse.typing import PositiveInt
+from tqdm import tqdm
+
+from ..experiment import checkpoint, config, log
+from ..experiment.build import Experiment, make_task
+from ..experiment.config import Config
+from ..report.text import confusion_table, score_table
+from ..stream import Split, Task
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a finished run's weights with learning off, and with learning on from there.
+
+    split: which part of the data; null: the task's held-out one
+    each: adapt to each person or record of the split by itself, from the same weights; the scores are of all together
+    steps: time steps of each stream; null: the whole split, or as many as the run had where the task never ends
+    """
+
+    split: Split | None = None
+    each: bool = False
+    steps: PositiveInt | None = None
+
+
+def run(argv: Sequence[str]) -> int:
+    """Score a finished run's weights on a split, with learning off, and with learning on from there."""
+    if not argv:
+        raise ValueError("evaluate: expected the folder of a finished run: biomamba evaluate RUN_DIR")
+    folder, rest = Path(argv[0]), argv[1:]
+    asked = argv[0] in ("-h", "--help")
+    given = ["--help"] if asked else ["--config", str(run_config(folder))]
+    parsed = config.parse([*given, *rest], Evaluate, "evaluate RUN_DIR ")
+    settings, wanted = parsed.config, parsed.command.steps
+    task, learned, batch = make_task(settings), settings.stream.split, settings.stream.batch
+    split = parsed.command.split or task.held_out
+    endless = task.steps(split, batch=batch) is None
+    wanted = wanted or (settings.stream.steps if endless else None)
+    optim = replace(settings.optim, lr=settings.optim.lr_end or settings.optim.lr)  # as where the run ended
+    settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted), optim=optim)
+    own = Experiment.from_config(settings, task)
+    weights, _ = checkpoint.load(folder / "model.safetensors")
+    checkpoint.put(own.model, weights)
+    print(f"{folder}: {task.source}")
+    print(f"split {split}: {batch} streams of {own.total:,} steps; {overlap(task, learned, split, endless)}")
+    scored = {"learning off": own.evaluate(split, own.total, "learning off")}
+    scored["learning on"] = log.score(own.online(own.stream()), task, own.total, "learning on")
+    if parsed.command.each:
+        scored["each by itself"] = adapt(settings, task, split, weights)
+    print(score_table({label: found.scores for label, found in scored.items()}))
+    for label, found in scored.items():
+        if counts := log.confusion(found.meters):
+            print(f"{label}\n{confusion_table(counts)}")
+    if task.step_seconds:
+        factor = own.total * task.step_seconds / scored["learning on"].seconds
+        streams = "one stream" if batch == 1 else f"{batch} streams at once"
+        print(f"learning on: {factor:.1f} times faster than real time, {streams}")
+    return 0
+
+
+def adapt(settings: Config, task: Task, split: Split, weights: checkpoint.Tensors) -> log.Scored:
+    """Score each part of a split with learning on, every one from the same weights; the scores are of all together."""
+    parts, whole, last_tenth = task.parts(split), task.meters(), task.meters()
+    if not parts:
+        raise ValueError(f"each: got true, expected false, as split {split} of {settings.task.name} has no parts")
+    settings, began = replace(settings, stream=replace(settings.stream, split=split, steps=None)), time.perf_counter()
+    for name, part in tqdm(parts.items(), desc="each by itself", disable=None):
+        own = Experiment.from_config(settings, part)
+        checkpoint.put(own.model, weights)
+        for report in own.online(own.stream()):
+            log.update_last_tenth(report, last_tenth, own.total)
+            for meter in whole.values():
+                meter.update(report.out, report.chunk)
+        if not sys.stderr.isatty():
+            print(f"{name} done", flush=True)
+    return log.Scored(log.summarize(whole, last_tenth), whole, time.perf_counter() - began)
+
+
+def run_config(folder: Path) -> Path:
+    """Return the config of a finished run. Raises FileNotFoundError where the folder holds none."""
+    for name in ("config.yaml", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no {name} in {folder}, expected the folder of a finished run: evaluate RUN_DIR")
+    return folder / "config.yaml"
+
+
+def overlap(task: Task, learned: str, split: str, endless: bool) -> str:
+    """Say in words what a split shares with the one that was learned from."""
+    if learned == split:
+        return f"the very stream that was learned from: its split was {learned} too"
+    if endless:
+        return f"drawn apart from split {learned}, which was learned from"
+    words = f"split {learned} ({task.splits[learned]}; {split}: {task.splits[split]})"
+    if "all" in (learned, split):
+        return f"it overlaps what was learned from: {words}"
+    return f"nothing of it was learned from: the run's was {words}"

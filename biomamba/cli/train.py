@@ -1,0 +1,75 @@
+"""`biomamba train`: learn one stream online, and say how well that went."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from ..experiment import config, trackers
+from ..experiment.build import Experiment
+from ..experiment.log import Summary
+from ..experiment.run import Run, find_run_dir
+from ..ops.kernels import resolve
+from ..report.text import bytes_text, confusion_table, score_table
+
+
+def run(argv: Sequence[str]) -> int:
+    """Begin a run, or go on with one, and print its scores."""
+    parsed = config.parse(argv, usage="train ")
+    settings = parsed.config
+    watching = trackers.choose(settings.run.trackers)
+    experiment = Experiment.from_config(settings)
+    if settings.run.resume:
+        folder = find_run_dir(settings)
+        if (folder / "summary.json").exists():
+            print(f"{folder} is finished: nothing is left to resume. biomamba evaluate {folder}")
+            return 0
+        run = Run.resume(experiment, folder)
+    else:
+        run = Run.begin(experiment)
+    print_summary(run, parsed.notes)
+    with trackers.opened(watching, run.folder, config.to_dict(run.experiment.config), run.done) as tracked:
+        signal_number = run.learn(tracked)
+        if signal_number is None:
+            summary = run.finish()
+            print_scores(run, summary)
+            for tracker in tracked:
+                tracker.finish(summary)
+    if signal_number is not None:
+        again = f"biomamba train --config {shlex.quote(str(run.folder / 'config.yaml'))} --run.resume true"
+        print(f"stopped at step {run.done:,} of {experiment.total:,}, saved; to go on: {again}")
+        return 128 + signal_number
+    return 0
+
+
+def print_summary(run: Run, notes: Sequence[str]) -> None:
+    """Say what is about to happen."""
+    experiment, own = run.experiment, run.experiment.config
+    for note in notes:
+        print(note)
+    parameters = sum(p.numel() for p in experiment.model.parameters())
+    kernels = resolve(own.run.kernels, torch.device(own.run.device).type)
+    print(f"{own.task.name}: {experiment.task.source}")
+    print(
+        f"{own.stream.batch} streams of {experiment.total:,} steps, {own.stream.length} per update; "
+        f"{own.model.block}, {parameters:,} parameters; {own.rule.name}; "
+        f"kernels {kernels}{', compiled' if own.run.compile else ''}; {run.folder}"
+    )
+    if run.carry is not None:
+        print(f"resumed at step {run.done:,}")
+    sys.stdout.flush()
+
+
+def print_scores(run: Run, summary: Summary) -> None:
+    """Print the scores beside the baselines, and what the run took."""
+    print(score_table({summary.rule: summary.scores, **summary.baselines}))
+    if summary.confusion:
+        print(confusion_table(summary.confusion))
+    seconds = summary.wall_seconds
+    print(
+        f"{summary.steps * summary.streams / seconds:,.0f} samples/s, {seconds:.1f} s, "
+        f"{summary.skipped} updates skipped; traces {bytes_text(summary.trace_bytes)}, "
+        f"memory {bytes_text(summary.peak_rss_bytes)}"
+    )
+    print(f"{run.folder}/summary.json")

@@ -1,0 +1,185 @@
+"""What a config stands for: a task, and a model with the rule and the optimiser that teach it.
+
+config -> Experiment.from_config -> task, model, rule, optimizer -> online
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..model import Model
+from ..online import Carry, Report, evaluate, online
+from ..ops.kernels import resolve
+from ..rules import RULES
+from ..rules.base import LearningRule
+from ..stream import Attentive, Chunk, Task
+from ..tasks import TASKS
+from . import config as configs
+from . import log
+from .config import Config
+from .memory import keep_freed_memory
+from .registry import OPTIMIZERS
+
+LONG = 256  # steps per chunk where nothing is learned; the scores do not depend on it
+
+
+class limit:  # noqa: N801 - called like a function, as itertools.islice is
+    """The first `steps` steps of a stream, which may have to be told what the model says of them."""
+
+    def __init__(self, stream: Iterator[Chunk], steps: int) -> None:
+        """Take the stream."""
+        self.stream, self.left = stream, steps
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Chunk:
+        """Return the next chunk, cut where the steps end."""
+        if self.left <= 0:
+            raise StopIteration
+        chunk = next(self.stream)
+        left, self.left = self.left, self.left - chunk.x.shape[1]
+        return chunk if self.left >= 0 else Chunk(*(tensor[:, :left] for tensor in chunk))
+
+    def hear(self, out: Tensor, chunk: Chunk) -> None:
+        """Pass on what the model says."""
+        if isinstance(self.stream, Attentive):
+            self.stream.hear(out, chunk)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the stream's state; nothing where it has none."""
+        return self.stream.state_dict() if isinstance(self.stream, Attentive) else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Give the stream its state back."""
+        if isinstance(self.stream, Attentive):
+            self.stream.load_state_dict(state)
+
+
+@dataclass
+class Experiment:
+    """A config, and the objects it stands for."""
+
+    config: Config
+    task: Task
+    model: Model
+    rule: LearningRule
+    optimizer: Optimizer
+    total: int  # time steps of each stream
+
+    @classmethod
+    def from_config(cls, config: Config, task: Task | None = None) -> "Experiment":
+        """Build what the config says; `task` stands for the config's own where it is given.
+
+        Sets the threads of the process. Raises ValueError and FileNotFoundError for what cannot be built.
+        """
+        task = task or make_task(config)
+        keep_freed_memory()
+        if config.run.threads is not None:
+            torch.set_num_threads(config.run.threads)
+        length, window = config.stream.length, config.rule.window
+        if window is not None and window < length:
+            raise ValueError(f"rule.window: got {window} steps, expected at least stream.length, {length} steps")
+        total = steps_to_take(task, config.stream.split, config.stream.batch, config.run.seed, config.stream.steps)
+        if total < length:
+            raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
+        model = build_model(config, task)
+        rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
+        kind = OPTIMIZERS[config.optim.name]
+        options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
+        return cls(config, task, model, rule, kind(model.parameters(), **options), total)
+
+    def stream(self, start: int = 0, steps: int | None = None) -> limit:
+        """Return the config's stream from time step `start` on: `steps` of it, or all that are to be learned."""
+        own = self.config.stream
+        chunks = self.task.stream(own.split, batch=own.batch, length=own.length, seed=self.config.run.seed, start=start)
+        return limit(chunks, self.total - start if steps is None else steps)
+
+    def online(self, chunks: Iterator[Chunk], carry: Carry | None = None) -> Iterator[Report]:
+        """Yield the reports of the online loop over the chunks, the learning rate moving along the stream."""
+        window, clip, fuse = self.config.rule.window, self.config.optim.clip, self.config.run.compile
+        loop = online(
+            chunks,
+            self.task,
+            self.model,
+            self.rule,
+            self.optimizer,
+            window=window,
+            clip=clip,
+            carry=carry,
+            compile=fuse,
+        )
+        for report in loop:
+            self._set_rate(report.carry.steps)
+            yield report
+
+    def evaluate(self, split: str, steps: int | None, label: str, model: Model | None = None) -> log.Scored:
+        """Return the scores of a split, learning off, of the model or of another one; steps None: all of it."""
+        if not sys.stderr.isatty():
+            print(f"scoring {label} ...", flush=True)
+        batch, seed = self.config.stream.batch, self.config.run.seed
+        total = steps_to_take(self.task, split, batch, seed, steps)
+        chunks = limit(self.task.stream(split, batch=batch, length=min(LONG, total), seed=seed), total)
+        return log.score(evaluate(chunks, self.task, model or self.model), self.task, total, label)
+
+    def baselines(self) -> dict[str, log.Scores]:
+        """Return the scores of the model as the seed drew it, learning off, and of the task's trivial predictors."""
+        stream, seed, task = self.config.stream, self.config.run.seed, self.task
+        untrained = build_model(self.config, task)
+        scored = self.evaluate(stream.split, self.total, "the untrained model", untrained)
+        scores = {"frozen": scored.scores}
+        scores |= task.baseline(stream.split, batch=stream.batch, seed=seed, steps=self.total)
+        if self.config.run.held_out:
+            self.add_held_out(scores["frozen"], untrained)
+            for label, own in task.baseline(task.held_out, batch=stream.batch, seed=seed).items():
+                for name, value in own.items():
+                    scores[label][name]["held_out"] = value["all"]
+        return scores
+
+    def add_held_out(self, scores: log.Scores, model: Model | None = None) -> None:
+        """Add the scores of the held-out split, read once with learning off."""
+        split = self.task.held_out
+        scored = self.evaluate(split, None, f"split {split}, learning off", model)
+        for name, value in scored.scores.items():
+            scores[name]["held_out"] = value["all"]
+
+    def _set_rate(self, done: int) -> None:
+        """Set the learning rate of the update after `done` steps, where it is to change along the stream."""
+        first, last = self.config.optim.lr, self.config.optim.lr_end
+        if last is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = first + (last - first) * done / self.total
+
+
+def make_task(config: Config) -> Task:
+    """Return the config's task. Raises ValueError for options that no data can satisfy."""
+    return TASKS[config.task.name](**config.task.options)
+
+
+def build_model(config: Config, task: Task) -> Model:
+    """Return the model with the weights that the seed draws, whatever the device and the precision."""
+    try:
+        torch.empty(0, device=config.run.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"run.device: got {config.run.device!r}, which torch cannot use here: give cpu") from error
+    resolve(config.run.kernels, torch.device(config.run.device).type)
+    torch.manual_seed(config.run.seed)
+    own = config.model
+    given = asdict(own) | own.options | {"kernels": config.run.kernels, "feedback": config.rule.feedback}
+    model = Model(**task.spec._asdict(), **{name: value for name, value in given.items() if name != "options"})
+    return model.to(config.run.device, getattr(torch, config.run.dtype))
+
+
+def steps_to_take(task: Task, split: str, batch: int, seed: int, wanted: int | None) -> int:
+    """Return how many steps of each stream to take. Raises ValueError where that many are not available."""
+    available = task.steps(split, batch=batch, seed=seed)
+    if available is None and wanted is None:
+        raise ValueError("stream.steps: got null, expected a number of time steps, as this task never ends: give 12000")
+    if available is not None and wanted is not None and wanted > available:
+        raise ValueError(f"stream.steps: got {wanted}, expected at most the {available} steps of {batch} streams")
+    return wanted or available or 0

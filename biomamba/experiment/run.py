@@ -1,0 +1,197 @@
+"""A run: an experiment that learns, and the folder that keeps what it leaves behind (see `log`)."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from ..online import Carry
+from ..state import nbytes
+from . import checkpoint, config, jobs, log, trackers
+from .build import Experiment, limit
+from .config import Config
+
+RUN_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "summary.json")
+
+
+@dataclass
+class Run:
+    """An experiment on its way through the stream."""
+
+    experiment: Experiment
+    folder: Path
+    progress: log.Progress
+    carry: Carry | None = None
+    stream_state: checkpoint.Tensors = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, experiment: Experiment) -> "Run":
+        """Make the run's folder, with the config in it. Raises FileExistsError where it holds another run."""
+        own = experiment.config
+        folder = create_run_dir(own)
+        log.write(
+            folder / "config.yaml", config.to_yaml(replace(own, run=replace(own.run, dir=str(folder), overwrite=False)))
+        )
+        return cls(experiment, folder, log.Progress(experiment.task, experiment.total))
+
+    @classmethod
+    def resume(cls, experiment: Experiment, folder: Path) -> "Run":
+        """Return the run of a folder as it was at its last checkpoint, or at its start where it has none.
+
+        Raises ValueError where file or data do not fit.
+        """
+        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total))
+        if not (folder / "checkpoint.safetensors").exists():
+            (folder / "metrics.jsonl").write_text("")
+            return run
+        tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
+        if facts["source"] != experiment.task.source:
+            raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
+        run.progress.load_state_dict(facts["progress"])
+        log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
+        run.carry = checkpoint.restore(
+            tensors,
+            facts["loop"],
+            experiment.task,
+            experiment.model,
+            experiment.rule,
+            experiment.optimizer,
+            experiment.config.stream.batch,
+        )
+        run.stream_state = checkpoint.under(tensors, "stream.")
+        return run
+
+    @property
+    def done(self) -> int:
+        """Time steps of each stream so far."""
+        return self.carry.steps if self.carry else 0
+
+    def learn(self, tracked: Sequence[trackers.Tracker]) -> int | None:
+        """Learn to the end of the stream, or until a signal; return the signal. Raises ValueError for no step."""
+        options, total, done = self.experiment.config.run, self.experiment.total, self.done
+        chunks = self.experiment.stream(start=done)
+        chunks.load_state_dict(self.stream_state)
+        bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
+        began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
+        with bar, jobs.signals() as caught:
+            for report in self.experiment.online(chunks, self.carry):
+                self.carry, now, new = report.carry, time.perf_counter(), report.chunk.x.shape[1]
+                steps = self.carry.steps
+                self.progress.update(report, now - began)
+                bar.update(new)
+                if steps // options.report_every > (steps - new) // options.report_every or steps == total:
+                    record = self.log_record(tracked)
+                    bar.set_postfix(record.interval)
+                    if bar.disable:
+                        print(log.progress_line(record, total), flush=True)
+                due = options.save_every is not None and now - saved >= options.save_every
+                if caught or steps == total or due:
+                    self.save(chunks)
+                    saved = now
+                if caught:
+                    return caught[0]
+        if self.carry is None:
+            raise ValueError(f"{self.experiment.task.source}: it ended before its first step, expected at least one")
+        if self.carry.steps < total:  # a live stream may end before what was asked of it
+            self.log_record(tracked)
+            self.save(chunks)
+        return None
+
+    def log_record(self, tracked: Sequence[trackers.Tracker]) -> log.Record:
+        """Write a line of metrics.jsonl, tell the trackers, and return it."""
+        assert self.carry is not None
+        record = self.progress.record(self.carry)
+        log.append(self.folder / "metrics.jsonl", record)
+        for tracker in tracked:
+            tracker.record(record)
+        return record
+
+    def save(self, chunks: limit) -> None:
+        """Write a checkpoint."""
+        assert self.carry is not None
+        experiment, progress = self.experiment, self.progress
+        progress.peak = progress.peak or log.peak_rss_bytes()
+        tensors, loop = checkpoint.collect(experiment.model, experiment.optimizer, self.carry)
+        tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
+        facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
+        facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
+        checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
+
+    def finish(self) -> log.Summary:
+        """Write the weights and the summary, the scores beside the baselines, and return the summary."""
+        assert self.carry is not None
+        experiment, own, carry, progress = self.experiment, self.experiment.config, self.carry, self.progress
+        peak = progress.peak or log.peak_rss_bytes()
+        checkpoint.save(self.folder / "model.safetensors", checkpoint.weights(experiment.model))
+        scores = progress.scores(carry)
+        if own.run.held_out:
+            experiment.add_held_out(scores)
+        summary = log.Summary(
+            task=own.task.name,
+            source=experiment.task.source,
+            block=own.model.block,
+            rule=own.rule.name,
+            length=own.stream.length,
+            window=own.rule.window,
+            seed=own.run.seed,
+            steps=carry.steps,
+            streams=own.stream.batch,
+            scores=scores,
+            baselines=experiment.baselines() if own.run.baselines else {},
+            confusion=log.confusion(carry.meters),
+            steps_per_second=carry.steps / progress.seconds,
+            trace_bytes=nbytes(carry.trace),
+            peak_rss_bytes=peak,
+            parameters=sum(p.numel() for p in experiment.model.parameters()),
+            spike_rate=progress.spike_rate(),
+            wall_seconds=progress.seconds,
+            updates=carry.updates,
+            skipped=carry.skipped,
+            versions=log.versions(),
+        )
+        log.write(self.folder / "summary.json", log.to_json(asdict(summary)))
+        return summary
+
+
+def create_run_dir(settings: Config) -> Path:
+    """Make the folder of a new run. Raises FileExistsError where it holds a run that may not be overwritten."""
+    if settings.run.dir is None:
+        return next_run_dir(f"{settings.task.name}-{settings.rule.name}-seed{settings.run.seed}")
+    folder = Path(settings.run.dir)
+    held = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    if held and not settings.run.overwrite:
+        raise FileExistsError(
+            f"run.dir: {folder} already holds a run: give another folder, --run.resume true to go on with it, "
+            "or --run.overwrite true to lose it"
+        )
+    for file in held:
+        file.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def next_run_dir(name: str) -> Path:
+    """Make and return the first of runs/<name>-001, -002, ... that does not exist."""
+    for number in itertools.count(1):
+        folder = Path("runs", f"{name}-{number:03d}")
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable: the numbers do not end")
+
+
+def find_run_dir(settings: Config) -> Path:
+    """Return the folder of the run to resume. Raises ValueError where there is none or it is another experiment."""
+    folder = Path(settings.run.dir or "")
+    if settings.run.dir is None or not (folder / "config.yaml").is_file():
+        raise ValueError(f"run.dir: got {settings.run.dir!r}, expected the folder of the run to resume")
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    differs = config.difference(saved, config.to_dict(settings))
+    if differs:
+        raise ValueError(f"{differs}; to resume {folder}: --config {folder / 'config.yaml'} --run.resume true")
+    return folder
