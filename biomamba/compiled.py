@@ -7,6 +7,7 @@ It is made anew for each kind of chunk (its shapes, whether a sequence begins in
 takes seconds; torch keeps what it compiled on disk.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import SGD, Adam, Optimizer
 
-from .learn import Pass, Seen, learn, predict, take, update, wanting
+from .learn import Pass, Seen, finite, learn, no_label, predict, stepped_by, update
 from .model import Model
 from .rules.base import LearningRule
 from .state import flat, tree_map
+from .step import Step
 from .stream import Task
 
 MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
@@ -47,6 +49,7 @@ class Kind(NamedTuple):
     resets: bool
     labelled: bool
     options: tuple[Any, ...]  # of the optimiser
+    threads: int  # which our kernels take as the number of parts
 
 
 class Graph(NamedTuple):
@@ -78,23 +81,26 @@ class Compiled:
     several groups of parameters step after it.
     """
 
-    def __init__(self, model: Model, task: Task, rule: LearningRule, optimizer: Optimizer, clip: float | None) -> None:
+    def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
         """Take what an update needs. Raises ValueError where this torch or this machine cannot compile."""
         try:
             fused(make_fx(torch.neg)(torch.ones(1)), [torch.ones(1)], on_cpu=True)
         except Exception as error:  # whatever a missing compiler makes of it
             raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
-        self.whole, self.optimizer = Update(model, task, rule, clip), optimizer
+        self.whole, self.step, self.optimizer = Update(model, task, rule, clip), step, step.optimizer
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
-        self.wanting = wanting(model)
+        self.wanting = step.parameters
+        optimizer = step.optimizer
         group = optimizer.param_groups[0]
         ours = type(optimizer) in MOMENTS and [*map(id, group["params"])] == [*map(id, self.wanting)]
         self.inside = ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
         self.rates = self.wanting[0].new_zeros(2)
+        self.largest = torch.finfo(self.rates.dtype).max
         self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         self.moments: list[Tensor] = []
         self.counts: list[Tensor] = []  # Adam's: one tensor of the steps taken, for each parameter
         self.graphs: dict[Kind, Graph] = {}
+        self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
 
     def __call__(self, seen: Seen, advance: int, labelled: bool) -> Pass:
         """Return what `learn.update` returns; see there."""
@@ -102,23 +108,40 @@ class Compiled:
         group = self.optimizer.param_groups[0]
         if inside and not self._find():  # torch makes an optimiser's averages at its first step
             whole = self.whole
-            return update(whole.model, whole.task, whole.rule, self.optimizer, whole.clip, seen, advance, labelled)
+            return update(whole.model, whole.task, whole.rule, self.step, whole.clip, seen, advance, labelled)
+        past = flat([seen.state, seen.trace])
+        if [*map(id, past)] != [*map(id, self.past)]:
+            seen = self._checked(seen)
+            past = flat([seen.state, seen.trace])
         options = tuple(group.get(name) for name in CONSTANT) if inside else ()
         x, y = seen.x, seen.chunk.y
-        kind = Kind((x.shape, x.dtype), (y.shape, y.dtype), advance, seen.reset is not None, labelled, options)
+        threads = torch.get_num_threads()
+        kind = Kind((x.shape, x.dtype), (y.shape, y.dtype), advance, seen.reset is not None, labelled, options, threads)
         graph = self.graphs.get(kind)
         if graph is None:
             graph = self.graphs[kind] = self._make(kind, seen)
         given = [*self.moments, *self.counts, self._rates(group)] if inside else []
-        out, loss, spikes, good, *others = graph.call(*self.parameters, *given, *flat(seen))
+        try:
+            result = graph.call(*self.parameters, *given, *flat([seen.x, seen.reset, seen.chunk]), *past)
+        except RuntimeError as error:  # of a graph's own check of every index
+            if "index out of bounds" not in str(error):
+                raise
+            raise no_label("A label is out of bounds.", self.whole.model.head.out_features) from error
+        out, loss, spikes, good, *others = result
         rest, kept = iter(others), iter(graph.kept)
         norm, fine = (next(rest), next(rest)) if labelled else (None, None)
         state = tree_map(lambda _: next(rest), seen.state)
         trace = seen.trace if all(graph.kept) else tree_map(lambda old: old if next(kept) else next(rest), seen.trace)
+        self.past = flat([state, trace])
         passed = Pass(out, loss, spikes, good, state, trace, norm, fine, list(rest))
-        if not inside and fine is not None and bool(fine):
-            take(self.optimizer, self.wanting, passed.gradients)
-        return passed
+        return passed if inside else stepped_by(self.step, passed)
+
+    def _checked(self, seen: Seen) -> Seen:
+        """Return what an update reads, state and trace in one piece: a graph looks at no size. Raises for others."""
+        self.whole.model.check_state(seen.state, len(seen.x))
+        self.whole.rule.check_trace(seen.trace, len(seen.x))
+        state, trace = (tree_map(Tensor.contiguous, tree) for tree in (seen.state, seen.trace))
+        return seen._replace(state=state, trace=trace)
 
     def _find(self) -> bool:
         """Find the optimiser's averages, all of a parameter together; say whether they are there."""
@@ -137,12 +160,12 @@ class Compiled:
 
     def _rates(self, group: dict[str, Any]) -> Tensor:
         """Return what changes from step to step: for Adam, lr over one correction, and 1 over the other's root."""
-        if not self.counts:
-            self.written[0] = group["lr"]
-        else:
+        rate = group["lr"]
+        if self.counts:
             step = self.optimizer.state[self.wanting[0]]["step"].item() + 1
-            self.written[0] = group["lr"] / (1 - group["betas"][0] ** step)
+            rate = rate / (1 - group["betas"][0] ** step)
             self.written[1] = (1 - group["betas"][1] ** step) ** -0.5
+        self.written[0] = rate if rate <= self.largest else math.inf  # where this precision does not hold it
         return self.rates
 
     def _make(self, kind: Kind, seen: Seen) -> Graph:
@@ -171,8 +194,10 @@ class Compiled:
                 for weight, gradient, own in zip(learning, gradients, moments, strict=True):
                     old += [weight, *own]
                     new += stepped(type(self.optimizer), kind.options, rates.unbind(), weight, gradient, own)
+                fine = passed.fine & finite(new[len(counts) :: 1 + each])  # the weights
+                passed = passed._replace(fine=fine)
                 for before, now in zip(old, new, strict=True):
-                    before.copy_(torch.where(passed.fine, now, before))
+                    before.copy_(torch.where(fine, now, before))
                 gradients = ()
             after = flat(passed.trace)
             kept[:] = [old is new for old, new in zip(flat(seen.trace), after, strict=True)]

@@ -2,7 +2,7 @@
 
     learn     out, loss, and the gradient dL/dtheta |_(h0 held) + dL/dh0 . Z, clipped; state and trace moved on
     predict   the same without a gradient
-    update    one of the two, then optimizer.step()
+    update    one of the two, then the optimiser's step
 
 learn and predict are functions of tensors, from which `compiled` makes graphs; they change nothing but the memory of
 the trace, and that only where all is finite.
@@ -20,6 +20,7 @@ from .blocks.base import Tape
 from .model import Model
 from .rules.base import LearningRule
 from .state import Tree, cut, where
+from .step import Step
 from .stream import Chunk, Task
 
 
@@ -43,7 +44,7 @@ class Pass(NamedTuple):
     state: Tree  # where the next update begins
     trace: Tree
     norm: Tensor | None = None  # () of the whole gradient before clipping; None without learning
-    fine: Tensor | None = None  # () bool: good, and the gradient is finite too; None without learning
+    fine: Tensor | None = None  # () bool: good, gradient and new weights are finite too; None without learning
     gradients: Sequence[Tensor] = ()  # of the parameters that want one, in the model's order, clipped
 
 
@@ -52,7 +53,7 @@ def predict(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: i
     with torch.no_grad():
         out, _, tapes = model(seen.x, seen.state, seen.reset)
         out = out[:, -seen.chunk.x.shape[1] :]
-        loss = task.loss(out, seen.chunk)
+        loss = loss_of(task, out, seen.chunk)
         good = finite([out, loss])
         trace = rule.carry(tapes, seen.trace, advance, good)
         spikes = model.spikes(tapes, seen.chunk.x.shape[1]).mean()
@@ -64,7 +65,7 @@ def learn(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: int
     parameters, new = wanting(model), seen.chunk.x.shape[1]
     out, _, tapes = model(seen.x, cut(seen.state), seen.reset, rule.local)
     out = out[:, -new:]
-    loss, penalty = task.loss(out, seen.chunk), model.penalty(tapes, new)
+    loss, penalty = loss_of(task, out, seen.chunk), model.penalty(tapes, new)
     inside, signals = rule.signals(loss if penalty is None else loss + penalty, parameters, tapes)
     good = finite([out, loss, *(signal.h0 for signal in signals)])
     through, trace = rule.past(parameters, tapes, signals, seen.trace, advance, new, good)
@@ -82,7 +83,7 @@ def update(
     model: Model,
     task: Task,
     rule: LearningRule,
-    optimizer: Optimizer,
+    step: Step,
     clip: float | None,
     seen: Seen,
     advance: int,
@@ -92,8 +93,14 @@ def update(
     if not labelled:
         return predict(model, task, rule, seen, advance)
     passed = learn(model, task, rule, seen, advance, clip)
-    if bool(passed.fine):
-        take(optimizer, wanting(model), passed.gradients)
+    return stepped_by(step, passed)
+
+
+def stepped_by(step: Step, passed: Pass) -> Pass:
+    """Return the pass of a labelled chunk after the optimiser's step, which is taken where all is finite."""
+    fine = passed.fine
+    if fine is not None and bool(fine) and not step(passed.gradients):
+        return passed._replace(fine=torch.zeros_like(fine))
     return passed
 
 
@@ -102,6 +109,21 @@ def take(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()
+
+
+def loss_of(task: Task, out: Tensor, chunk: Chunk) -> Tensor:
+    """Return the task's loss. Raises ValueError where it finds a label for which `out` has no number."""
+    try:
+        return task.loss(out, chunk)
+    except IndexError as error:  # of torch's own losses, which check every label
+        raise no_label(str(error).splitlines()[0], out.shape[-1]) from error
+
+
+def no_label(found: str, d_out: int) -> ValueError:
+    """Return the error that says which labels there can be."""
+    return ValueError(
+        f"y: {found} Expected labels from 0 to {d_out - 1}: give Model(d_out=...) for more, or other labels"
+    )
 
 
 def wanting(model: Model) -> list[Tensor]:

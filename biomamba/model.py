@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import BLOCKS, Block, Tape
+from .checks import Form, check_mask, check_sizes, check_tensor, check_tree, form, said
 from .ops.kernels import NAMES
 from .state import BlockState, Tree
 
@@ -63,7 +64,8 @@ class Model(nn.Module):
         share of spikes that `penalty` draws each block to, by spike_weight.
         feedback: symmetric or random, how the learning signal reaches the parts below the head.
         Raises ValueError for an unknown block or kernels, for both or neither of vocab and d_in, and for a tied head
-        that does not fit; TypeError for an option the block does not have.
+        that does not fit, and for sizes below 1; TypeError for an option the block does not have, and for sizes that
+        are no whole numbers.
         """
         super().__init__()
         if (vocab is None) == (d_in is None):
@@ -80,6 +82,8 @@ class Model(nn.Module):
             raise ValueError(f"block: got {block!r}, expected one of {', '.join(BLOCKS)}")
         if tied and vocab != d_out:
             raise ValueError(f"a tied head needs d_out equal to vocab: got d_out={d_out}, vocab={vocab}")
+        check_sizes(**({"d_in": d_in} if vocab is None else {"vocab": vocab}))
+        check_sizes(d_out=d_out, d_model=d_model, n_layers=n_layers)
         self.encoder = nn.Linear(d_in, d_model) if d_in is not None else nn.Embedding(vocab or 0, d_model)
         self.blocks = nn.ModuleList(BLOCKS[block](d_model, **options) for _ in range(n_layers))
         self.norm_f = nn.RMSNorm(d_model, eps=EPS)
@@ -88,6 +92,7 @@ class Model(nn.Module):
         for each in self._blocks():
             each.kernels, each.threshold, each.steepness = kernels, threshold, steepness
         self.feedback, self.spike_rate, self.spike_weight = feedback, spike_rate, spike_weight
+        self._form: tuple[torch.dtype, torch.device, Form] | None = None
         if feedback == "random":  # drawn last: the weights are those of symmetric feedback
             parts = n_layers + 2  # the encoder, the blocks, norm_f
             self.register_buffer("random_feedback", torch.randn(parts, d_out, d_model) / d_out**0.5)
@@ -127,8 +132,14 @@ class Model(nn.Module):
 
         x is (b, t) tokens or (b, t, d_in) values; reset (b, t) bool marks steps that begin a new sequence
         (None: none does, which is faster). local: for rules that are, see `Block.chunk`.
+        Raises ValueError or TypeError where x is not what the encoder reads, and where state or reset are not of its
+        streams and steps.
         """
-        x = self.encoder(x)
+        self.check_input(x)
+        self.check_state(state, len(x))
+        if reset is not None:
+            check_mask("reset", reset, *x.shape[:2])
+        x = self._encoded(x)
         parts, after, tapes = [x], [], []
         for block, before in zip(self._blocks(), state, strict=True):
             x = self._held(x)
@@ -139,6 +150,57 @@ class Model(nn.Module):
             tapes.append(tape)
         parts.append(self.norm_f(self._held(x)))
         return self._fed_back(self.head(self._held(parts[-1])), parts), after, tapes
+
+    def check_input(self, x: Any) -> None:
+        """Raise ValueError or TypeError unless x is (b, t) tokens, or (b, t, d_in) values in the weights' precision."""
+        check_tensor("x", x)
+        of_tokens = isinstance(self.encoder, nn.Embedding)
+        if of_tokens and x.dtype not in (torch.int64, torch.int32):
+            raise TypeError(
+                f"x: got {said(x.dtype)}, expected tokens, int64: give x.long(), or Model(d_in=...) for values"
+            )
+        if not of_tokens and not x.is_floating_point():
+            raise TypeError(
+                f"x: got {said(x.dtype)}, expected real values: give x.float(), or Model(vocab=...) for tokens"
+            )
+        if not of_tokens and x.dtype != self.encoder.weight.dtype:
+            dtype = said(self.encoder.weight.dtype)
+            raise TypeError(f"x: got {said(x.dtype)}, expected {dtype} as the weights: give x.to(torch.{dtype})")
+        axes, given = (
+            "(streams, steps)" if of_tokens else f"(streams, steps, {self.encoder.in_features})",
+            tuple(x.shape),
+        )
+        if x.ndim != (2 if of_tokens else 3) or not (of_tokens or x.shape[-1] == self.encoder.in_features):
+            raise ValueError(f"x: got {given}, expected {axes}: give x.view(...), or a model of other inputs")
+        if not x.numel():
+            raise ValueError(
+                f"x: got {given}, expected {axes}, at least one of each: give a chunk that holds something"
+            )
+
+    def check_state(self, state: Tree, streams: int) -> None:
+        """Raise ValueError or TypeError unless a state is of the form that `init_state(streams)` gives."""
+        like = self.head.weight
+        if self._form is None or self._form[:2] != (like.dtype, like.device):  # the first time, or moved since
+            self._form = like.dtype, like.device, form(self.init_state(1))
+        check_tree("state", state, self._form[2], len(self.blocks), streams, "model.init_state({})")
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        """Return what the encoder makes of x."""
+        try:
+            return cast(Tensor, self.encoder(x))
+        except IndexError as error:  # an embedding's own check, which costs nothing where all is well
+            self.check_tokens(x)
+            raise error
+
+    def check_tokens(self, x: Tensor) -> None:
+        """Raise ValueError where a token is outside the vocabulary."""
+        if isinstance(self.encoder, nn.Embedding) and x.numel():
+            low, high = (x.item(),) * 2 if x.numel() == 1 else (bound.item() for bound in torch.aminmax(x))
+            if low < 0 or high >= self.encoder.num_embeddings:
+                raise ValueError(
+                    f"x: tokens from {low} to {high}, expected 0 to {self.encoder.num_embeddings - 1}: "
+                    f"give Model(vocab={high + 1}), or other tokens"
+                )
 
     def _held(self, x: Tensor) -> Tensor:
         """Return x, under random feedback with no way back for the gradient."""

@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import threads as threading
+from .checks import check_mask
 from .compiled import Compiled
-from .learn import Seen, update
+from .inputs import check_parts, checked
+from .learn import Seen, loss_of, update, wanting
 from .model import Model
 from .rules.base import LearningRule
-from .state import Tree, copy
+from .state import Tree, copy, nbytes, tree_map
+from .step import Step
 from .stream import Attentive, Chunk, Meter, Task
 
 PATIENCE = 100  # updates in a row that may fail before the loop gives up
@@ -48,6 +52,7 @@ class Report(NamedTuple):
     norm: Tensor | None  # () of the whole gradient before clipping; None where nothing was learned
     spikes: Tensor  # () share of ones in what the out_proj of spiking blocks received; else nan
     carry: Carry
+    threads: int  # that the update took
 
     @property
     def scores(self) -> dict[str, float]:
@@ -72,26 +77,32 @@ def online(
     clip: float | None = 1.0,
     carry: Carry | None = None,
     compile: bool = False,  # noqa: A002 - torch's own word
+    threads: int | None = None,
 ) -> Iterator[Report]:
     """Yield a report per chunk: predict, score, learn.
 
     window: steps of exact credit through the whole stack, replayed at each update (default: the chunk).
     clip: largest norm of the gradient. carry: where an earlier loop stopped. compile: make one graph of each update
     (needs a C++ compiler, and half a minute for each kind of chunk); the first update and chunks of another length stay
-    as they are.
+    as they are. threads: that an update takes (default: a second one where it pays, see `threads.resolve`); between
+    updates torch has its own number.
 
     An update without a labelled step moves state and trace, not the optimiser. Where outputs, loss or learning
-    signals are not finite nothing moves: weights, state and trace are held, and where only the gradient is not, the
-    weights are; `carry.skipped` counts both.
-    Raises ValueError for weights that are not finite, for a window shorter than a chunk and where nothing can be
-    compiled, FloatingPointError after 100 such updates in a row.
+    signals are not finite nothing moves: weights, state and trace are held, and where only the gradient or the new
+    weights are not, weights and optimiser are; `carry.skipped` counts all.
+    Raises ValueError for weights that are not finite, for parts that do not belong together (task, model, rule,
+    optimiser, carry, chunks), for a window shorter than a chunk, for a number of threads that cannot be had and where
+    nothing can be compiled; TypeError for what is of another type; FloatingPointError after 100 such updates in a row.
     """
-    _check_weights(model)
-    plain = partial(update, model, task, rule, optimizer, clip)
-    fused = Compiled(model, task, rule, optimizer, clip) if compile else plain
-    like, failures, length = next(model.parameters()), 0, None
+    threading.check(threads)
+    check_parts(task, model, rule, optimizer)
+    carry = carry and _checked_carry(carry, model, rule)
+    step = Step(optimizer, wanting(model))
+    plain = partial(update, model, task, rule, step, clip)
+    fused = Compiled(model, task, rule, step, clip) if compile else plain
+    failures, length, count = 0, None, 1
     hear = stream.hear if isinstance(stream, Attentive) else None
-    for chunk in (_like(raw, like) for raw in stream):
+    for chunk in checked(stream, model, len(carry.x) if carry else None):
         carry = carry or begin(chunk, task, model, rule)
         new = chunk.x.shape[1]
         if window is not None and window < new:
@@ -99,11 +110,14 @@ def online(
         x, reset = _append(carry.x, chunk.x), _append(carry.reset, chunk.reset)
         advance = max(0, x.shape[1] + new - (window or new))
 
-        length = length or new
+        if length is None:
+            length = new
+            count = threading.resolve(threads, _bytes(carry, window or new))
         usual = carry.steps > 0 and new == length and x.shape[1] == (window or new)
         seen = Seen(x, reset if bool(reset.any()) else None, chunk, carry.state, carry.trace)
         labelled = bool(chunk.mask.any())
-        passed = (fused if usual else plain)(seen, advance, labelled)
+        with threading.using(count):
+            passed = (fused if usual else plain)(seen, advance, labelled)
         _tell(hear, carry.meters, passed.out, chunk)
 
         carry.state, carry.trace, carry.steps = passed.state, passed.trace, carry.steps + new
@@ -121,25 +135,30 @@ def online(
                     f"{PATIENCE} updates in a row were not finite, the last at step {carry.steps}: "
                     "lower the learning rate or clip the gradient"
                 )
-        yield Report(chunk, passed.out, passed.loss, passed.norm if learned else None, passed.spikes, carry)
+        yield Report(chunk, passed.out, passed.loss, passed.norm if learned else None, passed.spikes, carry, count)
 
 
-def evaluate(stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | None = None) -> Iterator[Report]:
+def evaluate(
+    stream: Iterable[Chunk], task: Task, model: Model, carry: Carry | None = None, threads: int | None = None
+) -> Iterator[Report]:
     """Yield a report per chunk with learning off: predict, score.
 
-    Raises ValueError for weights that are not finite.
+    carry, threads: as for `online`. Raises ValueError and TypeError as `online` does.
     """
-    _check_weights(model)
-    like = next(model.parameters())
+    threading.check(threads)
+    check_parts(task, model)
+    carry = carry and _checked_carry(carry, model)
     hear = stream.hear if isinstance(stream, Attentive) else None
-    for chunk in (_like(raw, like) for raw in stream):
+    count = None
+    for chunk in checked(stream, model, len(carry.x) if carry else None):
         carry = carry or begin(chunk, task, model)
-        with torch.no_grad():
+        count = count or threading.resolve(threads, _bytes(carry, chunk.x.shape[1]))
+        with threading.using(count), torch.no_grad():
             out, state, tapes = model(chunk.x, carry.state, chunk.reset if bool(chunk.reset.any()) else None)
-            loss, spikes = task.loss(out, chunk), model.spikes(tapes, chunk.x.shape[1]).mean()
+            loss, spikes = loss_of(task, out, chunk), model.spikes(tapes, chunk.x.shape[1]).mean()
         _tell(hear, carry.meters, out, chunk)
         carry.state, carry.steps = copy(state), carry.steps + chunk.x.shape[1]
-        yield Report(chunk, out, loss, None, spikes, carry)
+        yield Report(chunk, out, loss, None, spikes, carry, count)
 
 
 def _tell(hear: Callable[[Tensor, Chunk], None] | None, meters: dict[str, Meter], out: Tensor, chunk: Chunk) -> None:
@@ -155,16 +174,23 @@ def _append(held: Tensor, new: Tensor) -> Tensor:
     return torch.cat([held, new], dim=1) if held.shape[1] else new
 
 
-def _like(chunk: Chunk, weight: Tensor) -> Chunk:
-    """Return the chunk on the model's device, real values in its precision, each in one piece, as graphs want."""
-    device = weight.device
-    if not all(tensor.device == device and tensor.is_contiguous() for tensor in chunk):
-        chunk = Chunk(*(tensor.to(device).contiguous() for tensor in chunk))
-    return chunk._replace(x=chunk.x.to(weight.dtype)) if chunk.x.is_floating_point() else chunk
+def _bytes(carry: Carry, steps: int) -> int:
+    """Return the bytes that an update of so many steps goes over in one block: its trace, and the states."""
+    states = [nbytes(state) * steps for state in carry.state]
+    traces = [nbytes(trace) for trace in carry.trace] or [0] * len(states)
+    return max(state + trace for state, trace in zip(states, traces, strict=True))
 
 
-def _check_weights(model: Model) -> None:
-    """Raise ValueError where a weight is not finite."""
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"the model's weight {name} is not finite: load or draw finite weights before learning")
+def _checked_carry(carry: Carry, model: Model, rule: LearningRule | None = None) -> Carry:
+    """Return the carry, its tensors in one piece. Raises where it is not of this model and rule."""
+    if not isinstance(carry, Carry):
+        raise TypeError(
+            f"carry: got {type(carry).__name__}, expected a Carry: give report.carry, or None to begin anew"
+        )
+    b, s = carry.x.shape[:2]
+    check_mask("carry.reset", carry.reset, b, s)
+    model.check_state(carry.state, b)
+    if rule is not None:
+        rule.check_trace(carry.trace, b)
+    carry.state, carry.trace = (tree_map(torch.Tensor.contiguous, tree) for tree in (carry.state, carry.trace))
+    return carry

@@ -116,5 +116,7 @@ def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch._inductor, "standalone_compile", fail)
+    model: Any = random_model("mamba2")
+    stepping = torch.optim.Adam(model.parameters())
     with pytest.raises(ValueError, match=r"compile: No working C\+\+ compiler found: install g\+\+"):
-        next(biomamba.online([], Labelled(), random_model("mamba2"), RULES["bptt"]([]), None, compile=True))  # type: ignore[arg-type]
+        next(biomamba.online([], Labelled(), model, RULES["bptt"](model.blocks), stepping, compile=True))

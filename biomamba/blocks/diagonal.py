@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_range, check_sizes
 from ..ops.influence import Drive
 from ..state import BlockState
 from .base import Block, Tape, dt_bias_init, keep
@@ -29,8 +30,14 @@ class Diagonal(Block):
         A_min: float = 1.0,
         A_max: float | None = None,
     ) -> None:
-        """Draw initial weights: poles evenly from A_min to A_max (default: d_state), steps in [dt_min, dt_max]."""
+        """Draw initial weights: poles evenly from A_min to A_max (default: d_state), steps in [dt_min, dt_max].
+
+        Raises ValueError for sizes and bounds below their least, TypeError for sizes that are no whole numbers.
+        """
         super().__init__()
+        check_sizes(d_model=d_model, d_state=d_state, expand=expand)
+        check_range("dt_min", "dt_max", dt_min, dt_max)
+        check_range("A_min", "A_max", A_min, max(A_min, d_state) if A_max is None else A_max)
         e, n = expand * d_model, d_state
         self.d_model, self.taps, self.shape = d_model, 1, (e, n)
         self.in_proj = nn.Linear(d_model, 2 * e, bias=False)

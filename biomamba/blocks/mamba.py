@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_range, check_sizes
 from ..ops.conv import conv, reach
 from ..ops.influence import Drive
 from ..ops.ssm import read
@@ -61,9 +62,15 @@ class Mamba(Block):
 
         dt_rank defaults to d_model / 16, rounded up; dt_min and dt_max bound the initial step sizes; the
         initial decay rates of a channel's states are spaced evenly from A_min to A_max (default: d_state).
-        Raises ValueError for an unknown `conv`.
+        Raises ValueError for an unknown `conv`, and for sizes and bounds below their least; TypeError for sizes that
+        are no whole numbers.
         """
         super().__init__()
+        check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand)
+        if dt_rank is not None:
+            check_sizes(dt_rank=dt_rank)
+        check_range("dt_min", "dt_max", dt_min, dt_max)
+        check_range("A_min", "A_max", A_min, max(A_min, d_state) if A_max is None else A_max)
         if conv not in ("exact", "direct"):
             raise ValueError(f'conv: got {conv!r}, expected "exact" or "direct"')
         e, n, r = expand * d_model, d_state, dt_rank or math.ceil(d_model / 16)

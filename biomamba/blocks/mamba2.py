@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_range, check_sizes
 from ..ops.conv import conv, reach
 from ..ops.influence import Drive
 from ..ops.kernels import resolve
@@ -58,9 +59,13 @@ class Mamba2(Block):
         """Draw the official initial weights.
 
         dt_min and dt_max bound the initial step sizes, A_min and A_max the initial decay rates (per unit
-        step). Raises ValueError where headdim does not divide expand * d_model.
+        step). Raises ValueError where headdim does not divide expand * d_model, and for sizes and bounds below their
+        least; TypeError for sizes that are no whole numbers.
         """
         super().__init__()
+        check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, headdim=headdim)
+        check_range("dt_min", "dt_max", dt_min, dt_max)
+        check_range("A_min", "A_max", A_min, A_max)
         e, n = expand * d_model, d_state
         headdim = min(headdim, e)
         if e % headdim:

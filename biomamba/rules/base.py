@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.base import Block, Tape
+from ..checks import Form, check_tree, counted, form
 from ..ops.spike import psi
 from ..state import Tree
 
@@ -37,9 +38,16 @@ class LearningRule(ABC):
     def __init__(self, blocks: Iterable[Block]) -> None:
         """Take the blocks of a model, in order.
 
-        Raises ValueError for a rule that reads the signal of every step and blocks with the kernels mamba_ssm.
+        Raises ValueError for no blocks, and for a rule that reads the signal of every step and blocks with the kernels
+        mamba_ssm; TypeError for what is no block.
         """
         self.blocks = list(blocks)
+        self._form: tuple[torch.dtype, torch.device, Form] | None = None
+        if not self.blocks:
+            raise ValueError("blocks: got none, expected those of a model: give model.blocks")
+        for block in self.blocks:
+            if not isinstance(block, Block):
+                raise TypeError(f"blocks: got {type(block).__name__}, expected blocks: give model.blocks")
         if self.reads_h and any(block.kernels == "mamba_ssm" for block in self.blocks):
             raise ValueError(
                 "kernels: mamba_ssm gives no learning signal of single steps, which this rule reads: give auto"
@@ -66,8 +74,10 @@ class LearningRule(ABC):
 
         advance: default, at the tapes' end. new: how many of the last steps have not been learned from before
         (default: all). The memory of the trace given is used again: keep the one returned.
-        Raises ValueError where a tape's state is no leaf: begin chunks from `biomamba.cut(state)`.
+        Raises ValueError where a tape's state is no leaf: begin chunks from `biomamba.cut(state)`; and, as `past` and
+        `carry` do, where tapes or trace are not of these blocks and of the same streams, or steps are not in the tapes.
         """
+        self._check(tapes, trace, advance, new)
         for tape in tapes:
             if not (tape.h0.is_leaf and tape.h0.requires_grad):
                 raise ValueError(
@@ -114,6 +124,7 @@ class LearningRule(ABC):
         go: Tensor | None = None,
     ) -> tuple[list[Tensor | None], Tree]:
         """Return each parameter's gradient through the past (None where there is none), and the trace moved on."""
+        self._check(tapes, trace, advance, new)
         reached, past, trace = self._through(tapes, signals, trace, advance, new, go)
         if not reached:
             return [None] * len(parameters), trace
@@ -121,7 +132,36 @@ class LearningRule(ABC):
 
     def carry(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, go: Tensor | None = None) -> Tree:
         """Return the trace `advance` steps after the tapes' start (default: at their end), nothing learned."""
+        self._check(tapes, trace, advance)
         return self._through(tapes, [self._silence(tape) for tape in tapes], trace, advance, go=go)[2]
+
+    def check_trace(self, trace: Tree, streams: int) -> None:
+        """Raise ValueError or TypeError unless a trace is of the form that `init(streams)` gives."""
+        like = next(self.blocks[0].parameters())
+        if self._form is None or self._form[:2] != (like.dtype, like.device):  # the first time, or moved since
+            self._form = like.dtype, like.device, form(self.init(1))
+        check_tree("trace", trace, self._form[2], len(self.blocks), streams, "rule.init({})")
+
+    def _check(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, new: int | None = None) -> None:
+        """Raise unless tapes and trace belong to the blocks and to each other."""
+        if len(tapes) != len(self.blocks):
+            raise ValueError(
+                f"tapes: of {counted(len(tapes), 'block')}, expected {len(self.blocks)}: "
+                "give those of the model whose blocks the rule has"
+            )
+        streams, t = tapes[0].h.shape[:2]
+        for i, (block, tape) in enumerate(zip(self.blocks, tapes, strict=True)):
+            sizes = (streams, t, *block.shape), (streams, block.taps - 1 + t, block.d_model)
+            if (tape.h.shape, tape.inputs.shape) != sizes:
+                raise ValueError(
+                    f"tapes: block {i} has states {tuple(tape.h.shape)} and inputs {tuple(tape.inputs.shape)}, "
+                    f"expected {sizes[0]} and {sizes[1]}: give those of the model whose blocks the rule has"
+                )
+        if advance is not None and not 0 <= advance <= t:
+            raise ValueError(f"advance: got {advance} steps, expected 0 to {t}, the steps of the tapes: give {t}")
+        if new is not None and not 1 <= new <= t:
+            raise ValueError(f"new: got {new} steps, expected 1 to {t}, the steps of the tapes: give {t}")
+        self.check_trace(trace, streams)
 
     def _through(
         self,
