@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.grid import heading, table
 from biomamba.blocks import Diagonal
 from biomamba.rules import RTRLSTDP
-from biomamba.rules.base import Signal
+from biomamba.rules.base import Signal, Span
 from biomamba.state import copy, cut
 
 A, A_POST, LAM, REACH = 0.93, -0.5, 0.9, 50
@@ -52,7 +52,9 @@ def change(dt: int, decay: float = A, a_post: float = A_POST, lam: float = LAM) 
         tape = tape._replace(potential=torch.full_like(tape.potential, THRESHOLD if psi else FAR))
         signal = Signal(torch.full_like(tape.h0, psi * decay), torch.full_like(tape.h, psi), torch.ones_like(tape.h))
         with torch.no_grad():
-            gradient, trace[0] = rule.meet(block, tape, signal, trace[0], 1, 1, torch.tensor(True))
+            gradient, trace[0] = rule.gradient_and_advance(
+                block, tape, signal, trace[0], Span(1, 1, torch.tensor(True))
+            )
         total += psi * float(x) + float(gradient["in_proj.u"].detach())  # the step's own part, autograd's, and the past
         state = copy(after)
     return total

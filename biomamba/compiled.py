@@ -1,4 +1,4 @@
-"""The whole update, the optimiser's step too, as one graph of fused kernels: the numbers of `learn.update`.
+"""The whole update, the optimiser's step too, as one graph of fused kernels: the numbers of `update.update`.
 
     trace learn and the optimiser's formula once for a kind of chunk  ->  torch's inductor  ->  call it with tensors
 
@@ -18,12 +18,12 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import SGD, Adam, Optimizer
 
-from .learn import Pass, Seen, finite, learn, no_label, predict, stepped_by, update
 from .model import Model
 from .rules.base import LearningRule
 from .state import flat, tree_map
 from .step import Step
 from .stream import Task
+from .update import UpdateInput, UpdateOutput, finite, learn, no_label, predict, stepped_by, update
 
 MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
     Adam: ("exp_avg", "exp_avg_sq"),
@@ -60,22 +60,22 @@ class Graph(NamedTuple):
 
 
 class Update(nn.Module):
-    """`learn.learn` and `learn.predict` as a module, so that weights can be given from outside."""
+    """`update.learn` and `update.predict` as a module, so that weights can be given from outside."""
 
     def __init__(self, model: Model, task: Task, rule: LearningRule, clip: float | None) -> None:
         """Take what an update needs."""
         super().__init__()
         self.model, self.task, self.rule, self.clip = model, task, rule, clip
 
-    def forward(self, seen: Seen, advance: int, labelled: bool) -> Pass:
+    def forward(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
         """Return the pass of a chunk."""
         if labelled:
-            return learn(self.model, self.task, self.rule, seen, advance, self.clip)
-        return predict(self.model, self.task, self.rule, seen, advance)
+            return learn(self.model, self.task, self.rule, inputs, advance, self.clip)
+        return predict(self.model, self.task, self.rule, inputs, advance)
 
 
 class Compiled:
-    """`learn.update` of one model as graphs, one for each kind of chunk.
+    """`update.update` of one model as graphs, one for each kind of chunk.
 
     Adam and SGD step inside the graph, which leaves no `.grad`; other optimisers, rarer options of these and
     several groups of parameters step after it.
@@ -89,12 +89,12 @@ class Compiled:
             raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
         self.whole, self.step, self.optimizer = Update(model, task, rule, clip), step, step.optimizer
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
-        self.wanting = step.parameters
+        self.trainable = step.parameters
         optimizer = step.optimizer
         group = optimizer.param_groups[0]
-        ours = type(optimizer) in MOMENTS and [*map(id, group["params"])] == [*map(id, self.wanting)]
+        ours = type(optimizer) in MOMENTS and [*map(id, group["params"])] == [*map(id, self.trainable)]
         self.inside = ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
-        self.rates = self.wanting[0].new_zeros(2)
+        self.rates = self.trainable[0].new_zeros(2)
         self.largest = torch.finfo(self.rates.dtype).max
         self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         self.moments: list[Tensor] = []
@@ -102,59 +102,63 @@ class Compiled:
         self.graphs: dict[Kind, Graph] = {}
         self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
 
-    def __call__(self, seen: Seen, advance: int, labelled: bool) -> Pass:
-        """Return what `learn.update` returns; see there."""
+    def __call__(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
+        """Return what `update.update` returns; see there."""
         inside = labelled and self.inside
         group = self.optimizer.param_groups[0]
         if inside and not self._find():  # torch makes an optimiser's averages at its first step
             whole = self.whole
-            return update(whole.model, whole.task, whole.rule, self.step, whole.clip, seen, advance, labelled)
-        past = flat([seen.state, seen.trace])
+            return update(whole.model, whole.task, whole.rule, self.step, whole.clip, inputs, advance, labelled)
+        past = flat([inputs.state, inputs.trace])
         if [*map(id, past)] != [*map(id, self.past)]:
-            seen = self._checked(seen)
-            past = flat([seen.state, seen.trace])
+            inputs = self._checked(inputs)
+            past = flat([inputs.state, inputs.trace])
         options = tuple(group.get(name) for name in CONSTANT) if inside else ()
-        x, y = seen.x, seen.chunk.y
+        x, y = inputs.x, inputs.chunk.y
         threads = torch.get_num_threads()
-        kind = Kind((x.shape, x.dtype), (y.shape, y.dtype), advance, seen.reset is not None, labelled, options, threads)
+        kind = Kind(
+            (x.shape, x.dtype), (y.shape, y.dtype), advance, inputs.reset is not None, labelled, options, threads
+        )
         graph = self.graphs.get(kind)
         if graph is None:
-            graph = self.graphs[kind] = self._make(kind, seen)
+            graph = self.graphs[kind] = self._make(kind, inputs)
         given = [*self.moments, *self.counts, self._rates(group)] if inside else []
         try:
-            result = graph.call(*self.parameters, *given, *flat([seen.x, seen.reset, seen.chunk]), *past)
+            result = graph.call(*self.parameters, *given, *flat([inputs.x, inputs.reset, inputs.chunk]), *past)
         except RuntimeError as error:  # of a graph's own check of every index
             if "index out of bounds" not in str(error):
                 raise
             raise no_label("A label is out of bounds.", self.whole.model.head.out_features) from error
-        out, loss, spikes, good, *others = result
+        out, loss, spikes, forward_finite, *others = result
         rest, kept = iter(others), iter(graph.kept)
-        norm, fine = (next(rest), next(rest)) if labelled else (None, None)
-        state = tree_map(lambda _: next(rest), seen.state)
-        trace = seen.trace if all(graph.kept) else tree_map(lambda old: old if next(kept) else next(rest), seen.trace)
+        norm, gradient_finite = (next(rest), next(rest)) if labelled else (None, None)
+        state = tree_map(lambda _: next(rest), inputs.state)
+        trace = (
+            inputs.trace if all(graph.kept) else tree_map(lambda old: old if next(kept) else next(rest), inputs.trace)
+        )
         self.past = flat([state, trace])
-        passed = Pass(out, loss, spikes, good, state, trace, norm, fine, list(rest))
-        return passed if inside else stepped_by(self.step, passed)
+        output = UpdateOutput(out, loss, spikes, forward_finite, state, trace, norm, gradient_finite, list(rest))
+        return output if inside else stepped_by(self.step, output)
 
-    def _checked(self, seen: Seen) -> Seen:
+    def _checked(self, inputs: UpdateInput) -> UpdateInput:
         """Return what an update reads, state and trace in one piece: a graph looks at no size. Raises for others."""
-        self.whole.model.check_state(seen.state, len(seen.x))
-        self.whole.rule.check_trace(seen.trace, len(seen.x))
-        state, trace = (tree_map(Tensor.contiguous, tree) for tree in (seen.state, seen.trace))
-        return seen._replace(state=state, trace=trace)
+        self.whole.model.check_state(inputs.state, len(inputs.x))
+        self.whole.rule.check_trace(inputs.trace, len(inputs.x))
+        state, trace = (tree_map(Tensor.contiguous, tree) for tree in (inputs.state, inputs.trace))
+        return inputs._replace(state=state, trace=trace)
 
     def _find(self) -> bool:
         """Find the optimiser's averages, all of a parameter together; say whether they are there."""
         group, state = self.optimizer.param_groups[0], self.optimizer.state
         names = MOMENTS[type(self.optimizer)] if group.get("momentum", True) else ()
-        own = state[self.wanting[0]] if names else {}
+        own = state[self.trainable[0]] if names else {}
         if any(own.get(name) is None for name in names):
             return False
         if names and (not self.moments or own[names[0]] is not self.moments[0]):  # the first time, or after a loading
-            self.moments = [state[parameter][name] for parameter in self.wanting for name in names]
+            self.moments = [state[parameter][name] for parameter in self.trainable for name in names]
             if "step" in own:  # becomes a view of one tensor, which one addition moves
-                self.counts = [torch.stack([state[parameter]["step"] for parameter in self.wanting])]
-                for i, parameter in enumerate(self.wanting):
+                self.counts = [torch.stack([state[parameter]["step"] for parameter in self.trainable])]
+                for i, parameter in enumerate(self.trainable):
                     state[parameter]["step"] = self.counts[0][i]
         return True
 
@@ -162,48 +166,59 @@ class Compiled:
         """Return what changes from step to step: for Adam, lr over one correction, and 1 over the other's root."""
         rate = group["lr"]
         if self.counts:
-            step = self.optimizer.state[self.wanting[0]]["step"].item() + 1
+            step = self.optimizer.state[self.trainable[0]]["step"].item() + 1
             rate = rate / (1 - group["betas"][0] ** step)
             self.written[1] = (1 - group["betas"][1] ** step) ** -0.5
         self.written[0] = rate if rate <= self.largest else math.inf  # where this precision does not hold it
         return self.rates
 
-    def _make(self, kind: Kind, seen: Seen) -> Graph:
+    def _make(self, kind: Kind, inputs: UpdateInput) -> Graph:
         """Return the graph of a kind of chunk; nothing is changed."""
         kept: list[bool] = []
         weights = [parameter.detach() for parameter in self.parameters]
-        each = len(self.moments) // len(self.wanting)
-        moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.wanting))] if kind.options else []
-        template = [weights, moments, [*self.counts, self.rates] if kind.options else [], seen]
+        each = len(self.moments) // len(self.trainable)
+        moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.trainable))] if kind.options else []
+        template = [weights, moments, [*self.counts, self.rates] if kind.options else [], inputs]
 
         def whole(*tensors: Tensor) -> list[Tensor]:
             given = iter(tensors)
-            weights, moments, pace, seen = tree_map(lambda _: next(given), template)
+            weights, moments, pace, inputs = tree_map(lambda _: next(given), template)
             fresh = [
                 weight.detach().requires_grad_(parameter.requires_grad)
                 for weight, parameter in zip(weights, self.parameters, strict=True)
             ]
             named = {f"model.{name}": weight for name, weight in zip(self.names, fresh, strict=True)}
-            passed: Pass = functional_call(self.whole, named, (seen, kind.advance, kind.labelled))
-            gradients = passed.gradients
+            output: UpdateOutput = functional_call(self.whole, named, (inputs, kind.advance, kind.labelled))
+            gradients = output.gradients
             if kind.options:
-                assert passed.fine is not None
+                assert output.gradient_finite is not None
                 learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
                 *counts, rates = pace
                 old, new = [*counts], [count + 1 for count in counts]
                 for weight, gradient, own in zip(learning, gradients, moments, strict=True):
                     old += [weight, *own]
                     new += stepped(type(self.optimizer), kind.options, rates.unbind(), weight, gradient, own)
-                fine = passed.fine & finite(new[len(counts) :: 1 + each])  # the weights
-                passed = passed._replace(fine=fine)
+                gradient_finite = output.gradient_finite & finite(new[len(counts) :: 1 + each])  # the weights
+                output = output._replace(gradient_finite=gradient_finite)
                 for before, now in zip(old, new, strict=True):
-                    before.copy_(torch.where(fine, now, before))
+                    before.copy_(torch.where(gradient_finite, now, before))
                 gradients = ()
-            after = flat(passed.trace)
-            kept[:] = [old is new for old, new in zip(flat(seen.trace), after, strict=True)]
+            after = flat(output.trace)
+            kept[:] = [old is new for old, new in zip(flat(inputs.trace), after, strict=True)]
             moved = [tensor for tensor, same in zip(after, kept, strict=True) if not same]
-            norm = [] if passed.norm is None or passed.fine is None else [passed.norm, passed.fine]
-            return [passed.out, passed.loss, passed.spikes, passed.good, *norm, *flat(passed.state), *moved, *gradients]
+            norm = (
+                [] if output.norm is None or output.gradient_finite is None else [output.norm, output.gradient_finite]
+            )
+            return [
+                output.out,
+                output.loss,
+                output.spikes,
+                output.forward_finite,
+                *norm,
+                *flat(output.state),
+                *moved,
+                *gradients,
+            ]
 
         products = {torch.ops.aten.mm.default: thin}
         graph = make_fx(whole, products, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat(template))

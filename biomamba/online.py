@@ -19,12 +19,12 @@ from . import threads as threading
 from .checks import check_mask
 from .compiled import Compiled
 from .inputs import check_parts, checked
-from .learn import Seen, loss_of, update, wanting
 from .model import Model
 from .rules.base import LearningRule
 from .state import Tree, copy, nbytes, tree_map
 from .step import Step
 from .stream import Attentive, Chunk, Meter, Task
+from .update import UpdateInput, loss_of, trainable_parameters, update
 
 PATIENCE = 100  # updates in a row that may fail before the loop gives up
 
@@ -61,7 +61,7 @@ class Report(NamedTuple):
 
 
 def begin(chunk: Chunk, task: Task, model: Model, rule: LearningRule | None = None) -> Carry:
-    """Return the carry of streams that have seen nothing; `chunk` tells how many and of what."""
+    """Return the carry of streams that have inputs nothing; `chunk` tells how many and of what."""
     batch = chunk.x.shape[0]
     trace = rule.init(batch) if rule else []
     return Carry(model.init_state(batch), trace, chunk.x[:, :0], chunk.reset[:, :0], task.meters())
@@ -97,7 +97,7 @@ def online(
     threading.check(threads)
     check_parts(task, model, rule, optimizer)
     carry = carry and _checked_carry(carry, model, rule)
-    step = Step(optimizer, wanting(model))
+    step = Step(optimizer, trainable_parameters(model))
     plain = partial(update, model, task, rule, step, clip)
     fused = Compiled(model, task, rule, step, clip) if compile else plain
     failures, length, count = 0, None, 1
@@ -114,18 +114,18 @@ def online(
             length = new
             count = threading.resolve(threads, _bytes(carry, window or new))
         usual = carry.steps > 0 and new == length and x.shape[1] == (window or new)
-        seen = Seen(x, reset if bool(reset.any()) else None, chunk, carry.state, carry.trace)
+        inputs = UpdateInput(x, reset if bool(reset.any()) else None, chunk, carry.state, carry.trace)
         labelled = bool(chunk.mask.any())
         with threading.using(count):
-            passed = (fused if usual else plain)(seen, advance, labelled)
-        _tell(hear, carry.meters, passed.out, chunk)
+            output = (fused if usual else plain)(inputs, advance, labelled)
+        _tell(hear, carry.meters, output.out, chunk)
 
-        carry.state, carry.trace, carry.steps = passed.state, passed.trace, carry.steps + new
-        if bool(passed.good) and window is not None:
+        carry.state, carry.trace, carry.steps = output.state, output.trace, carry.steps + new
+        if bool(output.forward_finite) and window is not None:
             carry.x, carry.reset = x[:, advance:], reset[:, advance:]
-        learned = passed.fine is not None and bool(passed.fine)
+        learned = output.gradient_finite is not None and bool(output.gradient_finite)
         carry.updates += learned
-        if learned or (bool(passed.good) and not labelled):
+        if learned or (bool(output.forward_finite) and not labelled):
             failures = 0
         else:
             failures += 1
@@ -135,7 +135,7 @@ def online(
                     f"{PATIENCE} updates in a row were not finite, the last at step {carry.steps}: "
                     "lower the learning rate or clip the gradient"
                 )
-        yield Report(chunk, passed.out, passed.loss, passed.norm if learned else None, passed.spikes, carry, count)
+        yield Report(chunk, output.out, output.loss, output.norm if learned else None, output.spikes, carry, count)
 
 
 def evaluate(

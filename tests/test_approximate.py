@@ -69,7 +69,7 @@ def test_factored_is_its_formula(block: str, length: int) -> None:
     state, trace = model.init_state(BATCH), rule.init(BATCH)
     for s in range(0, 12, length):
         _, after, tapes = model(x[:, s : s + length], biomamba.cut(state), reset[:, s : s + length])
-        trace, state = rule.carry(tapes, trace), copy(after)
+        trace, state = rule.advance_traces(tapes, trace), copy(after)
     _, _, (tape,) = model(x, model.init_state(BATCH), reset)
     drives = layer.drives(tape)
     abar = tape.log_a.detach().exp().masked_fill(reset[..., None, None], 0).mean((2, 3))
@@ -91,9 +91,7 @@ def test_factored_is_its_formula(block: str, length: int) -> None:
             now = now.unsqueeze(1).expand(-1, layer.shape["en".index(axes[0])], -1)
         post = drive.post[:, -1] if axes[0] == "e" else drive.post[:, -1].transpose(1, 2)
         expected = torch.einsum("bcr,bcj->cj", post, now)
-        got, _ = rule.meet(
-            layer, tape, biomamba.rules.base.Signal(ones, None, None), trace[0], 1, 0, torch.tensor(True)
-        )
+        got = rule.gradient(layer, tape, biomamba.rules.base.Signal(ones, None, None), trace[0], 1)
         assert float(expected.norm()) > 0
         assert error(got[name], expected) < 1e-9, name
 
@@ -149,7 +147,7 @@ def test_the_halves_of_stllr_are_its_formula(block: str) -> None:
             expected = expected + torch.einsum("bcr,bcr,bcj->cj", signal[:, s], post[:, s], 0.9 * X - pre[:, s])
             expected = expected + 0.5 * torch.einsum("bcr,bcr,bcj->cj", signal[:, s], R, pre[:, s])
         signals = biomamba.rules.base.Signal(tape.h0, g, g)
-        got, _ = rule.meet(layer, tape, signals, rule.init(BATCH)[0], t, t, torch.tensor(True))
+        got = rule.gradient(layer, tape, signals, rule.init(BATCH)[0], t)
         assert error(got[name], expected) < 1e-9, name
     assert float(own.norm()) > 0
 
@@ -174,9 +172,9 @@ def test_traces_start_anew_at_a_reset(block: str, rule_class: type[LearningRule]
     else:
         trace, state = rule.init(1), model.init_state(1)
         _, after, tapes = model(x[:, :12], biomamba.cut(state))
-        trace, state = rule.carry(tapes, trace), copy(after)
+        trace, state = rule.advance_traces(tapes, trace), copy(after)
         _, _, tapes = model(x[:, 12:13], biomamba.cut(state), reset[:, 12:13])
-        h = rule.carry(tapes, trace)[0]["h"]
+        h = rule.advance_traces(tapes, trace)[0]["h"]
         assert float(h.abs().std()) < 1e-12 * float(h.abs().mean())  # all of it new signs: nothing of before
     assert worst(blind, two, names) > 1e-3
 
@@ -239,9 +237,9 @@ def test_nothing_moves_where_go_is_false(rule_class: type[LearningRule]) -> None
     rule = rule_class(model.blocks)
     x, _ = random_tokens(5)
     _, _, tapes = model(x, model.init_state(BATCH))
-    start = rule.carry(tapes, rule.init(BATCH))
-    held = rule.carry(tapes, copy(start), go=torch.tensor(False))
-    moved = rule.carry(tapes, copy(start))
+    start = rule.advance_traces(tapes, rule.init(BATCH))
+    held = rule.advance_traces(tapes, copy(start), go=torch.tensor(False))
+    moved = rule.advance_traces(tapes, copy(start))
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(leaves(held), leaves(start), strict=True))
     assert not all(torch.equal(a, b) for (_, a), (_, b) in zip(leaves(moved), leaves(start), strict=True))
 

@@ -21,7 +21,7 @@ LEVELS = [
     "inputs",
     "threads",
     "step",
-    "learn",
+    "update",
     "compiled",
     "online",
 ]

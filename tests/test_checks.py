@@ -58,7 +58,7 @@ def test_a_trace_of_other_streams_is_said(rule: str, block: str, given: int) -> 
     learning = RULES[rule](model.blocks)
     loss, tapes = read(model, 2, learning.local)
     line = rf"^trace: of {given} streams?, expected 2: give rule.init\(2\)$"
-    says(lambda: learning.carry(tapes, learning.init(given)), ValueError, line)
+    says(lambda: learning.advance_traces(tapes, learning.init(given)), ValueError, line)
     says(lambda: learning.past([], tapes, [], learning.init(given)), ValueError, line)
     says(lambda: learning.backward(loss, tapes, learning.init(given)), ValueError, line)
     assert all(p.grad is None for p in model.parameters()), "it had begun"
@@ -70,17 +70,34 @@ def test_a_trace_of_other_streams_is_said(rule: str, block: str, given: int) -> 
 def test_trace_and_tapes_of_another_model_are_said(rule: str, block: str) -> None:
     model, deep, wide = random_model(block), random_model(block, n_layers=2), random_model(block, d_model=8)
     learning, others = RULES[rule](model.blocks), RULES[rule](deep.blocks)
+    move = learning.advance_traces
     _, tapes = read(model, 2, learning.local)
-    says(lambda: learning.carry(tapes, others.init(2)), ValueError, "trace: of 2 blocks, expected 1: give rule.init")
-    says(lambda: learning.carry(tapes, None), TypeError, "trace: got NoneType, expected a list of one tree")
+    says(
+        lambda: move(tapes, others.init(2)),
+        ValueError,
+        "trace: of 2 blocks, expected 1: give rule.init",
+    )
+    says(lambda: move(tapes, None), TypeError, "trace: got NoneType, expected a list of one tree")
     _, deeper = read(deep, 2, learning.local)
-    says(lambda: learning.carry(deeper, learning.init(2)), ValueError, "tapes: of 2 blocks, expected 1: give those of")
+    says(
+        lambda: move(deeper, learning.init(2)),
+        ValueError,
+        "tapes: of 2 blocks, expected 1: give those of",
+    )
     _, wider = read(wide, 2, learning.local)
-    says(lambda: learning.carry(wider, learning.init(2)), ValueError, "tapes: block 0 has states .* expected .*: give")
+    says(
+        lambda: move(wider, learning.init(2)),
+        ValueError,
+        "tapes: block 0 has states .* expected .*: give",
+    )
     if rule in REMEMBERING:
         wrong = RULES[rule](wide.blocks).init(2)
-        says(lambda: learning.carry(tapes, wrong), ValueError, r"trace: 0\.\S+ is \(2, .*, expected \(2, .*: give rule")
-    learning.carry(tapes, learning.init(2))  # control
+        says(
+            lambda: move(tapes, wrong),
+            ValueError,
+            r"trace: 0\.\S+ is \(2, .*, expected \(2, .*: give rule",
+        )
+    move(tapes, learning.init(2))  # control
 
 
 @pytest.mark.parametrize("rule", REMEMBERING)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import biomamba
-from biomamba.rules import BPTT, RTRL, RTRLSTDP, LearningRule
-from biomamba.rules.base import Signal
+from biomamba.rules import BPTT, RTRL, RTRLSTDP, RULES, LearningRule
+from biomamba.rules.base import Signal, Span
 from biomamba.state import copy, leaves, tree_map
 from sizes import (
     BATCH,
@@ -187,7 +187,7 @@ def test_the_stdp_half_is_its_formula(block: str) -> None:
     trace = rule.init(BATCH)[0]
     signal, drives = Signal(tapes[0].h0.grad, tapes[0].h.grad, tapes[0].h.grad), layer.drives(tapes[0])
     with torch.no_grad():
-        half, _ = rule.meet(layer, tapes[0], signal, trace, t, t, torch.tensor(True))  # Z is zero: no causal half
+        half = rule.gradient(layer, tapes[0], signal, trace, t)  # Z is zero: no causal half
     g = signal.h
     for name in layer.fan_in:
         post, pre, taps = drives[name]
@@ -251,7 +251,7 @@ def test_advance_moves_the_trace_only_that_far() -> None:
 
     def carried(x: Tensor, advance: int | None) -> Sequence[object]:
         _, _, tapes = model(x, model.init_state(BATCH))
-        return rule.carry(tapes, copy(start), advance)
+        return rule.advance_traces(tapes, copy(start), advance)
 
     for (path, got), (_, want) in zip(leaves(carried(x, 4)), leaves(carried(x[:, :4], None)), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12, msg=path)
@@ -270,3 +270,64 @@ def test_rtrl_asks_for_a_leaf() -> None:
 def test_stdp_refuses_a_decay_that_does_not_decay() -> None:
     with pytest.raises(ValueError, match=r"got 1\.0, expected 0 <= lam < 1"):
         RTRLSTDP(random_model("mamba2").blocks, lam=1.0)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 12])
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("rule", RULES)
+def test_both_halves_at_once_are_the_halves(rule: str, block: str, steps: int) -> None:
+    """gradient_and_advance = gradient, advance: of a trace that remembers, with steps that were learned from before."""
+    model, (x, y) = random_model(block), random_tokens(12)
+    layer, own = model.blocks[0], RULES[rule](model.blocks)
+    for parameter in model.parameters():
+        parameter.grad = None
+    reset = torch.zeros(BATCH, 12, dtype=torch.bool)
+    reset[0, 4] = True
+    out, _, tapes = model(x, biomamba.cut(random_state(model)), reset, own.local)
+    start = own.advance_traces(tapes, own.init(BATCH))
+    loss = torch.nn.functional.cross_entropy(out.flatten(0, 1), y.flatten())
+    _, (signal,) = own.signals(loss, [*model.parameters()], tapes)
+    with torch.no_grad():
+        gradient = own.gradient(layer, tapes[0], signal, copy(start)[0], 7)
+        moved = own.advance(layer, tapes[0], copy(start)[0], steps, torch.tensor(True))
+        both, after = own.gradient_and_advance(
+            layer, tapes[0], signal, copy(start)[0], Span(7, steps, torch.tensor(True))
+        )
+        held = own.advance(layer, tapes[0], copy(start)[0], steps, torch.tensor(False))
+    assert gradient.keys() == both.keys()
+    for name in gradient:
+        torch.testing.assert_close(both[name], gradient[name], rtol=1e-9, atol=1e-12)
+    for (path, one), (_, other), (_, first), (_, still) in zip(
+        *(leaves(tree) for tree in (moved, after, start[0], held)), strict=True
+    ):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
+        assert torch.equal(still, first), path
+    if steps and rule != "bptt":  # the law says nothing if nothing moves
+        pairs = zip(leaves(moved), leaves(start[0]), strict=True)
+        assert any(not torch.equal(one, first) for (_, one), (_, first) in pairs)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_backward_is_the_signals_and_the_past(rule: str) -> None:
+    """What a loop of one's own finds in `.grad` is what the online loop learns from, and adds to what is there."""
+    model, (x, y) = random_model("mamba2", n_layers=2), random_tokens(12)
+    own, parameters = RULES[rule](model.blocks), [*model.parameters()]
+    state = random_state(model)
+    found = []
+    for by_backward in (True, False):
+        out, _, tapes = model(x, biomamba.cut(copy(state)), None, own.local)
+        trace = own.advance_traces(tapes, own.init(BATCH))
+        loss = torch.nn.functional.cross_entropy(out.flatten(0, 1), y.flatten())
+        if by_backward:
+            for parameter in parameters:
+                parameter.grad = torch.ones_like(parameter)
+            after = own.backward(loss, tapes, trace)
+            gradients = [parameter.grad - 1 for parameter in parameters if parameter.grad is not None]
+        else:
+            inside, signals = own.signals(loss, parameters, tapes)
+            through, after = own.past(parameters, tapes, signals, trace)
+            gradients = [a if b is None else a + b for a, b in zip(inside, through, strict=True)]
+            assert (rule == "bptt") == all(b is None for b in through)
+        found.append([*gradients, *(leaf for _, leaf in leaves(after))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD, Optimizer
 
-from ..learn import Seen, learn, take, wanting
 from ..model import Model
 from ..online import begin, online
 from ..rules import LearningRule
 from ..state import flat, nbytes
 from ..stream import Chunk, Task
+from ..update import UpdateInput, apply_gradients, learn, trainable_parameters
 from .energy import measured, wait
 from .operations import Counter, Operations, place
 
@@ -99,19 +99,19 @@ class Loop:
     rule: LearningRule
     optimizer: Optimizer
     clip: float | None
-    seen: Seen
+    inputs: UpdateInput
 
     def infer(self) -> None:
         """Read the new steps without learning."""
-        chunk = self.seen.chunk
+        chunk = self.inputs.chunk
         with torch.no_grad():
-            self.model(chunk.x, self.seen.state, None if self.seen.reset is None else chunk.reset)
+            self.model(chunk.x, self.inputs.state, None if self.inputs.reset is None else chunk.reset)
 
     def update(self) -> None:
         """Learn once."""
-        passed = learn(self.model, self.task, self.rule, self.seen, self.seen.chunk.x.shape[1], self.clip)
-        take(self.optimizer, wanting(self.model), passed.gradients)
-        self.seen = self.seen._replace(state=passed.state, trace=passed.trace)
+        output = learn(self.model, self.task, self.rule, self.inputs, self.inputs.chunk.x.shape[1], self.clip)
+        apply_gradients(self.optimizer, trainable_parameters(self.model), output.gradients)
+        self.inputs = self.inputs._replace(state=output.state, trace=output.trace)
 
 
 def measure(
@@ -132,17 +132,17 @@ def measure(
     check(rule, chunk)
     with restored(model, optimizer):
         loop = under_way(model, task, rule, optimizer, chunk, window, clip)
-        new, samples, device = chunk.x.shape[1], chunk.mask.numel(), loop.seen.x.device
+        new, samples, device = chunk.x.shape[1], chunk.mask.numel(), loop.inputs.x.device
         inference, learning = counted(loop.infer) / samples, counted(loop.update) / samples
-        saved = Activations([*model.parameters(), *flat([loop.seen.state, loop.seen.trace])])
+        saved = Activations([*model.parameters(), *flat([loop.inputs.state, loop.inputs.trace])])
         with saved:
             loop.update()
         joules = measured(loop.update, device)
         return Cost(
             inference=inference,
             learning=learning,
-            trace_bytes=nbytes(loop.seen.trace),
-            state_bytes=nbytes(loop.seen.state),
+            trace_bytes=nbytes(loop.inputs.trace),
+            state_bytes=nbytes(loop.inputs.state),
             activation_bytes=saved.nbytes,
             inference_joules=inference.joules,
             learning_joules=learning.joules,
@@ -194,7 +194,7 @@ def pieces(chunk: Chunk, total: int, length: int) -> list[Chunk]:
 
 
 def check(rule: LearningRule, chunk: Chunk) -> None:
-    """Raise ValueError where there would be nothing to count, or it would not be seen."""
+    """Raise ValueError where there would be nothing to count, or it would not be inputs."""
     if not bool(chunk.mask.any()):
         raise ValueError("chunk: got none with a label, expected at least one labelled step, as learning begins there")
     if any(block.kernels == "mamba_ssm" for block in rule.blocks):
@@ -230,8 +230,8 @@ def under_way(
         raise FloatingPointError("an update from the chunk is not finite: lower the learning rate or clip the gradient")
     carry = report.carry
     x, reset = torch.cat([carry.x, report.chunk.x], dim=1), torch.cat([carry.reset, report.chunk.reset], dim=1)
-    seen = Seen(x, reset if bool(reset.any()) else None, report.chunk, carry.state, carry.trace)
-    return Loop(model, task, rule, optimizer, clip, seen)
+    inputs = UpdateInput(x, reset if bool(reset.any()) else None, report.chunk, carry.state, carry.trace)
+    return Loop(model, task, rule, optimizer, clip, inputs)
 
 
 def counted(call: Callable[[], None]) -> Operations:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..learn import wanting
 from ..model import Model
 from ..online import online
 from ..rules.base import LearningRule
 from ..stream import Chunk, Task
+from ..update import trainable_parameters
 
 Gradients = dict[str, Tensor]
 
@@ -45,7 +45,7 @@ def by_rule(
     model: Model, task: Task, rule: LearningRule, stream: Iterator[Chunk], window: int | None
 ) -> tuple[Gradients, list[Chunk]]:
     """Return the sum of the rule's gradients over a stream, and the stream's chunks."""
-    held = torch.optim.SGD(wanting(model), lr=0.0)
+    held = torch.optim.SGD(trainable_parameters(model), lr=0.0)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total, chunks = {name: torch.zeros_like(p) for name, p in parameters.items()}, []
     for report in online(stream, task, model, rule, held, window=window, clip=None):

@@ -2,13 +2,14 @@
 
     dL/dtheta  =  dL/dtheta |_(h0 held)   +   dL/dh0 . Z
 
-The first term is autograd's. `meet` gives the second, and moves Z = dh0/dtheta on to where the next chunk begins:
-both in one pass over the trace, which is by far the largest thing an online learner holds.
+The first term is autograd's. `gradient` gives the second, `advance` moves Z = dh0/dtheta on to where the next chunk
+begins, and `gradient_and_advance` does both: in one pass over the trace where that is large, as it is by far the
+largest thing an online learner holds.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +30,18 @@ class Signal(NamedTuple):
     bare: Tensor | None  # the same without the surrogate derivative of a spike; h itself where the block does not spike
 
 
+class Span(NamedTuple):
+    """Which steps of a tape count."""
+
+    new: int  # the last ones, not learned from before
+    steps: int  # from the tape's start to where the trace is moved
+    go: Tensor  # () bool: false leaves the trace as it was
+
+
 class LearningRule(ABC):
     """How the past of a stream gets its share of the gradient."""
 
-    reads_h: ClassVar[bool] = False  # whether `meet` wants the signal of every step
+    reads_h: ClassVar[bool] = False  # whether `gradient` wants the signal of every step
     local: ClassVar[bool] = False  # whether chunks are to be read with no gradient from a state to the one before
 
     def __init__(self, blocks: Iterable[Block]) -> None:
@@ -58,14 +67,26 @@ class LearningRule(ABC):
         """Return the trace of `batch` streams that have seen nothing: one tree per block."""
 
     @abstractmethod
-    def meet(
-        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
-    ) -> tuple[Gradients, Tree]:
-        """Return the gradient of the block's effective parameters through the past, and the trace `advance` steps on.
+    def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
+        """Return dL/dh0 . Z: the gradient of the block's effective parameters through the past.
 
-        trace is the block's own, and its memory is used again; `new` is how many of the last steps have not been
-        learned from before. Where go, () bool, is false, the trace is left as it was.
+        trace is the block's own, at the tape's start; new: how many of the last steps have not been learned from
+        before, for rules whose trace acts inside the chunk too.
         """
+
+    @abstractmethod
+    def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
+        """Return Z_t = a_t Z_{t-1} + d_t: the block's trace `steps` steps after the tape's start.
+
+        The memory of the trace given may be used again. Where go, () bool, is false, the trace stays as it was.
+        """
+
+    def gradient_and_advance(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, span: Span
+    ) -> tuple[Gradients, Tree]:
+        """Return both. A rule whose two halves share work does it once here."""
+        gradients = self.gradient(block, tape, signal, trace, span.new)
+        return gradients, self.advance(block, tape, trace, span.steps, span.go)
 
     def backward(
         self, loss: Tensor, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, new: int | None = None
@@ -75,7 +96,8 @@ class LearningRule(ABC):
         advance: default, at the tapes' end. new: how many of the last steps have not been learned from before
         (default: all). The memory of the trace given is used again: keep the one returned.
         Raises ValueError where a tape's state is no leaf: begin chunks from `biomamba.cut(state)`; and, as `past` and
-        `carry` do, where tapes or trace are not of these blocks and of the same streams, or steps are not in the tapes.
+        `advance_traces` do, where tapes or trace are not of these blocks and of the same streams, or steps are not in
+        the tapes.
         """
         self._check(tapes, trace, advance, new)
         for tape in tapes:
@@ -83,19 +105,14 @@ class LearningRule(ABC):
                 raise ValueError(
                     "the state a chunk begins from must be a leaf with a gradient: call model(x, biomamba.cut(state))"
                 )
-            if self.reads_h:
-                tape.h.retain_grad()
-                tape.potential.retain_grad()
-        loss.backward(retain_graph=self.reads_h)
-        signals = [
-            self._signal(
-                block, tape, tape.h0.grad, *((tape.h.grad, tape.potential.grad) if self.reads_h else (None, None))
-            )
-            for block, tape in zip(self.blocks, tapes, strict=True)
-        ]
-        reached, past, trace = self._through(tapes, signals, trace, advance, new)
-        if reached:
-            torch.autograd.backward(reached, past)
+        own = (parameter for block in self.blocks for parameter in block.parameters() if parameter.requires_grad)
+        found = {id(leaf): leaf for leaf in [*_leaves(loss), *own]}
+        parameters = [leaf for leaf in found.values() if all(leaf is not tape.h0 for tape in tapes)]
+        inside, signals = self.signals(loss, parameters, tapes)
+        through, trace = self.past(parameters, tapes, signals, trace, advance, new)
+        for parameter, a, b in zip(parameters, inside, through, strict=True):
+            gradient = a if b is None else a + b
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return trace
 
     def signals(
@@ -125,15 +142,28 @@ class LearningRule(ABC):
     ) -> tuple[list[Tensor | None], Tree]:
         """Return each parameter's gradient through the past (None where there is none), and the trace moved on."""
         self._check(tapes, trace, advance, new)
-        reached, past, trace = self._through(tapes, signals, trace, advance, new, go)
+        reached: list[Tensor] = []  # effective parameters on the graph: autograd goes on to the true ones
+        gradients: list[Tensor] = []
+        after = []
+        for block, tape, signal, own in zip(self.blocks, tapes, signals, trace, strict=True):
+            with torch.no_grad():
+                found, moved = self.gradient_and_advance(block, tape, signal, own, _span(tape, advance, new, go))
+            after.append(moved)
+            effective = block.effective() if found else {}
+            wanted = {name: gradient for name, gradient in found.items() if effective[name].requires_grad}
+            reached += [effective[name] for name in wanted]
+            gradients += wanted.values()
         if not reached:
-            return [None] * len(parameters), trace
-        return list(torch.autograd.grad(reached, parameters, past, allow_unused=True)), trace
+            return [None] * len(parameters), after
+        return list(torch.autograd.grad(reached, parameters, gradients, allow_unused=True)), after
 
-    def carry(self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, go: Tensor | None = None) -> Tree:
+    def advance_traces(
+        self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, go: Tensor | None = None
+    ) -> Tree:
         """Return the trace `advance` steps after the tapes' start (default: at their end), nothing learned."""
         self._check(tapes, trace, advance)
-        return self._through(tapes, [self._silence(tape) for tape in tapes], trace, advance, go=go)[2]
+        each = zip(self.blocks, tapes, trace, strict=True)
+        return [self.advance(block, tape, own, *_span(tape, advance, None, go)[1:]) for block, tape, own in each]
 
     def check_trace(self, trace: Tree, streams: int) -> None:
         """Raise ValueError or TypeError unless a trace is of the form that `init(streams)` gives."""
@@ -163,50 +193,31 @@ class LearningRule(ABC):
             raise ValueError(f"new: got {new} steps, expected 1 to {t}, the steps of the tapes: give {t}")
         self.check_trace(trace, streams)
 
-    def _through(
-        self,
-        tapes: Sequence[Tape],
-        signals: Sequence[Signal],
-        trace: Tree,
-        advance: int | None = None,
-        new: int | None = None,
-        go: Tensor | None = None,
-    ) -> tuple[list[Tensor], list[Tensor], Tree]:
-        """Return effective parameters on the graph, their gradients (autograd goes on to the true ones), and the trace.
-
-        go: default, true.
-        """
-        go = torch.ones((), dtype=torch.bool, device=tapes[0].h.device) if go is None else go
-        reached: list[Tensor] = []
-        pasts: list[Tensor] = []
-        moved = []
-        for block, tape, signal, own in zip(self.blocks, tapes, signals, trace, strict=True):
-            t = tape.h.shape[1]
-            with torch.no_grad():
-                past, after = self.meet(block, tape, signal, own, new or t, t if advance is None else advance, go)
-            moved.append(after)
-            effective = block.effective() if past else {}
-            for name, gradient in past.items():
-                if effective[name].requires_grad:
-                    reached.append(effective[name])
-                    pasts.append(gradient)
-        return reached, pasts, moved
-
-    def _signal(
-        self, block: Block, tape: Tape, h0: Tensor | None, h: Tensor | None, potential: Tensor | None
-    ) -> Signal:
-        """Return the signal of a block from the gradients to its states and potential; zero where none reached them."""
-        silence = self._silence(tape)
-        h0 = silence.h0 if h0 is None else h0
-        if h is None:
-            return silence._replace(h0=h0)
-        if potential is None or block.threshold is None:
+    def _signal(self, block: Block, tape: Tape, h0: Tensor, h: Tensor | None, potential: Tensor | None) -> Signal:
+        """Return the signal of a block from the gradients to its states and potential."""
+        if h is None or potential is None or block.threshold is None:
             return Signal(h0, h, h)
         without = potential / psi(tape.potential.detach(), block.threshold, block.steepness)
         (bare,) = torch.autograd.grad(tape.potential, tape.h, without, retain_graph=True)
         return Signal(h0, h, bare)
 
-    def _silence(self, tape: Tape) -> Signal:
-        """Return the signal of a loss that does not reach the block."""
-        zero = torch.zeros_like(tape.h) if self.reads_h else None
-        return Signal(torch.zeros_like(tape.h0), zero, zero)
+
+def _span(tape: Tape, advance: int | None, new: int | None, go: Tensor | None) -> Span:
+    """Return the span of a tape: by default all of it, and everything goes."""
+    t = tape.h.shape[1]
+    go = torch.ones((), dtype=torch.bool, device=tape.h.device) if go is None else go
+    return Span(new or t, t if advance is None else advance, go)
+
+
+def _leaves(loss: Tensor) -> list[Tensor]:
+    """Return the leaves of autograd's graph that want a gradient."""
+    found, nodes, known = [], [loss.grad_fn], set[Any]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        nodes += [following for following, _ in node.next_functions]
+    return found

@@ -17,8 +17,10 @@ class BPTT(LearningRule):
         """Return empty traces: nothing is remembered."""
         return [None for _ in self.blocks]
 
-    def meet(
-        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
-    ) -> tuple[Gradients, Tree]:
-        """Return no gradient through the past, and the empty trace."""
-        return {}, trace
+    def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
+        """Return nothing: the gradient ends at the chunk's edge."""
+        return {}
+
+    def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
+        """Return the empty trace."""
+        return trace

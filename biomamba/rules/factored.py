@@ -29,14 +29,15 @@ class Factored(LearningRule):
         """Return zero traces."""
         return [{name: self._zeros(block, name, batch) for name in block.influences} for block in self.blocks]
 
-    def meet(
-        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
-    ) -> tuple[Gradients, Tree]:
-        """Return signal . (post x pre) for all before the chunk, and the factors at its step `advance`."""
-        gradients = {name: _contract(signal.h0, trace[name], axes) for name, axes in block.influences.items()}
-        if advance == 0:
-            return gradients, trace
-        part = first(tape, advance)
+    def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
+        """Return signal . (post x pre) for all before the chunk."""
+        return {name: _contract(signal.h0, trace[name], axes) for name, axes in block.influences.items()}
+
+    def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
+        """Return the factors at the chunk's step `steps`."""
+        if steps == 0:
+            return trace
+        part = first(tape, steps)
         drives, ahead = block.drives(part), decay_ahead(part.log_a, part.reset)
         decay = keep(part.log_a, part.reset).mean((2, 3))
         moved = {}
@@ -46,11 +47,11 @@ class Factored(LearningRule):
                 moved[name] = ahead.start * own + (drive.post * ahead.step).sum(1)
             else:
                 rows = pre_rows(drive, decay, own["pre"], block.kernels)
-                factors = {"post": drive.post[:, -1], "pre": last_rows(rows, part.reset, advance, own["pre"].shape[1])}
+                factors = {"post": drive.post[:, -1], "pre": last_rows(rows, part.reset, steps, own["pre"].shape[1])}
                 if "taps" in own:
                     factors["taps"] = _taps(drive, own["taps"])
                 moved[name] = factors
-        return gradients, where(go, moved, trace)
+        return where(go, moved, trace)
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tree:
         """Return the zero trace of one influence."""

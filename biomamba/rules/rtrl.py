@@ -18,7 +18,7 @@ from torch import Tensor
 from ..blocks.base import Block, Tape, first
 from ..ops.influence import contract_naive, shape
 from ..state import Tree
-from .base import Gradients, LearningRule, Signal
+from .base import Gradients, LearningRule, Signal, Span
 
 
 class RTRL(LearningRule):
@@ -42,14 +42,24 @@ class RTRL(LearningRule):
         """Return zero traces."""
         return [{name: self._zeros(block, name, batch) for name in block.influences} for block in self.blocks]
 
-    def meet(
-        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
+    def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
+        """Return signal . Z for all before the chunk."""
+        exact = {name: trace[name].to(tape.h.dtype) for name in block.influences}
+        return {name: contract_naive(signal.h0, exact[name], axes) for name, axes in block.influences.items()}
+
+    def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
+        """Return Z at the chunk's step `steps`."""
+        if steps:
+            block.cross(first(tape, steps), trace, torch.zeros_like(tape.h0), go)
+        return trace
+
+    def gradient_and_advance(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, span: Span
     ) -> tuple[Gradients, Tree]:
-        """Return signal . Z for all before the chunk, and Z at its step `advance`."""
-        if advance == 0:
-            exact = {name: trace[name].to(tape.h.dtype) for name in block.influences}
-            return {name: contract_naive(signal.h0, exact[name], a) for name, a in block.influences.items()}, trace
-        gradients = block.cross(first(tape, advance), trace, signal.h0, go)
+        """Return both, of one pass over Z."""
+        if span.steps == 0:
+            return RTRL.gradient(self, block, tape, signal, trace, span.new), trace  # of Z alone, in a subclass too
+        gradients = block.cross(first(tape, span.steps), trace, signal.h0, span.go)
         return dict(zip(block.influences, gradients, strict=True)), trace
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tensor:

@@ -8,7 +8,7 @@ the RTRL trace itself, untouched. The learning signal is the third factor of bot
 a_post = 0 it is RTRL to the bit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ..ops.influence import Drive, contract_now
 from ..ops.spike import psi
 from ..ops.traces import decaying_sum, fixed
 from ..state import Tree
-from .base import Gradients, Signal
+from .base import Gradients, Signal, Span
 from .rtrl import RTRL
 
 
@@ -52,21 +52,59 @@ class RTRLSTDP(RTRL):
             empty.append({"Z": Z, "Q": {name: like.new_zeros(batch, *block.shape) for name in block.fan_in}})
         return empty
 
-    def meet(
-        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
+    def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
+        """Return the gradient through the past, and a_post times that of the inputs that came after a post."""
+        causal = super().gradient(block, tape, signal, trace["Z"], new)
+        return self._with_half(causal, block, tape, signal, block.drives(tape), trace["Q"], new)
+
+    def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
+        """Return Z and Q at the chunk's step `steps`."""
+        Q = self._advanced(block, tape, block.drives(tape), trace["Q"], steps, go)
+        return {"Z": super().advance(block, tape, trace["Z"], steps, go), "Q": Q}
+
+    def gradient_and_advance(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, span: Span
     ) -> tuple[Gradients, Tree]:
-        """Return the gradient through the past and of the inputs that came after a post, and the trace moved on."""
-        drives, half, Qs = block.drives(tape), {}, {}
-        late = of_new(signal, new)
-        for name, before in trace["Q"].items():
+        """Return both, of one pass over Z; the drives are worked out once."""
+        drives = block.drives(tape)
+        causal, Z = super().gradient_and_advance(block, tape, signal, trace["Z"], span)
+        gradients = self._with_half(causal, block, tape, signal, drives, trace["Q"], span.new)
+        return gradients, {"Z": Z, "Q": self._advanced(block, tape, drives, trace["Q"], span.steps, span.go)}
+
+    def _with_half(
+        self,
+        causal: Gradients,
+        block: Block,
+        tape: Tape,
+        signal: Signal,
+        drives: Mapping[str, Drive],
+        Qs: dict[str, Tensor],
+        new: int,
+    ) -> Gradients:
+        """Return the causal half with a_post times the non-causal one."""
+        late, gradients = of_new(signal, new), dict(causal)
+        for name, before in Qs.items():
             drive = drives[name]
             assert drive.pre is not None
-            Q, R = post_trace(block, tape, drive, before, self.lam)
-            half[name] = contract_now(late * R, block.influences[name], drive.pre, drive.taps)
-            Qs[name] = torch.where(go, Q[:, advance - 1], before) if advance else before
-        gradients, Z = super().meet(block, tape, signal, trace["Z"], new, advance, go)
-        gradients |= {name: gradients[name] + self.a_post * gradient for name, gradient in half.items()}
-        return gradients, {"Z": Z, "Q": Qs}
+            _, R = post_trace(block, tape, drive, before, self.lam)
+            half = contract_now(late * R, block.influences[name], drive.pre, drive.taps)
+            gradients[name] = causal[name] + self.a_post * half
+        return gradients
+
+    def _advanced(
+        self,
+        block: Block,
+        tape: Tape,
+        drives: Mapping[str, Drive],
+        Qs: dict[str, Tensor],
+        steps: int,
+        go: Tensor,
+    ) -> dict[str, Tensor]:
+        """Return every Q at the chunk's step `steps`."""
+        if steps == 0:
+            return Qs
+        after = {name: post_trace(block, tape, drives[name], before, self.lam)[0] for name, before in Qs.items()}
+        return {name: torch.where(go, Q[:, steps - 1], Qs[name]) for name, Q in after.items()}
 
 
 def of_new(signal: Signal, new: int) -> Tensor:

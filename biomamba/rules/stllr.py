@@ -12,6 +12,7 @@ Memory per influence: e n + k j.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,8 +20,17 @@ from ..blocks.base import Block, Tape, no_inputs
 from ..ops.influence import Drive, contract_now
 from ..ops.traces import at_steps, decaying_sum, fixed, last_rows, pre_rows
 from ..state import Tree, where
-from .base import Gradients, LearningRule, Signal
+from .base import Gradients, LearningRule, Signal, Span
 from .stdp import of_new, post_trace
+
+
+class Traces(NamedTuple):
+    """The traces of one influence at every step."""
+
+    drive: Drive
+    sums: Tensor  # of its inputs, as `pre_rows` gives them, or of its posts (b, t, e, n)
+    Q: Tensor | None = None  # (b, t, e, n) of posts, the step's own included
+    R: Tensor | None = None  # (b, t, e, n) of the posts before
 
 
 class STLLR(LearningRule):
@@ -56,46 +66,62 @@ class STLLR(LearningRule):
         """Return zero traces."""
         return [{name: self._zeros(block, name, batch) for name in block.influences} for block in self.blocks]
 
-    def meet(
-        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
+    def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
+        """Return what the traces add to each step's own gradient, sum_t g_t post_t pre_t, which autograd has given."""
+        return self._gradient(block, signal, self._traces(block, tape, trace), new)
+
+    def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
+        """Return the traces at the chunk's step `steps`."""
+        return self._advanced(tape, self._traces(block, tape, trace), trace, steps, go)
+
+    def gradient_and_advance(
+        self, block: Block, tape: Tape, signal: Signal, trace: Tree, span: Span
     ) -> tuple[Gradients, Tree]:
-        """Return what the traces add to each step's own gradient, and the traces at step `advance`.
+        """Return both; the traces of all steps are worked out once."""
+        traces = self._traces(block, tape, trace)
+        return self._gradient(block, signal, traces, span.new), self._advanced(tape, traces, trace, span.steps, span.go)
 
-        Autograd has given sum_t g_t post_t pre_t already.
-        """
-        gradients, moved, drives = {}, {}, block.drives(tape)
-        for name, axes in block.influences.items():
+    def _traces(self, block: Block, tape: Tape, trace: Tree) -> dict[str, Traces]:
+        """Return the traces of every influence at every step."""
+        found, drives = {}, block.drives(tape)
+        for name in block.influences:
             drive, own = drives[name], trace[name]
-            if drive.pre is None:
-                gradients[name], after = self._without_inputs(block, tape, signal, drive, own, axes, advance)
+            decay = fixed(self.lambda_pre, drive.post, tape.reset)
+            if drive.pre is None:  # the causal half with the post in the input's place
+                found[name] = Traces(drive, decaying_sum(drive.post, decay, own, block.kernels))
             else:
-                gradients[name], after = self._with_inputs(block, tape, signal, drive, own, axes, new, advance)
-            moved[name] = after
-        return gradients, where(go, moved, trace)
+                rows = pre_rows(drive, decay, own["pre"], block.kernels)
+                found[name] = Traces(drive, rows, *post_trace(block, tape, drive, own["Q"], self.lambda_post))
+        return found
 
-    def _without_inputs(
-        self, block: Block, tape: Tape, signal: Signal, drive: Drive, own: Tensor, axes: str, advance: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the same for an influence that is a post alone: the causal half, the post in the input's place."""
+    def _gradient(self, block: Block, signal: Signal, traces: dict[str, Traces], new: int) -> Gradients:
+        """Return the gradient of every influence."""
         assert signal.h is not None
-        sums = decaying_sum(drive.post, fixed(self.lambda_pre, drive.post, tape.reset), own, block.kernels)
-        gradient = (signal.h * (self.alpha_pre * sums - drive.post)).sum((0, 1))
-        return gradient.sum(-1) if axes == "e" else gradient, sums[:, advance - 1] if advance else own
+        gradients = {}
+        for name, (drive, sums, _, R) in traces.items():
+            axes = block.influences[name]
+            if drive.pre is None or R is None:
+                gradient = (signal.h * (self.alpha_pre * sums - drive.post)).sum((0, 1))
+                gradients[name] = gradient.sum(-1) if axes == "e" else gradient
+            else:
+                causal = self.alpha_pre * at_steps(sums, drive) - drive.pre
+                gradient = contract_now(signal.h * drive.post, axes, causal, drive.taps)
+                late = of_new(signal, new) * R
+                gradients[name] = gradient + self.alpha_post * contract_now(late, axes, drive.pre, drive.taps)
+        return gradients
 
-    def _with_inputs(
-        self, block: Block, tape: Tape, signal: Signal, drive: Drive, own: Tree, axes: str, new: int, advance: int
-    ) -> tuple[Tensor, Tree]:
-        """Return both halves of an influence that is post x pre, and its traces."""
-        assert drive.pre is not None and signal.h is not None
-        rows = pre_rows(drive, fixed(self.lambda_pre, drive.post, tape.reset), own["pre"], block.kernels)
-        causal = self.alpha_pre * at_steps(rows, drive) - drive.pre
-        Q, R = post_trace(block, tape, drive, own["Q"], self.lambda_post)
-        gradient = contract_now(signal.h * drive.post, axes, causal, drive.taps)
-        gradient = gradient + self.alpha_post * contract_now(of_new(signal, new) * R, axes, drive.pre, drive.taps)
-        if advance == 0:
-            return gradient, own
-        pre = last_rows(rows, tape.reset, advance, own["pre"].shape[1])
-        return gradient, {"pre": pre, "Q": Q[:, advance - 1]}
+    def _advanced(self, tape: Tape, traces: dict[str, Traces], trace: Tree, steps: int, go: Tensor) -> Tree:
+        """Return the traces at the chunk's step `steps`."""
+        if steps == 0:
+            return trace
+        moved: dict[str, Tree] = {}
+        for name, (drive, sums, Q, _) in traces.items():
+            if drive.pre is None or Q is None:
+                moved[name] = sums[:, steps - 1]
+            else:
+                pre = last_rows(sums, tape.reset, steps, trace[name]["pre"].shape[1])
+                moved[name] = {"pre": pre, "Q": Q[:, steps - 1]}
+        return where(go, moved, trace)
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tree:
         """Return the zero trace of one influence."""

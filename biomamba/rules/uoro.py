@@ -47,16 +47,17 @@ class UORO(LearningRule):
             empty.append({"h": like.new_zeros(batch, *block.shape), "theta": theta, "chunks": chunks})
         return empty
 
-    def meet(
-        self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int, advance: int, go: Tensor
-    ) -> tuple[Gradients, Tree]:
-        """Return (signal . h) theta for all before the chunk, and the two factors at its step `advance`."""
+    def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
+        """Return (signal . h) theta for all before the chunk."""
+        reached = (signal.h0 * trace["h"]).sum((1, 2))
+        return {name: torch.einsum("b,b...->...", reached, own) for name, own in trace["theta"].items()}
+
+    def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
+        """Return the two factors at the chunk's step `steps`."""
+        if steps == 0:
+            return trace
         h, theta, chunks = trace["h"], trace["theta"], trace["chunks"]
-        met = (signal.h0 * h).sum((1, 2))
-        gradients = {name: torch.einsum("b,b...->...", met, own) for name, own in theta.items()}
-        if advance == 0:
-            return gradients, trace
-        part = first(tape, advance)
+        part = first(tape, steps)
         ahead, drives = decay_ahead(part.log_a, part.reset), block.drives(part)
         nu = signs(self.seed, self._place[id(block)], chunks, block.shape).to(h.dtype)
         seen = nu.unsqueeze(1) * ahead.step
@@ -68,7 +69,7 @@ class UORO(LearningRule):
             "theta": {name: _times(own, 1 / rho_0) + _times(pushed[name], 1 / rho_1) for name, own in theta.items()},
             "chunks": chunks + 1,
         }
-        return gradients, where(go, moved, trace)
+        return where(go, moved, trace)
 
 
 def signs(seed: int, block: int, chunks: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -24,7 +24,7 @@ from .step import Step
 from .stream import Chunk, Task
 
 
-class Seen(NamedTuple):
+class UpdateInput(NamedTuple):
     """What an update reads."""
 
     x: Tensor  # (b, w, ...) inputs, the new ones last
@@ -34,49 +34,59 @@ class Seen(NamedTuple):
     trace: Tree  # before x
 
 
-class Pass(NamedTuple):
+class UpdateOutput(NamedTuple):
     """What an update gives, no graph attached."""
 
     out: Tensor  # (b, t, d_out)
     loss: Tensor  # () nats
     spikes: Tensor  # () share of ones in what the out_proj of spiking blocks received; else nan
-    good: Tensor  # () bool: out, loss and learning signals are finite; where not, state and trace are as they were
+    forward_finite: (
+        Tensor  # () bool: out, loss and learning signals are finite; where not, state and trace are as they were
+    )
     state: Tree  # where the next update begins
     trace: Tree
     norm: Tensor | None = None  # () of the whole gradient before clipping; None without learning
-    fine: Tensor | None = None  # () bool: good, gradient and new weights are finite too; None without learning
+    gradient_finite: Tensor | None = (
+        None  # () bool: forward_finite, gradient and new weights are finite too; None without learning
+    )
     gradients: Sequence[Tensor] = ()  # of the parameters that want one, in the model's order, clipped
 
 
-def predict(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: int) -> Pass:
+def predict(model: Model, task: Task, rule: LearningRule, inputs: UpdateInput, advance: int) -> UpdateOutput:
     """Return the pass of a chunk that nothing is learned from; state and trace move on by `advance` steps."""
     with torch.no_grad():
-        out, _, tapes = model(seen.x, seen.state, seen.reset)
-        out = out[:, -seen.chunk.x.shape[1] :]
-        loss = loss_of(task, out, seen.chunk)
-        good = finite([out, loss])
-        trace = rule.carry(tapes, seen.trace, advance, good)
-        spikes = model.spikes(tapes, seen.chunk.x.shape[1]).mean()
-        return Pass(out, loss, spikes, good, _moved(model, tapes, seen.state, advance, good), trace)
+        out, _, tapes = model(inputs.x, inputs.state, inputs.reset)
+        out = out[:, -inputs.chunk.x.shape[1] :]
+        loss = loss_of(task, out, inputs.chunk)
+        forward_finite = finite([out, loss])
+        trace = rule.advance_traces(tapes, inputs.trace, advance, forward_finite)
+        spikes = model.spikes(tapes, inputs.chunk.x.shape[1]).mean()
+        return UpdateOutput(
+            out, loss, spikes, forward_finite, _moved(model, tapes, inputs.state, advance, forward_finite), trace
+        )
 
 
-def learn(model: Model, task: Task, rule: LearningRule, seen: Seen, advance: int, clip: float | None) -> Pass:
+def learn(
+    model: Model, task: Task, rule: LearningRule, inputs: UpdateInput, advance: int, clip: float | None
+) -> UpdateOutput:
     """Return the pass of a labelled chunk; `clip` is the largest norm of the gradient."""
-    parameters, new = wanting(model), seen.chunk.x.shape[1]
-    out, _, tapes = model(seen.x, cut(seen.state), seen.reset, rule.local)
+    parameters, new = trainable_parameters(model), inputs.chunk.x.shape[1]
+    out, _, tapes = model(inputs.x, cut(inputs.state), inputs.reset, rule.local)
     out = out[:, -new:]
-    loss, penalty = loss_of(task, out, seen.chunk), model.penalty(tapes, new)
+    loss, penalty = loss_of(task, out, inputs.chunk), model.penalty(tapes, new)
     inside, signals = rule.signals(loss if penalty is None else loss + penalty, parameters, tapes)
-    good = finite([out, loss, *(signal.h0 for signal in signals)])
-    through, trace = rule.past(parameters, tapes, signals, seen.trace, advance, new, good)
+    forward_finite = finite([out, loss, *(signal.h0 for signal in signals)])
+    through, trace = rule.past(parameters, tapes, signals, inputs.trace, advance, new, forward_finite)
     gradients = [a if b is None else a + b for a, b in zip(inside, through, strict=True)]
     norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).norm()
     if clip is not None:
         scale = (clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         gradients = [gradient * scale for gradient in gradients]
-    state = _moved(model, tapes, seen.state, advance, good)
-    spikes, fine = model.spikes(tapes, new).mean().detach(), good & torch.isfinite(norm)
-    return Pass(out.detach(), loss.detach(), spikes, good, state, trace, norm, fine, gradients)
+    state = _moved(model, tapes, inputs.state, advance, forward_finite)
+    spikes, gradient_finite = model.spikes(tapes, new).mean().detach(), forward_finite & torch.isfinite(norm)
+    return UpdateOutput(
+        out.detach(), loss.detach(), spikes, forward_finite, state, trace, norm, gradient_finite, gradients
+    )
 
 
 def update(
@@ -85,26 +95,26 @@ def update(
     rule: LearningRule,
     step: Step,
     clip: float | None,
-    seen: Seen,
+    inputs: UpdateInput,
     advance: int,
     labelled: bool,
-) -> Pass:
+) -> UpdateOutput:
     """Return the pass of a chunk, the weights having learned from it where it is labelled and all is finite."""
     if not labelled:
-        return predict(model, task, rule, seen, advance)
-    passed = learn(model, task, rule, seen, advance, clip)
-    return stepped_by(step, passed)
+        return predict(model, task, rule, inputs, advance)
+    output = learn(model, task, rule, inputs, advance, clip)
+    return stepped_by(step, output)
 
 
-def stepped_by(step: Step, passed: Pass) -> Pass:
+def stepped_by(step: Step, output: UpdateOutput) -> UpdateOutput:
     """Return the pass of a labelled chunk after the optimiser's step, which is taken where all is finite."""
-    fine = passed.fine
-    if fine is not None and bool(fine) and not step(passed.gradients):
-        return passed._replace(fine=torch.zeros_like(fine))
-    return passed
+    gradient_finite = output.gradient_finite
+    if gradient_finite is not None and bool(gradient_finite) and not step(output.gradients):
+        return output._replace(gradient_finite=torch.zeros_like(gradient_finite))
+    return output
 
 
-def take(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+def apply_gradients(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     """Take the optimiser's step."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -126,7 +136,7 @@ def no_label(found: str, d_out: int) -> ValueError:
     )
 
 
-def wanting(model: Model) -> list[Tensor]:
+def trainable_parameters(model: Model) -> list[Tensor]:
     """Return the parameters that want a gradient, in the model's order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -136,6 +146,6 @@ def finite(tensors: Sequence[Tensor]) -> Tensor:
     return torch.isfinite(torch.stack([tensor.detach().sum() for tensor in tensors])).all()
 
 
-def _moved(model: Model, tapes: Sequence[Tape], before: Tree, advance: int, good: Tensor) -> Tree:
-    """Return the state `advance` steps on where good, that before where not, in memory of its own."""
-    return where(good, model.state_at(tapes, advance), before)
+def _moved(model: Model, tapes: Sequence[Tape], before: Tree, advance: int, forward_finite: Tensor) -> Tree:
+    """Return the state `advance` steps on where forward_finite, that before where not, in memory of its own."""
+    return where(forward_finite, model.state_at(tapes, advance), before)
