@@ -51,16 +51,16 @@ def measure(setting: Row) -> Row:
     stream = task.stream("all", batch=8, length=setting["length"], seed=setting["seed"])
     tenths = [task.meters()["accuracy"] for _ in range(10)]
     started = time.perf_counter()
-    for report in biomamba.online(stream, task, model, rule, optimizer):
-        at = report.carry.steps - report.chunk.x.shape[1]
+    for report in biomamba.online(stream, biomamba.Learner(task, model, rule, optimizer)):
+        at = report.state.steps - report.chunk.x.shape[1]
         tenths[at * 10 // steps].update(report.out, report.chunk)
-        if report.carry.steps >= steps:
+        if report.state.steps >= steps:
             break
     return {
         "accuracy": tenths[-1].get(),
         "tenths": [meter.get() for meter in tenths],
-        "updates": report.carry.updates,
-        "trace_bytes": nbytes(report.carry.trace),
+        "updates": report.state.updates,
+        "trace_bytes": nbytes(report.state.trace),
         "seconds": time.perf_counter() - started,
     }
 

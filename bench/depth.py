@@ -42,7 +42,7 @@ def gradient(model: biomamba.Model, rule: LearningRule, steps: int, length: int,
     )
     total = [[torch.zeros_like(p) for p in block.parameters()] for block in model.blocks]
     held = torch.optim.SGD(model.parameters(), lr=0.0)
-    for _ in biomamba.online(stream, Summed(), model, rule, held, window=window, clip=None):
+    for _ in biomamba.online(stream, biomamba.Learner(Summed(), model, rule, held, window=window, clip=None)):
         for block, sums in zip(model.blocks, total, strict=True):
             for parameter, part in zip(block.parameters(), sums, strict=True):
                 part += parameter.grad
@@ -54,8 +54,8 @@ def trained(model: biomamba.Model, updates: int) -> None:
     task = Language(corpus="tinyshakespeare")
     stream = task.stream("all", batch=16, length=64, seed=0, start=4096)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for report in biomamba.online(stream, task, model, BPTT(model.blocks), optimizer):
-        if report.carry.updates == updates:
+    for report in biomamba.online(stream, biomamba.Learner(task, model, BPTT(model.blocks), optimizer)):
+        if report.state.updates == updates:
             return
 
 

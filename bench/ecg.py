@@ -92,8 +92,8 @@ def measure(setting: Row) -> Row:
     row: Row = {"source": task.source, "untrained": _inter(settings, task, own.model)}
     began = time.perf_counter()
     last = deque(own.online(own.stream()), maxlen=1).pop()
-    row |= {"learning": {name: meter.get() for name, meter in last.carry.meters.items()}}
-    row |= {"seconds": time.perf_counter() - began, "updates": last.carry.updates}
+    row |= {"learning": {name: meter.get() for name, meter in last.state.meters.items()}}
+    row |= {"seconds": time.perf_counter() - began, "updates": last.state.updates}
     row["inter"] = _inter(settings, task, own.model)
     if setting["adapt"]:
         weights = checkpoint.weights(own.model)
@@ -131,7 +131,7 @@ def _score(reports: Iterable[Report], task: Task, both: Both | None = None) -> S
     """Return the scores of a loop over records that begin together."""
     both = both or Both(task)
     for report in reports:
-        both.take(report.out, report.chunk, report.carry.steps - report.chunk.x.shape[1])
+        both.take(report.out, report.chunk, report.state.steps - report.chunk.x.shape[1])
     return both.get()
 
 

@@ -78,11 +78,11 @@ def measure(setting: Row) -> Row:
         began = time.perf_counter()
         if not frozen:
             for report in own.online(own.stream()):
-                updates = report.carry.updates
+                updates = report.state.updates
             row["updates"] += updates
         row["seconds"] += time.perf_counter() - began
         for report in evaluate(own.task.stream("test", batch=2, length=LONG, seed=0), own.task, own.model):
-            meters = report.carry.meters
+            meters = report.state.meters
         said, latency = meters["accuracy"], meters["latency_seconds"]
         assert isinstance(said, Decisions) and isinstance(latency, Latency)  # noqa: S101 - narrows the types
         row["counts"].append(said.matrix.tolist())

@@ -64,19 +64,19 @@ def measure(setting: Row) -> Row:
         rule = RULES[setting["rule"]](model.blocks, **options)
         fused = {"fused": True} if setting["optim"] != "rmsprop" else {}
         optimizer = OPTIMIZERS[setting["optim"]](model.parameters(), lr=setting["lr"], **fused)
-        reports = biomamba.online(stream, task, model, rule, optimizer, window=setting["window"])
+        reports = biomamba.online(stream, biomamba.Learner(task, model, rule, optimizer, window=setting["window"]))
     for report in reports:
         late = min(
-            report.chunk.x.shape[1], report.carry.steps - (steps - steps // 10)
+            report.chunk.x.shape[1], report.state.steps - (steps - steps // 10)
         )  # the chunk's last so many steps
         if late > 0:
             last.update(report.out[:, -late:], biomamba.Chunk(*(tensor[:, -late:] for tensor in report.chunk)))
     return {
         "all": report.scores["bits_per_byte"],
         "last_tenth": last.get(),
-        "skipped": report.carry.skipped,
-        "updates": report.carry.updates,
-        "trace_bytes": nbytes(report.carry.trace),
+        "skipped": report.state.skipped,
+        "updates": report.state.updates,
+        "trace_bytes": nbytes(report.state.trace),
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": time.perf_counter() - started,
     }

@@ -51,7 +51,7 @@ def loop(rule: str, length: int, kernels: str = "auto") -> Any:
     model = biomamba.Model(vocab=256, d_out=256, d_model=64, d_state=16, headdim=64, kernels=kernels)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     stream = task.stream("all", batch=STREAMS, length=length, seed=0)
-    return biomamba.online(stream, task, model, RULES[rule](model.blocks), optimizer)
+    return biomamba.online(stream, biomamba.Learner(task, model, RULES[rule](model.blocks), optimizer))
 
 
 def peak(rule: str, steps: int) -> Row:
@@ -62,13 +62,13 @@ def peak(rule: str, steps: int) -> Row:
             next(updates)
     before = peak_rss_bytes()
     for report in updates:
-        if report.carry.steps >= steps:
+        if report.state.steps >= steps:
             break
     return {
         "rule": rule,
         "streams": STREAMS,
         "steps learned": steps,
-        "trace MB": nbytes(report.carry.trace) / 1e6,
+        "trace MB": nbytes(report.state.trace) / 1e6,
         "peak growth MB": (peak_rss_bytes() - before) / 1e6,
     }
 
@@ -80,7 +80,7 @@ def largest_piece(kernels: str) -> Row:
         next(updates)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         report = next(updates)
-    traces = [tensor.nbytes for _, tensor in biomamba.state.leaves(report.carry.trace)]
+    traces = [tensor.nbytes for _, tensor in biomamba.state.leaves(report.state.trace)]
     return {
         "kernels": kernels,
         "largest allocation in an update, MB": max(event.self_cpu_memory_usage for event in seen.events()) / 1e6,

@@ -104,9 +104,9 @@ def online_row(setting: Row) -> Row:
     task = Language()
     stream = task.stream("all", batch=setting["streams"], length=setting["length"], seed=0)
     rule = RULES[setting["rule"]](model.blocks)
-    loop = biomamba.online(stream, task, model, rule, optimizer, compile=bool(compiled))
+    loop = biomamba.online(stream, biomamba.Learner(task, model, rule, optimizer, compile=bool(compiled)))
     seconds = median(lambda: next(loop), warm=4, least=9, budget=1.0)
-    traces = nbytes(next(loop).carry.trace)
+    traces = nbytes(next(loop).state.trace)
     bandwidth, rate = copy_bandwidth(max(traces, 1 << 20)), matrix_rate()
     numbers = sum(p.numel() for p in model.parameters())
     tokens = setting["streams"] * setting["length"]
@@ -153,7 +153,7 @@ def trace_passes() -> Iterator[Row]:
 
 
 def one(Z: torch.Tensor, drive: tuple[torch.Tensor, torch.Tensor], start: torch.Tensor, signal: torch.Tensor) -> None:
-    """Contract and carry a single trace: what `cross` calls when everything lies where it should."""
+    """Contract and advance a single trace: what `cross` calls when everything lies where it should."""
     cross([Z], ["ej"], [Drive(*drive)], start, signal, GO)
 
 

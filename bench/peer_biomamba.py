@@ -48,7 +48,7 @@ def online_row(streams: int, threads: int) -> Row:
     task, rule = Language(), RTRL(model.blocks)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     stream = task.stream("all", batch=streams, length=1, seed=0)
-    loop = biomamba.online(stream, task, model, rule, optimizer, compile=True)
+    loop = biomamba.online(stream, biomamba.Learner(task, model, rule, optimizer, compile=True))
     microseconds, nats = [], []
     for _ in range(UPDATES_BEFORE + UPDATES):
         start = time.perf_counter()
@@ -61,7 +61,7 @@ def online_row(streams: int, threads: int) -> Row:
         "us": microseconds[UPDATES_BEFORE:],
         "streams": streams,
         "threads": threads,
-        "trace_bytes": nbytes(report.carry.trace),
+        "trace_bytes": nbytes(report.state.trace),
         "parameters": parameters(model),
         "bits_per_byte": sum(nats[-100:]) / 100 / 0.6931471805599453,
     }

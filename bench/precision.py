@@ -55,11 +55,12 @@ def fidelity(steps: int) -> Row:
         total = [torch.zeros_like(p) for p in model.blocks.parameters()]
         task, optimizer = Language(), torch.optim.SGD(model.parameters(), lr=0.0)
         for report in biomamba.online(
-            task.stream("all", batch=4, length=1, seed=0), task, model, RTRL(model.blocks, kind), optimizer, clip=None
+            task.stream("all", batch=4, length=1, seed=0),
+            biomamba.Learner(task, model, RTRL(model.blocks, kind), optimizer, clip=None),
         ):
             for own, parameter in zip(total, model.blocks.parameters(), strict=True):
                 own += parameter.grad
-            if report.carry.steps == steps:
+            if report.state.steps == steps:
                 break
         gradients.append(torch.cat([own.flatten() for own in total]))
     exact, rounded = gradients
@@ -89,14 +90,15 @@ def last_tenth(
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     meters = task.meters()
     for report in biomamba.online(
-        task.stream("all", batch=8, length=1, seed=seed), task, model, RTRL(model.blocks, kind), optimizer
+        task.stream("all", batch=8, length=1, seed=seed),
+        biomamba.Learner(task, model, RTRL(model.blocks, kind), optimizer),
     ):
-        if report.carry.steps > steps * 9 // 10:
+        if report.state.steps > steps * 9 // 10:
             for meter in meters.values():
                 meter.update(report.out, report.chunk)
-        if report.carry.steps == steps:
+        if report.state.steps == steps:
             break
-    return meters[score].get(), nbytes(report.carry.trace)
+    return meters[score].get(), nbytes(report.state.trace)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def measure(setting: Row) -> Row:
     if "untrained" not in setting:
         report = deque(own.online(own.stream()), maxlen=1).pop()
         scores = report.scores
-        updates, skipped = report.carry.updates, report.carry.skipped
+        updates, skipped = report.state.updates, report.state.skipped
     seconds = time.perf_counter() - began
     test = own.task.stream(own.task.held_out, batch=parsed.stream.batch, length=LONG, seed=parsed.run.seed)
     held_out = deque(evaluate(test, own.task, own.model), maxlen=1).pop().scores

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import blocks, metrics, rules, state, stream
+    from .learner import Learner, LoopState, Report
     from .model import Model
-    from .online import Carry, Report, evaluate, online
+    from .online import evaluate, online
     from .state import BlockState, cut, forget
     from .stream import Chunk, Spec, Task
 
 __all__ = [
     "BlockState",
-    "Carry",
     "Chunk",
+    "Learner",
+    "LoopState",
     "Model",
     "Report",
     "Spec",
@@ -38,7 +40,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Model": "model",
-    **dict.fromkeys(("Carry", "Report", "evaluate", "online"), "online"),
+    **dict.fromkeys(("Learner", "LoopState", "Report"), "learner"),
+    **dict.fromkeys(("evaluate", "online"), "online"),
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
     **dict.fromkeys(("Chunk", "Spec", "Task"), "stream"),
 }

@@ -88,7 +88,7 @@ def _check(chunk: Chunk, model: Model, weight: Tensor, streams: int | None) -> i
     b, t = chunk.x.shape[:2]
     if streams not in (None, b):
         raise ValueError(
-            f"x: of {counted(b, 'stream')}, expected {streams}, as in the carry or the chunk before: "
+            f"x: of {counted(b, 'stream')}, expected {streams}, as in the state or the chunk before: "
             "give each number of streams a loop of its own"
         )
     check_mask("mask", chunk.mask, b, t)

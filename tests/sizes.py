@@ -71,7 +71,9 @@ def windowed_gradient(
     """Return the same through `online` with a window: the loop's own arithmetic, at learning rate 0."""
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    for _ in biomamba.online(chunks(x, y, length, reset), SummedLoss(), model, rule, optimizer, window, clip=None):
+    for _ in biomamba.online(
+        chunks(x, y, length, reset), biomamba.Learner(SummedLoss(), model, rule, optimizer, window, clip=None)
+    ):
         for name, p in model.named_parameters():
             if p.grad is not None:
                 total[name] += p.grad

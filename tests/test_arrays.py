@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
-from biomamba import Model, online
+from biomamba import Learner, Model, online
 from biomamba.cli.main import main
 from biomamba.experiment import build
 from biomamba.rules import RTRL
@@ -247,8 +247,8 @@ def test_bad_rows_are_not_shown_counted_and_move_no_weight(tmp_path: Path) -> No
         model = Model(d_in=2, d_out=3, d_model=8, block="mamba2", d_state=4, headdim=4)
         before = [p.clone() for p in model.parameters()]
         rule, optimizer = RTRL(model.blocks), torch.optim.SGD(model.parameters(), lr=0.1)
-        report = next(online([shown], own, model, rule, optimizer))
-        assert report.carry.updates == moves
+        report = next(online([shown], Learner(own, model, rule, optimizer)))
+        assert report.state.updates == moves
         assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) == moves
 
 

@@ -9,11 +9,11 @@ import torch
 
 import biomamba
 from biomamba.blocks import BLOCKS as REGISTRY
-from biomamba.online import begin
+from biomamba.learner import LoopState
 from biomamba.rules import RTRL, RULES
 from biomamba.state import Tree, leaves, tree_map
 from sizes import BATCH, BLOCKS, D_OUT, VOCAB, SummedLoss, chunks, random_model, random_tokens
-from tasks.delay import Delay
+from biomamba.tasks.delay import Delay
 
 
 class Labelled(SummedLoss):
@@ -46,8 +46,8 @@ def learner(**options: Any) -> tuple[biomamba.Model, RTRL, torch.optim.Optimizer
     return model, RTRL(model.blocks), torch.optim.Adam(model.parameters())
 
 
-def run(stream: Any, parts: Any, task: Any = None, **options: Any) -> list[biomamba.Report]:
-    return list(biomamba.online(stream, task or SummedLoss(), *parts, **options))
+def run(stream: Any, parts: Any, task: Any = None, state: Any = None, **options: Any) -> list[biomamba.Report]:
+    return list(biomamba.online(stream, biomamba.Learner(task or SummedLoss(), *parts, **options), state))
 
 
 @pytest.mark.parametrize("given", [1, 3])
@@ -246,7 +246,7 @@ def test_parts_of_another_model_are_said() -> None:
         r"optimizer: (\d+) of its \1 parameters are not .*: give Adam\(model",
     )
     frozen = torch.optim.SGD(parts[0].head.parameters(), lr=0.1)
-    assert run(stream, (*parts[:2], frozen))[-1].carry.updates == 2  # control: a part of the model may learn alone
+    assert run(stream, (*parts[:2], frozen))[-1].state.updates == 2  # control: a part of the model may learn alone
 
 
 def test_a_model_for_another_task_is_said() -> None:
@@ -279,7 +279,7 @@ def test_chunks_are_looked_at_in_the_midst_of_a_stream() -> None:
         (
             chunks(x[:1], y[:1], 2)[0],
             ValueError,
-            f"x: of 1 stream, expected {BATCH}, as in the carry or the chunk before",
+            f"x: of 1 stream, expected {BATCH}, as in the state or the chunk before",
         ),
         (a._replace(x=a.x.float()), TypeError, "x: got float32, expected tokens"),
         (a._replace(x=a.x.numpy()), TypeError, "x: got ndarray, expected a tensor"),
@@ -301,40 +301,44 @@ def test_chunks_are_looked_at_in_the_midst_of_a_stream() -> None:
     assert len(run([*good, a._replace(x=a.x.int())], learner())) == 5  # control
 
 
-def test_a_carry_of_other_streams_or_another_model_is_said() -> None:
+def test_a_state_of_other_streams_or_another_model_is_said() -> None:
     x, y = random_tokens(8)
     parts = learner()
 
-    def carry(streams: int, model: biomamba.Model = parts[0], rule: Any = parts[1]) -> biomamba.Carry:
-        return begin(chunks(x[:streams], y[:streams], 2)[0], SummedLoss(), model, rule)
+    def fresh(streams: int, model: biomamba.Model = parts[0], rule: Any = parts[1]) -> biomamba.LoopState:
+        return LoopState.begin(chunks(x[:streams], y[:streams], 2)[0], SummedLoss(), model, rule)
 
     stream, (wide, its_rule, _) = chunks(x, y, 2), learner(d_model=8)
     stllr = RULES["stllr"](parts[0].blocks)
     for given, kind, line in (
-        (carry(2), ValueError, f"x: of {BATCH} streams, expected 2, as in the carry or the chunk before: give"),
-        (carry(BATCH, wide, its_rule), ValueError, "state: 0.conv is .*, expected .*: give model.init_state"),
-        (carry(BATCH, rule=stllr), ValueError, r"trace: .* give rule.init"),
-        (parts[0].init_state(3), TypeError, "carry: got list, expected a Carry: give report.carry"),
+        (
+            fresh(2),
+            ValueError,
+            f"x: of {BATCH} streams, expected 2, as in the state or the chunk before: give",
+        ),
+        (fresh(BATCH, wide, its_rule), ValueError, "state: 0.conv is .*, expected .*: give model.init_state"),
+        (fresh(BATCH, rule=stllr), ValueError, r"trace: .* give rule.init"),
+        (parts[0].init_state(3), TypeError, "state: got list, expected a LoopState: give report.state"),
     ):
-        says(lambda: run(stream, parts, carry=given), kind, line)  # noqa: B023
-    said = "expected 2, as in the carry"
-    says(lambda: list(biomamba.evaluate(stream, SummedLoss(), parts[0], carry(2))), ValueError, said)
-    assert run(stream, parts, carry=carry(BATCH))[-1].carry.updates == 4  # control
+        says(lambda: run(stream, parts, state=given), kind, line)  # noqa: B023
+    said = "expected 2, as in the state"
+    says(lambda: list(biomamba.evaluate(stream, SummedLoss(), parts[0], fresh(2))), ValueError, said)
+    assert run(stream, parts, state=fresh(BATCH))[-1].state.updates == 4  # control
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_what_is_put_into_a_carry_between_updates_is_looked_at(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_put_into_a_state_between_updates_is_looked_at(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph looks at no size, so what the last update did not leave is looked at before; here it is not compiled."""
     monkeypatch.setattr("biomamba.compiled.fused", lambda graph, given, on_cpu: torch.no_grad()(graph))
     for name, odd in (("state", 2), ("trace", 2), ("state", 4), ("trace", 4)):
         model, rule, optimizer = parts = learner()
         stream = chunks(*random_tokens(12), 2)
-        loop = biomamba.online(stream, Labelled(), *parts, compile=compiled)
+        loop = biomamba.online(stream, biomamba.Learner(Labelled(), *parts, compile=compiled))
         next(loop)
         report = next(loop)
-        setattr(report.carry, name, tree_map(torch.clone, getattr(report.carry, name)))
+        setattr(report.state, name, tree_map(torch.clone, getattr(report.state, name)))
         report = next(loop)  # control: another, of the same sizes
-        setattr(report.carry, name, model.init_state(odd) if name == "state" else rule.init(odd))
+        setattr(report.state, name, model.init_state(odd) if name == "state" else rule.init(odd))
         says(lambda: next(loop), ValueError, f"{name}: of {odd} streams, expected {BATCH}: give")  # noqa: B023
         assert optimizer.state  # it did learn before
 
@@ -345,9 +349,11 @@ def test_how_a_state_lies_in_memory_does_not_matter(compiled: bool, monkeypatch:
     losses = []
     for lay in (torch.clone, lambda t: t.transpose(0, -1).contiguous().transpose(0, -1)):
         torch.manual_seed(3)
-        loop = biomamba.online(chunks(*random_tokens(12), 2), Labelled(), *learner(), compile=compiled)
+        loop = biomamba.online(
+            chunks(*random_tokens(12), 2), biomamba.Learner(Labelled(), *learner(), compile=compiled)
+        )
         next(loop)
         report = next(loop)
-        report.carry.state = tree_map(lay, report.carry.state)
+        report.state.model_state = tree_map(lay, report.state.model_state)
         losses.append([float(report.loss) for report in loop])
     assert losses[0] == losses[1] and len(losses[0]) == 4

@@ -38,10 +38,10 @@ def after(
     options: dict[str, Any] = {"a_post": 0.2} if rule == "rtrl_stdp" else {}
     learning, stepping = RULES[rule](model.blocks, **options), OPTIMIZERS[optimizer](model.parameters())
     task: Any = Labelled()
-    *_, report = biomamba.online(stream, task, model, learning, stepping, window=window, compile=fuse)
-    assert report.carry.updates > 1
+    *_, report = biomamba.online(stream, biomamba.Learner(task, model, learning, stepping, window=window, compile=fuse))
+    assert report.state.updates > 1
     moments = {f"{i}.{k}": v for i, own in stepping.state_dict()["state"].items() for k, v in own.items()}
-    return {**model.state_dict(), **dict(leaves([report.carry.state, report.carry.trace])), **moments}
+    return {**model.state_dict(), **dict(leaves([report.state.model_state, report.state.trace])), **moments}
 
 
 def column_major(tensor: torch.Tensor) -> torch.Tensor:
@@ -119,4 +119,8 @@ def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -
     model: Any = random_model("mamba2")
     stepping = torch.optim.Adam(model.parameters())
     with pytest.raises(ValueError, match=r"compile: No working C\+\+ compiler found: install g\+\+"):
-        next(biomamba.online([], Labelled(), model, RULES["bptt"](model.blocks), stepping, compile=True))
+        next(
+            biomamba.online(
+                [], biomamba.Learner(Labelled(), model, RULES["bptt"](model.blocks), stepping, compile=True)
+            )
+        )

@@ -176,7 +176,7 @@ def test_a_spiking_block_adds_one_row_per_spike(block: str) -> None:
     model, graded = (random_model(block, threshold=threshold) for threshold in (0.5, None))
     loop, plain = (under_way(each, BPTT(each.blocks), 8) for each in (model, graded))
     with torch.no_grad():
-        _, _, tapes = model(loop.seen.chunk.x, loop.seen.state)
+        _, _, tapes = model(loop.inputs.chunk.x, loop.inputs.state)
     spikes = int((tapes[0].potential > 0.5).sum())
     assert 0 < spikes < tapes[0].potential.numel()
     ours, theirs = counted(loop.infer), counted(plain.infer)
@@ -253,7 +253,7 @@ def test_a_fused_optimizer_costs_what_its_loop_does(optimizer: type, options: di
 def test_traces_are_read_once_and_written_once(kernels: str) -> None:
     model = random_model("mamba2", n_layers=2, kernels=kernels)
     exact, half = (under_way(model, RTRL(model.blocks, dtype), 4) for dtype in (None, "bfloat16"))
-    saved = biomamba.state.nbytes(exact.seen.trace) - biomamba.state.nbytes(half.seen.trace)
+    saved = biomamba.state.nbytes(exact.inputs.trace) - biomamba.state.nbytes(half.inputs.trace)
     assert counted(exact.update).bytes - counted(half.update).bytes == 2 * saved > 0
 
 
@@ -321,7 +321,7 @@ def test_measuring_leaves_weights_and_optimizer_as_they_were(rule: str) -> None:
     model = random_model("mamba2", n_layers=2)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     learner = RULES[rule](model.blocks)
-    for _ in biomamba.online([random_chunk(4)], SummedLoss(), model, learner, optimizer):
+    for _ in biomamba.online([random_chunk(4)], biomamba.Learner(SummedLoss(), model, learner, optimizer)):
         pass
     before = copy.deepcopy([model.state_dict(), optimizer.state_dict()["state"]])
     found = measure(model, SummedLoss(), learner, optimizer, random_chunk(4), window=8)

@@ -300,7 +300,7 @@ def live_predictions(task: Ecg, length: int) -> tuple[torch.Tensor, torch.Tensor
     model = biomamba.Model(**task.spec._asdict(), d_model=4, block="mamba2", d_state=2, headdim=4)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     stream = task.stream("test", batch=2, length=length, seed=0)
-    reports = list(biomamba.online(stream, task, model, RTRL(model.blocks), optimizer))
+    reports = list(biomamba.online(stream, biomamba.Learner(task, model, RTRL(model.blocks), optimizer)))
     arrived = torch.cat([report.chunk.mask[1] for report in reports]).nonzero()[:, 0]
     return torch.cat([report.out[0] for report in reports]), arrived
 
@@ -405,15 +405,15 @@ def test_no_weight_moves_where_nothing_passes_the_gate(monkeypatch: pytest.Monke
     def learn() -> biomamba.Report:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         stream = Ecg(**BRIEF).stream("test", batch=1, length=1000, seed=0)
-        return list(biomamba.online(stream, task, model, RTRL(model.blocks), optimizer))[-1]
+        return list(biomamba.online(stream, biomamba.Learner(task, model, RTRL(model.blocks), optimizer)))[-1]
 
     playing(monkeypatch, lambda signal: np.full_like(signal, np.nan))
     report = learn()
-    assert report.carry.updates == report.carry.skipped == 0
+    assert report.state.updates == report.state.skipped == 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert report.carry.meters["skipped_seconds"].get() == ecg_simulated.SAMPLES / RATE
+    assert report.state.meters["skipped_seconds"].get() == ecg_simulated.SAMPLES / RATE
     monkeypatch.undo()
-    assert learn().carry.updates > 0  # control
+    assert learn().state.updates > 0  # control
 
 
 # scores
@@ -539,8 +539,8 @@ def test_simulated_beats_can_be_learned() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     last = task.meters()
     stream = task.stream("train", batch=3, length=32, seed=0)
-    for report in biomamba.online(stream, task, model, RTRL(model.blocks), optimizer):
-        if report.carry.steps > 12_000:
+    for report in biomamba.online(stream, biomamba.Learner(task, model, RTRL(model.blocks), optimizer)):
+        if report.state.steps > 12_000:
             for meter in last.values():
                 meter.update(report.out, report.chunk)
     always = task.baseline("train", batch=3, seed=0)["always_n"]

@@ -281,7 +281,7 @@ def test_a_signal_with_nothing_good_in_it_moves_no_weight(value: float) -> None:
         before = [p.clone() for p in model.parameters()]
         optimizer = torch.optim.Adam(model.parameters())
         rule = biomamba.rules.RTRL(model.blocks)
-        last = list(biomamba.online([Chunk(x, y, mask, reset)], task, model, rule, optimizer))[-1]
+        last = list(biomamba.online([Chunk(x, y, mask, reset)], biomamba.Learner(task, model, rule, optimizer)))[-1]
         assert last.scores["skipped_seconds"] == pytest.approx(float((~eeg_signal.good(signal)).sum()) / RATE)
         return not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 

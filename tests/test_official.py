@@ -25,7 +25,7 @@ with pytest.MonkeyPatch.context() as patch:  # the plain torch path, also where 
 from safetensors.torch import load_file, save_file
 from transformers.cache_utils import DynamicCache
 
-from biomamba import Chunk, Model, online, rules
+from biomamba import Chunk, Learner, Model, online, rules
 from biomamba.blocks import Block, Mamba, Mamba2
 from biomamba.metrics import CrossEntropy
 from biomamba.official import load_official
@@ -280,7 +280,7 @@ def test_a_loaded_model_goes_on_learning(kind: str, tied: bool, tmp_path: Path) 
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     task = Next(tokens(batch=2, t=7), times=30)
     rule, optimizer = rules.RTRL(model.blocks), torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = [float(report.loss) for report in online(task.stream(), task, model, rule, optimizer)]
+    losses = [float(report.loss) for report in online(task.stream(), Learner(task, model, rule, optimizer))]
     assert losses[-1] < 0.5 * losses[0]
     for name, weight in model.named_parameters():
         assert not torch.equal(weight, before[name]), name

@@ -33,7 +33,7 @@ def test_the_first_score_does_not_depend_on_the_rule(rule: str) -> None:
     x, y = random_tokens(8)
     model, learning, optimizer = learner(rule=rule)
     frozen = next(biomamba.evaluate(chunks(x, y, 4), SummedLoss(), model)).scores
-    first = next(biomamba.online(chunks(x, y, 4), SummedLoss(), model, learning, optimizer)).scores
+    first = next(biomamba.online(chunks(x, y, 4), biomamba.Learner(SummedLoss(), model, learning, optimizer))).scores
     assert first == frozen
 
 
@@ -45,7 +45,9 @@ def test_it_learns_and_evaluate_does_not(block: str) -> None:
     before = weights(model)
     losses = [float(report.loss) for report in biomamba.evaluate(again, SummedLoss(), model)]
     assert same(weights(model), before)
-    learned = [float(report.loss) for report in biomamba.online(again, SummedLoss(), model, rule, optimizer)]
+    learned = [
+        float(report.loss) for report in biomamba.online(again, biomamba.Learner(SummedLoss(), model, rule, optimizer))
+    ]
     assert learned[0] == pytest.approx(losses[0], rel=1e-6)
     assert sum(learned[-2:]) < 0.5 * sum(losses[-2:])
 
@@ -56,13 +58,13 @@ def test_an_update_without_labels_moves_state_and_trace_only(window: int | None)
     silent = [chunk._replace(mask=torch.zeros_like(chunk.mask)) for chunk in chunks(x, y, 2)]
     model, rule, optimizer = learner(rule="rtrl_stdp")
     before = weights(model)
-    *_, report = biomamba.online(silent, SummedLoss(), model, rule, optimizer, window=window)
+    *_, report = biomamba.online(silent, biomamba.Learner(SummedLoss(), model, rule, optimizer, window=window))
     assert same(weights(model), before)
     assert optimizer.state_dict()["state"] == {}
-    assert report.carry.updates == 0
-    assert report.carry.steps == 12
+    assert report.state.updates == 0
+    assert report.state.steps == 12
     assert math.isnan(report.scores["loss"])
-    assert all(float(tensor.abs().sum()) > 0 for _, tensor in leaves([report.carry.state, report.carry.trace]))
+    assert all(float(tensor.abs().sum()) > 0 for _, tensor in leaves([report.state.model_state, report.state.trace]))
 
 
 def test_silence_then_label_is_exact() -> None:
@@ -78,7 +80,9 @@ def test_silence_then_label_is_exact() -> None:
         for parts, rule in [(stream, RTRL), ([whole], BPTT), (stream, BPTT)]:
             model = random_model("mamba2")
             optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-            list(biomamba.online(parts, SummedLoss(), model, rule(model.blocks), optimizer, clip=None))
+            list(
+                biomamba.online(parts, biomamba.Learner(SummedLoss(), model, rule(model.blocks), optimizer, clip=None))
+            )
             gradients.append(model.blocks[0].in_proj.weight.grad)
         torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
         assert not torch.allclose(gradients[2], gradients[1], rtol=1e-3)
@@ -92,7 +96,11 @@ def test_clipping_bounds_the_step() -> None:
         model = random_model("mamba2")
         before = weights(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        report = next(biomamba.online(chunks(x, y, 4), SummedLoss(), model, RTRL(model.blocks), optimizer, clip=clip))
+        report = next(
+            biomamba.online(
+                chunks(x, y, 4), biomamba.Learner(SummedLoss(), model, RTRL(model.blocks), optimizer, clip=clip)
+            )
+        )
         moved = math.sqrt(sum(float((weights(model)[name] - before[name]).square().sum()) for name in before))
         assert moved == pytest.approx(bound if bound else float(report.norm), rel=1e-3)
 
@@ -104,15 +112,15 @@ def test_what_is_not_finite_moves_nothing() -> None:
     _, y = random_tokens(9)
     good = chunks(torch.randn(BATCH, 9, 3), y, 3)
     bad = good[1]._replace(x=torch.full_like(good[1].x, math.nan))
-    loop = biomamba.online([good[0], bad, good[2]], SummedLoss(), model, rule, optimizer)
-    carry = next(loop).carry
-    before, held = weights(model), copy([carry.state, carry.trace])
+    loop = biomamba.online([good[0], bad, good[2]], biomamba.Learner(SummedLoss(), model, rule, optimizer))
+    loop_state = next(loop).state
+    before, held = weights(model), copy([loop_state.model_state, loop_state.trace])
     report = next(loop)
-    assert (report.carry.skipped, report.carry.updates, report.norm) == (1, 1, None)
+    assert (report.state.skipped, report.state.updates, report.norm) == (1, 1, None)
     assert same(weights(model), before)
-    for (path, got), (_, want) in zip(leaves([carry.state, carry.trace]), leaves(held), strict=True):
+    for (path, got), (_, want) in zip(leaves([loop_state.model_state, loop_state.trace]), leaves(held), strict=True):
         assert torch.equal(got, want), path
-    assert next(loop).carry.updates == 2
+    assert next(loop).state.updates == 2
     assert not same(weights(model), before)
 
 
@@ -121,7 +129,11 @@ def test_endless_failure_is_said() -> None:
     _, y = random_tokens(1)
     bad = chunks(torch.full((BATCH, 1, 3), math.inf), y, 1) * 200
     with pytest.raises(FloatingPointError, match="100 updates in a row"):
-        list(biomamba.online(bad, SummedLoss(), model, RTRL(model.blocks), torch.optim.Adam(model.parameters())))
+        list(
+            biomamba.online(
+                bad, biomamba.Learner(SummedLoss(), model, RTRL(model.blocks), torch.optim.Adam(model.parameters()))
+            )
+        )
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
@@ -129,7 +141,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     model, rule, optimizer = learner()
     model.blocks[0].D.data[0] = math.nan
     with pytest.raises(ValueError, match=r"blocks\.0\.D is not finite"):
-        next(biomamba.online(chunks(x, y, 4), SummedLoss(), model, rule, optimizer))
+        next(biomamba.online(chunks(x, y, 4), biomamba.Learner(SummedLoss(), model, rule, optimizer)))
     with pytest.raises(ValueError, match=r"blocks\.0\.D is not finite"):
         next(biomamba.evaluate(chunks(x, y, 4), SummedLoss(), model))
 
@@ -137,7 +149,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
 def test_a_window_shorter_than_a_chunk_is_refused() -> None:
     x, y = random_tokens(4)
     with pytest.raises(ValueError, match="got 3 steps, expected at least the 4"):
-        next(biomamba.online(chunks(x, y, 4), SummedLoss(), *learner(), window=3))
+        next(biomamba.online(chunks(x, y, 4), biomamba.Learner(SummedLoss(), *learner(), window=3)))
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -145,9 +157,9 @@ def test_a_carry_goes_on_where_the_loop_stopped(window: int | None) -> None:
     x, y = random_tokens(24)
     stream = chunks(x, y, 2)
     whole, halves = learner(rule="rtrl_stdp"), learner(rule="rtrl_stdp")
-    *_, straight = biomamba.online(stream, SummedLoss(), *whole, window=window)
-    *_, first = biomamba.online(stream[:5], SummedLoss(), *halves, window=window)
-    *_, second = biomamba.online(stream[5:], SummedLoss(), *halves, window=window, carry=first.carry)
+    *_, straight = biomamba.online(stream, biomamba.Learner(SummedLoss(), *whole, window=window))
+    *_, first = biomamba.online(stream[:5], biomamba.Learner(SummedLoss(), *halves, window=window))
+    *_, second = biomamba.online(stream[5:], biomamba.Learner(SummedLoss(), *halves, window=window), state=first.state)
     assert same(weights(whole[0]), weights(halves[0]))
     assert straight.scores == second.scores
 
@@ -157,12 +169,14 @@ def test_a_carry_goes_on_where_the_loop_stopped(window: int | None) -> None:
 def test_carry_is_plain_tensors_of_constant_size(rule: str, window: int | None) -> None:
     x, y = random_tokens(40)
     sizes = []
-    for report in biomamba.online(chunks(x, y, 2), SummedLoss(), *learner(rule=rule, n_layers=2), window=window):
-        carry = report.carry
-        for _, tensor in leaves([carry.state, carry.trace, carry.x, carry.reset]):
+    for report in biomamba.online(
+        chunks(x, y, 2), biomamba.Learner(SummedLoss(), *learner(rule=rule, n_layers=2), window=window)
+    ):
+        loop_state = report.state
+        for _, tensor in leaves([loop_state.model_state, loop_state.trace, loop_state.x, loop_state.reset]):
             assert tensor.grad_fn is None
             assert not tensor.requires_grad
-        sizes.append(nbytes([carry.state, carry.trace, carry.x]))
+        sizes.append(nbytes([loop_state.model_state, loop_state.trace, loop_state.x]))
     assert sizes[-1] == sizes[len(sizes) // 2]
 
 
@@ -172,12 +186,12 @@ def test_an_update_allocates_nothing_of_the_traces_size(kernels: str, copies: bo
     x, y = random_tokens(6)
     model = random_model("mamba2", d_model=24, d_state=8, headdim=4, kernels=kernels)
     rule, optimizer = RTRL(model.blocks), torch.optim.Adam(model.parameters())
-    loop = biomamba.online(chunks(x, y, 1), SummedLoss(), model, rule, optimizer)
+    loop = biomamba.online(chunks(x, y, 1), biomamba.Learner(SummedLoss(), model, rule, optimizer))
     for _ in range(4):
         next(loop)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
         report = next(loop)
-    largest = max(tensor.nbytes for _, tensor in leaves(report.carry.trace))
+    largest = max(tensor.nbytes for _, tensor in leaves(report.state.trace))
     assert (max(event.self_cpu_memory_usage for event in seen.events()) >= largest) == copies
 
 
@@ -196,10 +210,10 @@ def test_resident_memory_stays_flat() -> None:
     task, at = Delay(delay=20), {}
     stream = task.stream("all", batch=4, length=1, seed=0)
     optimizer = torch.optim.Adam(model.parameters())
-    for report in biomamba.online(stream, task, model, RTRLSTDP(model.blocks, a_post=0.1), optimizer):
-        if report.carry.steps in (1000, 20000):
-            at[report.carry.steps] = resident()
-        if report.carry.steps == 20000:
+    for report in biomamba.online(stream, biomamba.Learner(task, model, RTRLSTDP(model.blocks, a_post=0.1), optimizer)):
+        if report.state.steps in (1000, 20000):
+            at[report.state.steps] = resident()
+        if report.state.steps == 20000:
             break
     print(f"resident size grew by {(at[20000] - at[1000]) / 1e6:.2f} MB from step 1,000 to step 20,000")
     assert at[20000] - at[1000] < 5e6
@@ -218,10 +232,10 @@ def recalled(rule: str, **options: Any) -> float:
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
         stream = task.stream("all", batch=8, length=1, seed=seed)
         last = task.meters()["accuracy"]
-        for report in biomamba.online(stream, task, model, RULES[rule](model.blocks), optimizer):
-            if report.carry.steps > 4500:
+        for report in biomamba.online(stream, biomamba.Learner(task, model, RULES[rule](model.blocks), optimizer)):
+            if report.state.steps > 4500:
                 last.update(report.out, report.chunk)
-            if report.carry.steps == 5000:
+            if report.state.steps == 5000:
                 break
         scores.append(last.get())
     print(rule, options, scores)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
-from biomamba import Model, evaluate, online
+from biomamba import Learner, Model, evaluate, online
 from biomamba.cli.main import main
 from biomamba.experiment import checkpoint
 from biomamba.experiment.config import CONFIGS
@@ -192,7 +192,7 @@ def test_a_simulated_word_can_be_learned() -> None:
         before = report.scores["accuracy"]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in online(
-        task.stream("train", batch=8, length=16, seed=0), task, model, RULES["rtrl"](model.blocks), optimizer
+        task.stream("train", batch=8, length=16, seed=0), Learner(task, model, RULES["rtrl"](model.blocks), optimizer)
     ):
         pass
     for report in evaluate(task.stream("test", batch=8, length=16, seed=0), task, model):
@@ -409,7 +409,7 @@ def test_the_loss_by_chunks_has_the_gradient_of_ctc(length: int) -> None:
         task, sums = SpeechCTC(simulate=True), [torch.zeros_like(p) for p in parameters]
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         chunks = (Chunk(*(field[:, i : i + length] for field in chunk)) for i in range(0, steps, length))
-        for _ in online(chunks, task, model, RULES[rule](model.blocks), optimizer, clip=None):
+        for _ in online(chunks, Learner(task, model, RULES[rule](model.blocks), optimizer, clip=None)):
             for total, parameter in zip(sums, parameters, strict=True):
                 total += parameter.grad * length  # the loss is a mean over the steps of a chunk
         return sums
@@ -522,23 +522,23 @@ def test_learning_goes_on_in_the_middle_of_an_utterance() -> None:
         model = Model(d_in=task.spec.d_in, d_out=SYMBOLS, **TINY)
         return model, RULES["rtrl"](model.blocks), torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def learn(chunks, model, rule, optimizer, carry=None, count=6):
-        for report in islice(online(chunks, task, model, rule, optimizer, carry=carry), count):
-            carry = report.carry
-        return carry
+    def learn(chunks, model, rule, optimizer, state=None, count=6):
+        for report in islice(online(chunks, Learner(task, model, rule, optimizer), state=state), count):
+            state = report.state
+        return state
 
     straight = learner()
     learn(task.stream("train", batch=2, length=16, seed=0), *straight, count=12)
     broken = learner()
     chunks = task.stream("train", batch=2, length=16, seed=0)
-    carry = learn(chunks, *broken)
+    loop_state = learn(chunks, *broken)
     assert isinstance(chunks, Attentive)
-    tensors, facts = checkpoint.collect(broken[0], broken[2], carry)
+    tensors, facts = checkpoint.collect(broken[0], broken[2], loop_state)
     state, again = chunks.state_dict(), learner()
-    carry = checkpoint.restore(tensors, facts, task, *again, 2)
-    chunks = task.stream("train", batch=2, length=16, seed=0, start=carry.steps)
+    loop_state = checkpoint.restore(tensors, facts, task, *again, 2)
+    chunks = task.stream("train", batch=2, length=16, seed=0, start=loop_state.steps)
     chunks.load_state_dict(state)
-    learn(chunks, *again, carry=carry)
+    learn(chunks, *again, state=loop_state)
     assert all(torch.equal(a, b) for a, b in zip(straight[0].parameters(), again[0].parameters(), strict=True))
     assert not torch.equal(straight[0].head.weight, broken[0].head.weight)  # control: the second half did change them
 

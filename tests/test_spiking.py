@@ -221,9 +221,11 @@ def test_every_rule_learns_from_a_spiking_model_with_random_feedback(rule_class:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     x, y = random_tokens(24)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for report in biomamba.online(chunks(x, y, 3, None), SummedLoss(), model, rule_class(model.blocks), optimizer):
+    for report in biomamba.online(
+        chunks(x, y, 3, None), biomamba.Learner(SummedLoss(), model, rule_class(model.blocks), optimizer)
+    ):
         assert 0 <= float(report.spikes) <= 1
-    assert report.carry.updates == 8 and report.carry.skipped == 0
+    assert report.state.updates == 8 and report.state.skipped == 0
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 

@@ -117,7 +117,9 @@ def learned(name: str, rate: float, compiled: bool = False) -> tuple[biomamba.Mo
     optimizer = OPTIMIZERS[name](model.parameters(), lr=rate)
     before = everything(model.parameters(), optimizer)
     stream = chunks(*random_tokens(8), 2) * 5
-    reports = list(biomamba.online(stream, Labelled(), model, RTRL(model.blocks), optimizer, compile=compiled))
+    reports = list(
+        biomamba.online(stream, biomamba.Learner(Labelled(), model, RTRL(model.blocks), optimizer, compile=compiled))
+    )
     return model, reports, (before, everything(model.parameters(), optimizer))
 
 
@@ -126,13 +128,13 @@ def learned(name: str, rate: float, compiled: bool = False) -> tuple[biomamba.Mo
 def test_no_rate_leaves_a_weight_that_is_not_finite(name: str, rate: float) -> None:
     model, reports, (before, after) = learned(name, rate)
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
-    carry = reports[-1].carry
-    assert carry.skipped >= 19 and carry.updates + carry.skipped == 20
-    if carry.updates == 0:
+    loop_state = reports[-1].state
+    assert loop_state.skipped >= 19 and loop_state.updates + loop_state.skipped == 20
+    if loop_state.updates == 0:
         assert same(before[0], after[0]) and not after[1]["state"]
         assert all(report.norm is None for report in reports)
     _, fine, _ = learned(name, 0.1 if name == "momentum" else 1e-2)  # control
-    assert fine[-1].carry.skipped == 0 and float(fine[-1].loss) < 0.8 * float(fine[3].loss)
+    assert fine[-1].state.skipped == 0 and float(fine[-1].loss) < 0.8 * float(fine[3].loss)
 
 
 @pytest.mark.parametrize("name", ["adam", "momentum"])
@@ -155,13 +157,15 @@ def _lose_the_rate(name: str, rate: float) -> None:
         optimizer = OPTIMIZERS[name](model.parameters(), lr=1e-2)
         stream = chunks(*random_tokens(8), 2) * 3
         seen = []
-        for report in biomamba.online(stream, Labelled(), model, RTRL(model.blocks), optimizer, compile=compiled):
-            seen.append((report.carry.updates, report.carry.skipped))
-            if report.carry.steps == 8:
+        for report in biomamba.online(
+            stream, biomamba.Learner(Labelled(), model, RTRL(model.blocks), optimizer, compile=compiled)
+        ):
+            seen.append((report.state.updates, report.state.skipped))
+            if report.state.steps == 8:
                 before, optimizer.param_groups[0]["lr"] = everything(model.parameters(), optimizer), rate
-            if report.carry.steps == 10:
+            if report.state.steps == 10:
                 optimizer.param_groups[0]["lr"] = 1e-2
-                undone = report.carry.skipped == 1
+                undone = report.state.skipped == 1
                 assert not undone or same(flat(before)[0:5], flat(everything(model.parameters(), optimizer))[0:5])
                 assert undone or rate == 1e38  # whose step may be finite
         assert all(bool(torch.isfinite(p).all()) for p in model.parameters())

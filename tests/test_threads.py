@@ -37,7 +37,7 @@ def test_an_impossible_number_is_said(number: int) -> None:
     rule, optimizer, stream = RTRL(model.blocks), torch.optim.Adam(model.parameters()), chunks(*random_tokens(4), 2)
     for call in (
         lambda: threads.resolve(number, 0),
-        lambda: next(biomamba.online(stream, SummedLoss(), model, rule, optimizer, threads=number)),
+        lambda: next(biomamba.online(stream, biomamba.Learner(SummedLoss(), model, rule, optimizer, threads=number))),
         lambda: next(biomamba.evaluate(stream, SummedLoss(), model, threads=number)),
     ):
         with pytest.raises(ValueError, match=line):
@@ -95,7 +95,7 @@ def test_torch_has_its_own_number_between_updates(
 
     if learning:
         optimizer = torch.optim.Adam(model.parameters())
-        loop = biomamba.online(stream(), task, model, RTRL(model.blocks), optimizer, threads=asked)
+        loop = biomamba.online(stream(), biomamba.Learner(task, model, RTRL(model.blocks), optimizer, threads=asked))
     else:
         loop = biomamba.evaluate(stream(), task, model, threads=asked)
     for report in (next(loop), next(loop), next(loop)):
@@ -115,8 +115,8 @@ def test_traces_that_are_large_get_two_threads() -> None:
         model, task = random_model("mamba2", d_model=32, d_state=16), Counted()
         optimizer = torch.optim.Adam(model.parameters())
         stream = chunks(*random_tokens(1, streams), 1)
-        (report,) = biomamba.online(stream, task, model, RTRL(model.blocks), optimizer)
-        found.append((report.threads, biomamba.state.nbytes(report.carry.trace) // MIB))
+        (report,) = biomamba.online(stream, biomamba.Learner(task, model, RTRL(model.blocks), optimizer))
+        found.append((report.threads, biomamba.state.nbytes(report.state.trace) // MIB))
         assert task.inside == [report.threads]
     assert found[0][0] == 2 and 2 <= found[0][1] <= found[1][1] * 2 + 1
     assert found[1] == (1, found[1][1]) or found[1][1] >= 2
@@ -141,5 +141,5 @@ def test_a_graph_is_made_for_a_number_of_threads(monkeypatch: pytest.MonkeyPatch
         model = random_model("mamba2", kernels="torch")
         optimizer = torch.optim.Adam(model.parameters())
         parts = Labelled(), model, RTRL(model.blocks), optimizer
-        list(biomamba.online(chunks(*random_tokens(6), 2), *parts, compile=True, threads=number))
+        list(biomamba.online(chunks(*random_tokens(6), 2), biomamba.Learner(*parts, compile=True, threads=number)))
     assert [kind.threads for kind in kinds] == [1, 2]

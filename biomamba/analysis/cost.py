@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD, Optimizer
 
+from ..learner import Learner, LoopState
 from ..model import Model
-from ..online import begin, online
+from ..online import online
 from ..rules import LearningRule
 from ..state import flat, nbytes
 from ..stream import Chunk, Task
@@ -176,15 +177,16 @@ def memory_by_length(
 
 def held(label: str, model: Model, task: Task, rule: LearningRule, chunks: Sequence[Chunk], window: int | None) -> Held:
     """Return the most that the online loop holds along the chunks."""
-    carry, optimizer, most = begin(chunks[0], task, model, rule), SGD(model.parameters(), lr=0.0), 0
-    reports = online(chunks, task, model, rule, optimizer, window, carry=carry)
+    loop_state = LoopState.begin(chunks[0], task, model, rule)
+    optimizer, most = SGD(model.parameters(), lr=0.0), 0
+    reports = online(chunks, Learner(task, model, rule, optimizer, window), state=loop_state)
     for _ in chunks:
-        saved = Activations([*model.parameters(), *flat([carry.state, carry.trace])])
+        saved = Activations([*model.parameters(), *flat([loop_state.model_state, loop_state.trace])])
         with saved:
             next(reports)
         most = max(most, saved.nbytes)
     optimizer.zero_grad()
-    return Held(label, carry.steps, nbytes(carry.state), nbytes(carry.trace), most)
+    return Held(label, loop_state.steps, nbytes(loop_state.model_state), nbytes(loop_state.trace), most)
 
 
 def pieces(chunk: Chunk, total: int, length: int) -> list[Chunk]:
@@ -225,12 +227,17 @@ def under_way(
     """Return the loop after so many updates from the chunk that the window is full and moves."""
     new = chunk.x.shape[1]
     chunks = [chunk] * (2 + math.ceil((window or new) / new))
-    *_, report = online(chunks, task, model, rule, optimizer, window, clip)
+    *_, report = online(chunks, Learner(task, model, rule, optimizer, window, clip))
     if report.norm is None:
         raise FloatingPointError("an update from the chunk is not finite: lower the learning rate or clip the gradient")
-    carry = report.carry
-    x, reset = torch.cat([carry.x, report.chunk.x], dim=1), torch.cat([carry.reset, report.chunk.reset], dim=1)
-    inputs = UpdateInput(x, reset if bool(reset.any()) else None, report.chunk, carry.state, carry.trace)
+    loop_state = report.state
+    x, reset = (
+        torch.cat([loop_state.x, report.chunk.x], dim=1),
+        torch.cat([loop_state.reset, report.chunk.reset], dim=1),
+    )
+    inputs = UpdateInput(
+        x, reset if bool(reset.any()) else None, report.chunk, loop_state.model_state, loop_state.trace
+    )
     return Loop(model, task, rule, optimizer, clip, inputs)
 
 

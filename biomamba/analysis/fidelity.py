@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..learner import Learner
 from ..model import Model
 from ..online import online
 from ..rules.base import LearningRule
@@ -48,7 +49,7 @@ def by_rule(
     held = torch.optim.SGD(trainable_parameters(model), lr=0.0)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total, chunks = {name: torch.zeros_like(p) for name, p in parameters.items()}, []
-    for report in online(stream, task, model, rule, held, window=window, clip=None):
+    for report in online(stream, Learner(task, model, rule, held, window=window, clip=None)):
         chunks.append(report.chunk)
         if report.norm is not None:
             for name, p in parameters.items():

@@ -57,8 +57,8 @@ def learned_weights(settings: Config, updates: int, segment: int) -> tuple[check
     """Return the weights after so many updates, and how many steps of the stream they took; a segment must be left."""
     own, done = Experiment.from_config(settings), 0
     for report in own.online(own.stream()) if updates else ():
-        done = report.carry.steps
-        if report.carry.updates == updates:
+        done = report.state.steps
+        if report.state.updates == updates:
             break
     if done + segment > own.total:
         raise ValueError(f"updates: after {updates} only {own.total - done} steps are left, expected {segment} or more")

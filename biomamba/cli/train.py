@@ -56,7 +56,7 @@ def print_summary(run: Run, notes: Sequence[str]) -> None:
         f"{own.model.block}, {parameters:,} parameters; {own.rule.name}; "
         f"kernels {kernels}{', compiled' if own.run.compile else ''}; {run.folder}"
     )
-    if run.carry is not None:
+    if run.state is not None:
         print(f"resumed at step {run.done:,}")
     sys.stdout.flush()
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..learner import Learner, LoopState, Report
 from ..model import Model
-from ..online import Carry, Report, evaluate, online
+from ..online import evaluate, online
 from ..ops.kernels import resolve
 from ..rules import RULES
 from ..rules.base import LearningRule
@@ -100,22 +101,21 @@ class Experiment:
         chunks = self.task.stream(own.split, batch=own.batch, length=own.length, seed=self.config.run.seed, start=start)
         return limit(chunks, self.total - start if steps is None else steps)
 
-    def online(self, chunks: Iterator[Chunk], carry: Carry | None = None) -> Iterator[Report]:
+    def online(self, chunks: Iterator[Chunk], state: LoopState | None = None) -> Iterator[Report]:
         """Yield the reports of the online loop over the chunks, the learning rate moving along the stream."""
-        window, clip, fuse = self.config.rule.window, self.config.optim.clip, self.config.run.compile
-        loop = online(
-            chunks,
+        own = self.config
+        learner = Learner(
             self.task,
             self.model,
             self.rule,
             self.optimizer,
-            window=window,
-            clip=clip,
-            carry=carry,
-            compile=fuse,
+            window=own.rule.window,
+            clip=own.optim.clip,
+            compile=own.run.compile,
+            threads=own.run.threads,
         )
-        for report in loop:
-            self._set_rate(report.carry.steps)
+        for report in online(chunks, learner, state):
+            self._set_rate(report.state.steps)
             yield report
 
     def evaluate(self, split: str, steps: int | None, label: str, model: Model | None = None) -> log.Scored:

@@ -1,6 +1,6 @@
 """Checkpoints: all that an interrupted run needs to go on bit for bit, in one safetensors file, nothing pickled.
 
-    checkpoint.safetensors = tensors: weights, optimiser state, the carry's state, trace and window, torch's generator
+    checkpoint.safetensors = tensors: weights, optimiser state, the loop's state, trace and window, torch's generator
                            + metadata: counters, meters and plain optimiser values as JSON, and a checksum over all
 
 The file is written beside the old one and takes its place only when it is whole on the disk.
@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..learner import LoopState
 from ..model import Model
-from ..online import Carry
 from ..rules.base import LearningRule
 from ..state import Tree, leaves, tree_map
 from ..stream import Task
@@ -75,18 +75,18 @@ def put(model: Model, saved: Tensors) -> None:
     model.load_state_dict(saved)
 
 
-def collect(model: Model, optimizer: Optimizer, carry: Carry) -> tuple[Tensors, dict[str, Any]]:
+def collect(model: Model, optimizer: Optimizer, loop_state: LoopState) -> tuple[Tensors, dict[str, Any]]:
     """Return the tensors and the facts that `restore` needs."""
     tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
-    tensors |= {"carry.x": carry.x, "carry.reset": carry.reset, "rng": torch.get_rng_state()}
-    tensors |= dict(leaves(carry.state, "carry.state")) | dict(leaves(carry.trace, "carry.trace"))
+    tensors |= {"loop.x": loop_state.x, "loop.reset": loop_state.reset, "rng": torch.get_rng_state()}
+    tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
     state = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
         plain[str(index)] = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
-    counters = {"steps": carry.steps, "updates": carry.updates, "skipped": carry.skipped}
-    meters = {name: meter.state_dict() for name, meter in carry.meters.items()}
+    counters = {"steps": loop_state.steps, "updates": loop_state.updates, "skipped": loop_state.skipped}
+    meters = {name: meter.state_dict() for name, meter in loop_state.meters.items()}
     return tensors, {"optimizer": {"state": plain, "groups": state["param_groups"]}, "meters": meters, **counters}
 
 
@@ -98,8 +98,8 @@ def restore(
     rule: LearningRule,
     optimizer: Optimizer,
     batch: int,
-) -> Carry:
-    """Put weights, optimiser and torch's generator back, and return the carry of `batch` streams."""
+) -> LoopState:
+    """Put weights, optimiser and torch's generator back, and return the loop's state of `batch` streams."""
     put(model, under(tensors, "model."))
     state = {int(index): dict(values) for index, values in facts["optimizer"]["state"].items()}
     for key, tensor in under(tensors, "optimizer.").items():
@@ -111,11 +111,11 @@ def restore(
     meters = task.meters()
     for name, meter in meters.items():
         meter.load_state_dict(facts["meters"][name])
-    return Carry(
-        state=_fill(model.init_state(batch), "carry.state", tensors),
-        trace=_fill(rule.init(batch), "carry.trace", tensors),
-        x=tensors["carry.x"].to(device),
-        reset=tensors["carry.reset"].to(device),
+    return LoopState(
+        model_state=_fill(model.init_state(batch), "loop.state", tensors),
+        trace=_fill(rule.init(batch), "loop.trace", tensors),
+        x=tensors["loop.x"].to(device),
+        reset=tensors["loop.reset"].to(device),
         meters=meters,
         **{name: facts[name] for name in ("steps", "updates", "skipped")},
     )

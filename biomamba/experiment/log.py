@@ -21,8 +21,8 @@ import torch
 from tqdm import tqdm
 
 from .. import __version__
+from ..learner import LoopState, Report
 from ..metrics import Confusion
-from ..online import Carry, Report
 from ..stream import Chunk, Meter, Task
 
 Scores = dict[str, dict[str, float]]  # {"accuracy": {"all": x, "last_tenth": y}}
@@ -172,7 +172,7 @@ SAVED = ("loss", "norm", "seconds", "peak", "spikes")  # of `Progress`, beside i
 
 
 class Progress:
-    """What a run counts beside the loop's carry: scores by part of the stream, time and memory."""
+    """What a run counts beside the loop's state: scores by part of the stream, time and memory."""
 
     def __init__(self, task: Task, total: int) -> None:
         """Begin a run of `total` time steps."""
@@ -195,21 +195,21 @@ class Progress:
         if report.norm is not None:
             self.loss, self.norm = float(report.loss), float(report.norm)
 
-    def record(self, carry: Carry) -> Record:
+    def record(self, loop_state: LoopState) -> Record:
         """Return the next line of metrics.jsonl, and begin a new interval."""
         interval, self.interval = self.interval, self.task.meters()
         spike_rate, self.spikes["interval"] = self.spike_rate("interval"), [0.0, 0]
         return Record(
-            step=carry.steps,
-            updates=carry.updates,
-            skipped=carry.skipped,
+            step=loop_state.steps,
+            updates=loop_state.updates,
+            skipped=loop_state.skipped,
             interval={name: meter.get() for name, meter in interval.items()},
-            overall={name: meter.get() for name, meter in carry.meters.items()},
+            overall={name: meter.get() for name, meter in loop_state.meters.items()},
             loss=self.loss,
             norm=self.norm,
             spike_rate=spike_rate,
             wall_seconds=self.seconds,
-            steps_per_second=carry.steps / self.seconds,
+            steps_per_second=loop_state.steps / self.seconds,
         )
 
     def spike_rate(self, part: str = "all") -> float:
@@ -217,9 +217,9 @@ class Progress:
         total, steps = self.spikes[part]
         return total / steps if steps else math.nan
 
-    def scores(self, carry: Carry) -> Scores:
+    def scores(self, loop_state: LoopState) -> Scores:
         """Return the scores over the whole stream and over its last tenth."""
-        return summarize(carry.meters, self.last_tenth)
+        return summarize(loop_state.meters, self.last_tenth)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs, plain values."""
@@ -251,7 +251,7 @@ def score(reports: Iterable[Report], task: Task, total: int, label: str) -> Scor
         for report in reports:
             update_last_tenth(report, last_tenth, total)
             bar.update(report.chunk.x.shape[1])
-    meters = report.carry.meters
+    meters = report.state.meters
     return Scored(summarize(meters, last_tenth), meters, time.perf_counter() - began)
 
 
@@ -264,7 +264,7 @@ def confusion(meters: Mapping[str, Meter]) -> dict[str, Any]:
 def update_last_tenth(report: Report, meters: dict[str, Meter], total: int) -> None:
     """Show the meters what of a report lies in the last tenth of `total` steps."""
     new = report.chunk.x.shape[1]
-    before = max(0, total - total // 10 - (report.carry.steps - new))
+    before = max(0, total - total // 10 - (report.state.steps - new))
     if before < new:
         chunk = Chunk(*(tensor[:, before:] for tensor in report.chunk))
         for meter in meters.values():

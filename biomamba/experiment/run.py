@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from ..online import Carry
+from ..learner import LoopState
 from ..state import nbytes
 from . import checkpoint, config, jobs, log, trackers
 from .build import Experiment, limit
@@ -26,7 +26,7 @@ class Run:
     experiment: Experiment
     folder: Path
     progress: log.Progress
-    carry: Carry | None = None
+    state: LoopState | None = None
     stream_state: checkpoint.Tensors = field(default_factory=dict)
 
     @classmethod
@@ -54,7 +54,7 @@ class Run:
             raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
         run.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
-        run.carry = checkpoint.restore(
+        run.state = checkpoint.restore(
             tensors,
             facts["loop"],
             experiment.task,
@@ -69,7 +69,7 @@ class Run:
     @property
     def done(self) -> int:
         """Time steps of each stream so far."""
-        return self.carry.steps if self.carry else 0
+        return self.state.steps if self.state else 0
 
     def learn(self, tracked: Sequence[trackers.Tracker]) -> int | None:
         """Learn to the end of the stream, or until a signal; return the signal. Raises ValueError for no step."""
@@ -79,9 +79,9 @@ class Run:
         bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
         with bar, jobs.signals() as caught:
-            for report in self.experiment.online(chunks, self.carry):
-                self.carry, now, new = report.carry, time.perf_counter(), report.chunk.x.shape[1]
-                steps = self.carry.steps
+            for report in self.experiment.online(chunks, self.state):
+                self.state, now, new = report.state, time.perf_counter(), report.chunk.x.shape[1]
+                steps = self.state.steps
                 self.progress.update(report, now - began)
                 bar.update(new)
                 if steps // options.report_every > (steps - new) // options.report_every or steps == total:
@@ -95,17 +95,17 @@ class Run:
                     saved = now
                 if caught:
                     return caught[0]
-        if self.carry is None:
+        if self.state is None:
             raise ValueError(f"{self.experiment.task.source}: it ended before its first step, expected at least one")
-        if self.carry.steps < total:  # a live stream may end before what was asked of it
+        if self.state.steps < total:  # a live stream may end before what was asked of it
             self.log_record(tracked)
             self.save(chunks)
         return None
 
     def log_record(self, tracked: Sequence[trackers.Tracker]) -> log.Record:
         """Write a line of metrics.jsonl, tell the trackers, and return it."""
-        assert self.carry is not None
-        record = self.progress.record(self.carry)
+        assert self.state is not None
+        record = self.progress.record(self.state)
         log.append(self.folder / "metrics.jsonl", record)
         for tracker in tracked:
             tracker.record(record)
@@ -113,10 +113,10 @@ class Run:
 
     def save(self, chunks: limit) -> None:
         """Write a checkpoint."""
-        assert self.carry is not None
+        assert self.state is not None
         experiment, progress = self.experiment, self.progress
         progress.peak = progress.peak or log.peak_rss_bytes()
-        tensors, loop = checkpoint.collect(experiment.model, experiment.optimizer, self.carry)
+        tensors, loop = checkpoint.collect(experiment.model, experiment.optimizer, self.state)
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
@@ -124,11 +124,11 @@ class Run:
 
     def finish(self) -> log.Summary:
         """Write the weights and the summary, the scores beside the baselines, and return the summary."""
-        assert self.carry is not None
-        experiment, own, carry, progress = self.experiment, self.experiment.config, self.carry, self.progress
+        assert self.state is not None
+        experiment, own, loop_state, progress = self.experiment, self.experiment.config, self.state, self.progress
         peak = progress.peak or log.peak_rss_bytes()
         checkpoint.save(self.folder / "model.safetensors", checkpoint.weights(experiment.model))
-        scores = progress.scores(carry)
+        scores = progress.scores(loop_state)
         if own.run.held_out:
             experiment.add_held_out(scores)
         summary = log.Summary(
@@ -139,19 +139,19 @@ class Run:
             length=own.stream.length,
             window=own.rule.window,
             seed=own.run.seed,
-            steps=carry.steps,
+            steps=loop_state.steps,
             streams=own.stream.batch,
             scores=scores,
             baselines=experiment.baselines() if own.run.baselines else {},
-            confusion=log.confusion(carry.meters),
-            steps_per_second=carry.steps / progress.seconds,
-            trace_bytes=nbytes(carry.trace),
+            confusion=log.confusion(loop_state.meters),
+            steps_per_second=loop_state.steps / progress.seconds,
+            trace_bytes=nbytes(loop_state.trace),
             peak_rss_bytes=peak,
             parameters=sum(p.numel() for p in experiment.model.parameters()),
             spike_rate=progress.spike_rate(),
             wall_seconds=progress.seconds,
-            updates=carry.updates,
-            skipped=carry.skipped,
+            updates=loop_state.updates,
+            skipped=loop_state.skipped,
             versions=log.versions(),
         )
         log.write(self.folder / "summary.json", log.to_json(asdict(summary)))
