@@ -187,8 +187,10 @@ class Mamba2(Block):
         }
 
     @torch.no_grad()
-    def cross(self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor) -> list[Tensor]:
-        """Return the gradients and move the traces; numba's kernels work out the drives on the way."""
+    def cross(
+        self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the gradients and the traces moved; numba's kernels work out the drives on the way."""
         if resolve(self.kernels, signal.device.type) != "numba" or self.taps > FOLDED:
             return super().cross(tape, trace, signal, go)
         (e, n), own, Z, axes = self.shape, tape.own, [trace[name] for name in self.influences], self.influences.values()
@@ -209,4 +211,4 @@ class Mamba2(Block):
         )
         gradient = room(Z, [*axes], signal)
         cross_mamba2(Z, gradient, tree_map(lambda tensor: tensor.detach().contiguous(), given), go)
-        return parted(gradient, Z, [*axes])
+        return parted(gradient, Z, [*axes]), trace

@@ -49,8 +49,8 @@ class RTRL(LearningRule):
         if advance == 0:
             exact = {name: trace[name].to(tape.h.dtype) for name in block.influences}
             return {name: contract_naive(signal.h0, exact[name], a) for name, a in block.influences.items()}, trace
-        gradients = block.cross(first(tape, advance), trace, signal.h0, go)
-        return dict(zip(block.influences, gradients, strict=True)), trace
+        gradients, moved = block.cross(first(tape, advance), trace, signal.h0, go)
+        return dict(zip(block.influences, gradients, strict=True)), moved
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tensor:
         """Return the zero influence of one effective parameter."""
