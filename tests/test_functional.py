@@ -1,4 +1,4 @@
-"""Functional kernels: an update is a function of tensors, for torch.func, for many learners at once and for exporting."""
+"""Functional kernels: an update is a function of tensors, for torch.func, for many learners and for exporting."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,11 +76,8 @@ def written(graph: GraphModule) -> list[str]:
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue
-        writes = (
-            any(a.alias_info and a.alias_info.is_write for a in node.target._schema.arguments)
-            if hasattr(node.target, "_schema")
-            else False
-        )
+        schema = getattr(node.target, "_schema", None)  # none of what Python itself does, such as taking an item
+        writes = schema is not None and any(a.alias_info and a.alias_info.is_write for a in schema.arguments)
         if str(node.target).startswith("biomamba") or (writes and given & {*node.all_input_nodes}):
             found.append(str(node.target))
     return found
@@ -92,6 +89,13 @@ def differing(graph: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
         (float((a.double() - b.double()).abs().max()) for a, b in zip(graph, plain, strict=True) if a.numel()),
         default=0.0,
     )
+
+
+def moved(tensor: Tensor, learner: int) -> Tensor:
+    """Return the tensor for another learner: other numbers, and tokens and labels at other steps."""
+    if tensor.is_floating_point():
+        return tensor + 0.1 * torch.rand_like(tensor)
+    return tensor.roll(learner, -1) if tensor.ndim == 2 else tensor + learner
 
 
 CASES = [
@@ -130,8 +134,7 @@ def test_many_learners_at_once_are_one_by_one(block: str, rule: str, t: int, opt
     graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
     each = []
     for _ in range(LEARNERS):
-        drawn = [t + 0.1 * torch.rand_like(t) if t.is_floating_point() else t for t in tensors]
-        each.append([t.flip(1) if t.dtype == torch.int64 and t.ndim == 2 and _ else t for t in drawn])
+        each.append([moved(tensor, len(each)) for tensor in tensors])
     together = torch.func.vmap(graph)(*(torch.stack(own) for own in zip(*each, strict=True)))
     for i, own in enumerate(each):
         assert differing([tensor[i] for tensor in together], function(*own)) < 1e-9
