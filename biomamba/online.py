@@ -116,8 +116,12 @@ def online(
         usual = carry.steps > 0 and new == length and x.shape[1] == (window or new)
         seen = Seen(x, reset if bool(reset.any()) else None, chunk, carry.state, carry.trace)
         labelled = bool(chunk.mask.any())
-        with threading.using(count):
-            passed = (fused if usual else plain)(seen, advance, labelled)
+        run = fused if usual else plain
+        if count == torch.get_num_threads():
+            passed = run(seen, advance, labelled)
+        else:
+            with threading.using(count):
+                passed = run(seen, advance, labelled)
         _tell(hear, carry.meters, passed.out, chunk)
 
         carry.state, carry.trace, carry.steps = passed.state, passed.trace, carry.steps + new
