@@ -36,6 +36,7 @@ RARE = {
     "dampening": 0,
     "decoupled_weight_decay": False,
 }  # options that `stepped` leaves out
+MODEST, ROOM = 1e3, 1e15  # of rates and clip; of weights and averages: sizes from where no step goes beyond 1e38
 THIN = 4  # rows of a product of matrices, or numbers that it sums over, at most, to be taken apart
 CONSTANT = ("betas", "eps", "weight_decay", "momentum")  # options that a graph is made for
 
@@ -50,6 +51,7 @@ class Kind(NamedTuple):
     labelled: bool
     options: tuple[Any, ...]  # of the optimiser
     threads: int  # which our kernels take as the number of parts
+    bounded: bool  # no step can leave a weight that is not finite, so none needs to be looked at
 
 
 class Graph(NamedTuple):
@@ -98,6 +100,7 @@ class Compiled:
         self.largest = torch.finfo(self.rates.dtype).max
         self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         self.moments: list[Tensor] = []
+        self.has_room = False  # weights and averages were far from the largest numbers when they were found
         self.counts: list[Tensor] = []  # Adam's: one tensor of the steps taken, for each parameter
         self.graphs: dict[Kind, Graph] = {}
         self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
@@ -116,18 +119,23 @@ class Compiled:
         options = tuple(group.get(name) for name in CONSTANT) if inside else ()
         x, y = inputs.x, inputs.chunk.y
         threads = torch.get_num_threads()
-        kind = Kind(
-            (x.shape, x.dtype), (y.shape, y.dtype), advance, inputs.reset is not None, labelled, options, threads
-        )
+        of, resets = ((x.shape, x.dtype), (y.shape, y.dtype)), inputs.reset is not None
+        bounded = inside and self._is_bounded(group)
+        kind = Kind(*of, advance, resets, labelled, options, threads, bounded)
         graph = self.graphs.get(kind)
         if graph is None:
             graph = self.graphs[kind] = self._make(kind, inputs)
         given = [*self.moments, *self.counts, self._rates(group)] if inside else []
+        if (
+            threads > 1 and x.device.type == "cpu"
+        ):  # an error in one of several threads of a graph would end the process
+            self.whole.model.check_tokens(x)
         try:
             result = graph.call(*self.parameters, *given, *flat([inputs.x, inputs.reset, inputs.chunk]), *past)
         except RuntimeError as error:  # of a graph's own check of every index
             if "index out of bounds" not in str(error):
                 raise
+            self.whole.model.check_tokens(x)
             raise no_label("A label is out of bounds.", self.whole.model.head.out_features) from error
         out, loss, spikes, forward_finite, *others = result
         rest, kept = iter(others), iter(graph.kept)
@@ -156,11 +164,28 @@ class Compiled:
             return False
         if names and (not self.moments or own[names[0]] is not self.moments[0]):  # the first time, or after a loading
             self.moments = [state[parameter][name] for parameter in self.trainable for name in names]
+            self.has_room = (
+                largest([*self.trainable, *self.moments]) < ROOM and self.trainable[0].dtype != torch.float16
+            )
             if "step" in own:  # becomes a view of one tensor, which one addition moves
                 self.counts = [torch.stack([state[parameter]["step"] for parameter in self.trainable])]
                 for i, parameter in enumerate(self.trainable):
                     state[parameter]["step"] = self.counts[0][i]
         return True
+
+    def _is_bounded(self, group: dict[str, Any]) -> bool:
+        """Say whether a step by these options is too small to leave a weight that is not finite.
+
+        A gradient is at most clip. Adam makes of those seen a step of at most lr / sqrt((1 - b2) (1 - b1^2 / b2)), by
+        Cauchy and Schwarz, and SGD one of lr clip / (1 - momentum). What weights and averages held before is below ROOM.
+        """
+        clip, decay = self.whole.clip, group["weight_decay"]
+        if not self.has_room or clip is None or max(clip, group["lr"], decay) > MODEST:
+            return False
+        if type(self.optimizer) is SGD:
+            return bool(group["momentum"] <= 0.999 and group["lr"] * decay <= 1)
+        first, second = group["betas"]
+        return bool(first <= 0.999 and first**2 < 0.999 * second and second <= 1 - 1e-8 and group["eps"] >= 1e-12)
 
     def _rates(self, group: dict[str, Any]) -> Tensor:
         """Return what changes from step to step: for Adam, lr over one correction, and 1 over the other's root."""
@@ -198,8 +223,10 @@ class Compiled:
                 for weight, gradient, own in zip(learning, gradients, moments, strict=True):
                     old += [weight, *own]
                     new += stepped(type(self.optimizer), kind.options, rates.unbind(), weight, gradient, own)
-                gradient_finite = output.gradient_finite & finite(new[len(counts) :: 1 + each])  # the weights
-                output = output._replace(gradient_finite=gradient_finite)
+                gradient_finite = output.gradient_finite
+                if not kind.bounded:  # a second pass over weights and averages
+                    gradient_finite = gradient_finite & finite(new[len(counts) :: 1 + each])
+                    output = output._replace(gradient_finite=gradient_finite)
                 for before, now in zip(old, new, strict=True):
                     before.copy_(torch.where(gradient_finite, now, before))
                 gradients = ()
@@ -231,6 +258,11 @@ def fused(graph: GraphModule, given: Sequence[Tensor], on_cpu: bool) -> Callable
     # allocating each intermediate by itself would take longer than computing it
     with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False, memory_planning=on_cpu):
         return torch._inductor.standalone_compile(graph, [*given])
+
+
+def largest(tensors: Sequence[Tensor]) -> float:
+    """Return the largest size of any number in the tensors; nan where one is."""
+    return float(torch.stack([tensor.detach().abs().max() for tensor in tensors]).max())
 
 
 def thin(a: Tensor, b: Tensor) -> Tensor:

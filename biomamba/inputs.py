@@ -66,7 +66,7 @@ def checked(stream: Iterable[Chunk], model: Model, streams: int | None = None) -
     streams: how many there must be (default: as many as in the first chunk).
     Raises ValueError or TypeError for chunks that the model cannot read, or of another number of streams.
     """
-    weight, tokens, known = next(model.parameters()), isinstance(model.encoder, nn.Embedding), None
+    weight, known = next(model.parameters()), None
     for chunk in stream:
         if not isinstance(chunk, Chunk):
             raise TypeError(f"stream: brought {type(chunk).__name__}, expected Chunk: give Chunk(x, y, mask, reset)")
@@ -75,8 +75,6 @@ def checked(stream: Iterable[Chunk], model: Model, streams: int | None = None) -
         if kind != known:
             streams = _check(chunk, model, weight, streams)
             known = kind
-        if tokens and x.device.type == "cpu":  # elsewhere it would have to be waited for
-            model.check_tokens(x)
         yield _like(chunk, weight)
 
 

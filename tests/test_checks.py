@@ -12,8 +12,8 @@ from biomamba.blocks import BLOCKS as REGISTRY
 from biomamba.learner import LoopState
 from biomamba.rules import RTRL, RULES
 from biomamba.state import Tree, leaves, tree_map
-from sizes import BATCH, BLOCKS, D_OUT, VOCAB, SummedLoss, chunks, random_model, random_tokens
 from biomamba.tasks.delay import Delay
+from sizes import BATCH, BLOCKS, D_OUT, VOCAB, SummedLoss, chunks, random_model, random_tokens
 
 
 class Labelled(SummedLoss):

@@ -7,7 +7,16 @@ import torch
 
 from biomamba.blocks.mamba2 import Mamba2
 from biomamba.ops.conv import conv, conv_naive, fold, reach, windows
-from biomamba.ops.influence import Drive, arrive, contract_naive, cross, decay_ahead, influence_naive, shape
+from biomamba.ops.influence import (
+    Drive,
+    arrive,
+    contract_naive,
+    cross,
+    cross_functional,
+    decay_ahead,
+    influence_naive,
+    shape,
+)
 from biomamba.ops.kernels import resolve
 from biomamba.ops.scan import scan, scan_naive
 from biomamba.ops.ssm import read, recur
@@ -18,7 +27,7 @@ AXES = [*((axes, False) for axes in ("e", "en", "ej", "nj", "ek", "nk")), ("ej",
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.fixture(params=["torch", "llvm, 1 thread", "llvm, 2 threads", "triton"])
+@pytest.fixture(params=["torch", "functional", "llvm, 1 thread", "llvm, 2 threads", "triton"])
 def kernels(request: pytest.FixtureRequest, all_threads: None) -> Iterator[str]:
     """Name all kernels in turn; new tensors lie where they work: triton's on a GPU, else its interpreter runs them."""
     name, _, threads = request.param.partition(", ")
@@ -36,6 +45,19 @@ def walled(tensor: torch.Tensor, wall: int = 256) -> tuple[torch.Tensor, torch.T
     """Return the tensor in the middle of NaN, and all of it."""
     whole = torch.full((tensor.numel() + 2 * wall,), torch.nan, dtype=tensor.dtype)
     return whole[wall:-wall].view(tensor.shape).copy_(tensor), whole
+
+
+def crossed(
+    Z: torch.Tensor, axes: str, arrived: Drive, decay: torch.Tensor, signal: torch.Tensor, go: bool, kernels: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradient, and the trace at the end of the chunk: in the memory given, unless by functional kernels."""
+    if kernels != "functional":
+        (gradient,) = cross([Z], [axes], [arrived], decay, signal, torch.tensor(go), kernels)
+        return gradient, Z
+    before = Z.clone()
+    (gradient,), (after,) = cross_functional([Z], [axes], [arrived], decay, signal, torch.tensor(go))
+    assert torch.equal(Z, before), "functional kernels wrote to what they were given"
+    return gradient, after
 
 
 def ordered(x: torch.Tensor) -> torch.Tensor:
@@ -182,12 +204,11 @@ def test_cross_is_its_naive_twin(
     gradient, after = contract_naive(signal, Z, axes), influence_naive(Z.clone(), log_a, reset, axes, push)
     kept, ahead = Z.clone(), decay_ahead(log_a, reset)
     arrived = arrive(push, ahead, axes)
-    (got,) = cross([kept], [axes], [arrived], ahead.start, signal, torch.tensor(True), kernels)
+    got, moved = crossed(kept, axes, arrived, ahead.start, signal, True, kernels)
     torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(kept, after, rtol=1e-9, atol=1e-12)
-    kept = Z.clone()
-    cross([kept], [axes], [arrived], ahead.start, signal, torch.tensor(False), kernels)
-    assert torch.equal(kept, Z)
+    torch.testing.assert_close(moved, after, rtol=1e-9, atol=1e-12)
+    _, moved = crossed(Z.clone(), axes, arrived, ahead.start, signal, False, kernels)
+    assert torch.equal(moved, Z)
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic")
@@ -205,9 +226,9 @@ def test_cross_uses_only_what_was_written(kernels: str, t: int, b: int, axes: st
     kept, whole = walled(Z)
     ahead = decay_ahead(log_a)
     arrived = Drive(*(x if x is None else walled(x)[0] for x in arrive(push, ahead, axes)))
-    (got,) = cross([kept], [axes], [arrived], ahead.start, signal, torch.tensor(True), kernels)
+    got, moved = crossed(kept, axes, arrived, ahead.start, signal, True, kernels)
     torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(kept, after, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(moved, after, rtol=1e-9, atol=1e-12)
     assert int(whole.isfinite().sum()) == Z.numel(), "it wrote beyond the trace"
 
 
@@ -248,7 +269,7 @@ def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
         within = {name: trace for name, (trace, _) in traces.items()}
         block.cross(tape, within, signal, torch.tensor(False))
         assert all(torch.equal(within[name], Z) for name, Z in before.items())
-        results.append((block.cross(tape, within, signal, torch.tensor(True)), within))
+        results.append(block.cross(tape, within, signal, torch.tensor(True)))
         assert all(int(whole.isfinite().sum()) == Z.numel() for Z, whole in traces.values()), "it wrote beyond a trace"
     (expected, after), (got, moved) = results
     for name, naive, fast in zip(block.influences, expected, got, strict=True):
@@ -280,7 +301,7 @@ def test_a_trace_may_be_kept_in_bfloat16(kernels: str, t: int, axes: str, taps: 
     Z = exact.bfloat16()
     gradient, after = contract_naive(signal, Z.float(), axes), influence_naive(Z.float(), log_a, None, axes, push)
     kept, ahead = Z.clone(), decay_ahead(log_a)
-    (got,) = cross([kept], [axes], [arrive(push, ahead, axes)], ahead.start, signal, torch.tensor(True), kernels)
+    got, kept = crossed(kept, axes, arrive(push, ahead, axes), ahead.start, signal, True, kernels)
     torch.testing.assert_close(got, gradient, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(contract_naive(signal, exact, axes), gradient, rtol=1e-4, atol=1e-4), "Z was not rounded"
     apart = (ordered(kept) - ordered(after.bfloat16())).abs()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import biomamba
+from biomamba.compiled import Compiled
 from biomamba.rules import RTRL
 from biomamba.step import Step
 from sizes import SummedLoss, chunks, random_model, random_tokens
@@ -141,8 +142,16 @@ def test_no_rate_leaves_a_weight_that_is_not_finite(name: str, rate: float) -> N
 @pytest.mark.parametrize("rate", RATES)
 def test_the_same_inside_a_graph(name: str, rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph that is made, though not compiled, from a stream that learns before the rate is lost."""
+    kinds, make = [], Compiled._make
+
+    def noted(self: Compiled, kind: Any, seen: Any) -> Any:
+        kinds.append(kind)
+        return make(self, kind, seen)
+
+    monkeypatch.setattr(Compiled, "_make", noted)
     monkeypatch.setattr("biomamba.compiled.fused", lambda graph, given, on_cpu: torch.no_grad()(graph))
     _lose_the_rate(name, rate)
+    assert [kind.bounded for kind in kinds] == [True, False], "a usual rate needs no look at the weights, this one does"
 
 
 @pytest.mark.slow
@@ -175,3 +184,41 @@ def _lose_the_rate(name: str, rate: float) -> None:
     if undone:
         for a, b in zip(its_weights, weights, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimizer, options",
+    [
+        (torch.optim.Adam, {"lr": 1e3, "betas": (0.999, 0.9999)}),
+        (torch.optim.Adam, {"lr": 1e3, "eps": 1e-12, "weight_decay": 1e3}),
+        (torch.optim.SGD, {"lr": 1e3, "momentum": 0.999, "weight_decay": 1e-3}),
+    ],
+)
+def test_what_is_called_bounded_stays_finite(optimizer: Any, options: dict[str, Any]) -> None:
+    """At the very edge, from weights and averages at theirs; beyond it, it is not called so."""
+    model = random_model("mamba2")
+    for weight in model.parameters():
+        torch.nn.init.constant_(weight, 9e14)
+    stepping = optimizer(model.parameters(), **options)
+    rule, clip = RTRL(model.blocks), 1e3
+    compiled = Compiled(model, Labelled(), rule, Step(stepping, [*model.parameters()]), clip)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    stepping.step()
+    for own in stepping.state.values():
+        for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
+            if name in own:
+                own[name].fill_(0 if name == "exp_avg_sq" else 9e14)
+    group = stepping.param_groups[0]
+    assert compiled._find() and compiled._is_bounded(group)
+    for i in range(300):
+        for weight in model.parameters():
+            weight.grad = torch.full_like(weight, (-1) ** (i // 7) * (clip if i % 3 else 1e-30))
+        stepping.step()
+        assert all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
+    assert not compiled._is_bounded({**group, "lr": math.inf}) and not compiled._is_bounded({**group, "lr": 2e3})
+    assert not compiled._is_bounded({**group, "weight_decay": 2e3})
+    compiled.moments = []
+    with torch.no_grad():
+        model.head.weight.fill_(1e16)
+    assert compiled._find() and not compiled._is_bounded(group)

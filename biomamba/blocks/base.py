@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.conv import reach
-from ..ops.influence import Drive, arrive, cross, decay_ahead
+from ..ops.influence import Drive, arrive, cross, cross_functional, decay_ahead
+from ..ops.kernels import resolve
 from ..ops.scan import scan
 from ..ops.spike import spike
 from ..ops.ssm import by_channel, drive, recur
@@ -83,16 +84,22 @@ class Block(nn.Module, ABC):
     def drives(self, tape: Tape) -> dict[str, Drive]:
         """Return the drive of each influence on the state, no graph attached."""
 
-    def cross(self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor) -> list[Tensor]:
-        """Return the gradient of each influence at the tape's start, and move its trace in place to the tape's end.
+    def cross(
+        self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the gradient of each influence at the tape's start, and its trace moved to the tape's end.
 
-        signal (b, e, n) is that to the states at the start; go () bool: where it is false nothing moves. See
-        `ops.influence.cross`.
+        signal (b, e, n) is that to the states at the start; go () bool: where it is false nothing moves. The memory of
+        the trace given is used again, except by the kernels functional. See `ops.influence.cross`.
         """
         ahead, axes = decay_ahead(tape.log_a, tape.reset), list(self.influences.values())
         drives = self.drives(tape)
         arrived = [arrive(drives[name], ahead, a) for name, a in self.influences.items()]
-        return cross([trace[name] for name in self.influences], axes, arrived, ahead.start, signal, go, self.kernels)
+        Z = [trace[name] for name in self.influences]
+        if resolve(self.kernels, signal.device.type) == "functional":
+            gradients, moved = cross_functional(Z, axes, arrived, ahead.start, signal, go)
+            return gradients, dict(zip(self.influences, moved, strict=True))
+        return cross(Z, axes, arrived, ahead.start, signal, go, self.kernels), trace
 
     def states(self, a: Tensor, b: Tensor, h0: Tensor, local: bool) -> Tensor:
         """Return every h_t = a_t h_{t-1} + b_t (b, t, e, n), with h_{t-1} held for the gradient where local."""

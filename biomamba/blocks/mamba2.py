@@ -187,8 +187,10 @@ class Mamba2(Block):
         }
 
     @torch.no_grad()
-    def cross(self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor) -> list[Tensor]:
-        """Return the gradients and move the traces; our kernel for the CPU works out the drives on the way."""
+    def cross(
+        self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the gradients and the traces moved; our kernel for the CPU works out the drives on the way."""
         if resolve(self.kernels, signal.device.type) != "llvm":
             return super().cross(tape, trace, signal, go)
         (e, n), own, Z = self.shape, tape.own, [trace[name] for name in self.influences]
@@ -208,4 +210,4 @@ class Mamba2(Block):
             reset=tape.reset,
         )
         given = tree_map(lambda tensor: tensor.detach().contiguous(), given)
-        return contract_and_advance_mamba2(Z, given, go)
+        return contract_and_advance_mamba2(Z, given, go), trace

@@ -4,6 +4,7 @@
 
     influence_naive   the recurrence Z_s = a_s Z_{s-1} + d_s, step by step: the definition
     cross             both at once: P_s = exp(sum_{u>s} log a_u) in closed form, one pass over Z, in place
+    cross_functional  the same in new tensors, nothing written to what was given
 
 The decay still ahead of step s is known for the whole chunk at once, so no trace-sized temporary per step.
 Letters: b streams, t steps, e channels, n states, j inputs of a weight matrix, k inputs of a channel's or state's own.
@@ -152,6 +153,29 @@ def _contract_and_advance(Z: Tensor, axes: str, drive: Drive, decay: Tensor, sig
     else:
         call("influence.dense", Z, decay, signal, post, pre, go, gradient)
     return _of_parameter(gradient, axes)
+
+
+def cross_functional(
+    Z: Sequence[Tensor], axes: Sequence[str], arrived: Sequence[Drive], decay: Tensor, signal: Tensor, go: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what `cross` does, and every Z at the end of the chunk; where go is false, the Z given."""
+    start, gradients, moved = decay.expand_as(signal), [], []
+    for z, a, drive in zip(Z, axes, arrived, strict=True):
+        before, post = z.to(signal.dtype), drive.post
+        gradients.append(contract_naive(signal, before, a))
+        if drive.pre is None:
+            after = before * start + post
+        elif a[1] == "j":
+            if drive.taps is None:
+                own = (post.flatten(2).transpose(1, 2) @ drive.pre).view(z.shape)
+            else:  # of a single step
+                own = post[:, 0].unsqueeze(-1) * (drive.taps[:, 0] @ drive.pre).unsqueeze(2)
+            after = before * lead(start, a).unsqueeze(-1) + own
+        else:
+            own = torch.einsum("btne,btke->bnke" if a == "ek" else "btne,btnk->bnke", post, drive.pre)
+            after = before * lead(start, "n").unsqueeze(2) + own
+        moved.append(torch.where(go, after.to(z.dtype), z))
+    return gradients, moved
 
 
 def room(Z: Sequence[Tensor], axes: Sequence[str], like: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Which kernels do the work that torch's own operations do slowly: chosen by name, never changed silently.
 
     torch     torch operations only; every device
+    functional  the same operations, but nothing is written to what was given, and no operator of ours is called: for
+              torch.func, vmap over many learners, and graphs to export; a trace then moves to new memory
     llvm      our own for the CPU (pip install "biomamba[fast]"): one pass over a trace, one over a scan
     triton    the same for a GPU (comes with torch's CUDA builds)
     mamba_ssm the inside of a Mamba-2 chunk by that package (CUDA), the rest as auto
@@ -18,13 +20,13 @@ import torch
 from torch import Tensor
 
 LIBRARY = torch.library.Library("biomamba", "DEF")  # of our operators, so that graphs may contain them
-NAMES = ("auto", "torch", "llvm", "triton", "mamba_ssm")
+NAMES = ("auto", "torch", "functional", "llvm", "triton", "mamba_ssm")
 HOW = {"llvm": 'pip install "biomamba[fast]"', "triton": "pip install triton"}
 
 
 @functools.cache
 def resolve(name: str, device: str = "cpu") -> str:
-    """Return torch, llvm or triton for tensors of a device type (cpu, cuda).
+    """Return torch, functional, llvm or triton for tensors of a device type (cpu, cuda).
 
     Raises ValueError for an unknown name and for kernels that this device or this machine does not have.
     """

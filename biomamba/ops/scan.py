@@ -30,7 +30,10 @@ def scan(a: Tensor, b: Tensor, h0: Tensor, kernels: str = "auto") -> Tensor:
     """Return every h_t; the same values and gradients as `scan_naive`."""
     if b.shape[1] == 1:
         return a * h0.unsqueeze(1) + b
-    h: Tensor = torch.ops.biomamba.scan(a, b, h0, resolve(kernels, b.device.type))
+    chosen = resolve(kernels, b.device.type)
+    if chosen == "functional":
+        return scan_naive(a, b, h0)
+    h: Tensor = torch.ops.biomamba.scan(a, b, h0, chosen)
     return h
 
 

@@ -49,9 +49,7 @@ class RTRL(LearningRule):
 
     def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
         """Return Z at the chunk's step `steps`."""
-        if steps:
-            block.cross(first(tape, steps), trace, torch.zeros_like(tape.h0), go)
-        return trace
+        return block.cross(first(tape, steps), trace, torch.zeros_like(tape.h0), go)[1] if steps else trace
 
     def gradient_and_advance(
         self, block: Block, tape: Tape, signal: Signal, trace: Tree, span: Span
@@ -59,8 +57,8 @@ class RTRL(LearningRule):
         """Return both, of one pass over Z."""
         if span.steps == 0:
             return RTRL.gradient(self, block, tape, signal, trace, span.new), trace  # of Z alone, in a subclass too
-        gradients = block.cross(first(tape, span.steps), trace, signal.h0, span.go)
-        return dict(zip(block.influences, gradients, strict=True)), trace
+        gradients, moved = block.cross(first(tape, span.steps), trace, signal.h0, span.go)
+        return dict(zip(block.influences, gradients, strict=True)), moved
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tensor:
         """Return the zero influence of one effective parameter."""
