@@ -23,9 +23,7 @@ from biomamba.experiment.run import RUN_FILES, Run
 from biomamba.tasks import Delay
 
 ROOT = Path(__file__).parents[1]
-TINY = ["--config", str(ROOT / "configs" / "delay.yaml"), "--task.delay", "4", "--run.report_every", "10"]
-TINY += ["--model.d_model", "8", "--model.d_state", "4", "--model.headdim", "4", "--stream.batch", "2"]
-TINY += ["--stream.steps", "60", "--run.threads", "1", "--optim.lr", "0.003"]
+TINY = ["--config", "delay", "--config", str(ROOT / "tests" / "tiny.yaml")]
 TEXT = str(ROOT / "LICENSE")
 CLOCK = {"wall_seconds", "steps_per_second"}
 

@@ -1,17 +1,19 @@
-"""One experiment as frozen dataclasses, from a YAML file with the command line on top.
+"""One experiment as frozen dataclasses, from YAML files in their order with the command line on top.
 
     what was given  ->  names chosen from the registries  ->  the keys there are  ->  jsonargparse: types, help
 
 Which options the sections task, model and rule have depends on the name chosen there: they are the arguments with
-a default of what the name stands for. An option that only another name has is set aside, with a note, so that one
-config serves all names. Everything is chosen by name: no key takes an import path.
+a default of what the name stands for. An option that only another name has is ignored in a file, so that one config
+serves all names (with a note, but for the files that come with the package), and refused on the command line.
+Everything is chosen by name: no key takes an import path.
 """
 
 import difflib
 import inspect
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -20,6 +22,7 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from ..rules import RULES
 from ..stream import Split
 from .registry import REGISTRIES, Registry
 
@@ -124,7 +127,7 @@ class RunConfig:
     seed: draws the weights and the simulated streams
     device: cpu, cuda, cuda:1, ...
     dtype: precision of weights, state and trace
-    threads: of the processor; null: as torch chooses
+    threads: of the processor, at most as many as there are; null: as torch chooses
     kernels: what does the work on traces: auto, torch, numba (CPU), triton or mamba_ssm (GPU); auto's choice is printed
     compile: make one graph of the update: half a minute to begin with, then faster; needs g++
     report_every: time steps between two lines of metrics.jsonl
@@ -150,6 +153,11 @@ class RunConfig:
     trackers: str | None = None
     resume: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that torch does not take, or from which no further ones can be counted."""
+        if self.seed >= 2**63:
+            raise ValueError(f"run.seed: got {self.seed}, expected a whole number below 2**63")
 
 
 @dataclass(frozen=True)
@@ -188,6 +196,9 @@ FREE = {
 }
 
 
+PRINTED = ("help", "print_config", "print_completion")  # keys that ask for something to be printed
+
+
 class Option(NamedTuple):
     """One key of the config or of a command."""
 
@@ -201,35 +212,46 @@ class Parsed(NamedTuple):
 
     config: Config
     command: Any  # the command's own options, where it has some
-    notes: list[str]  # what was set aside
+    notes: list[str]  # what was ignored
 
 
 def parse(argv: Sequence[str], command: type | None = None, usage: str = "") -> Parsed:
-    """Read `--config` (default: language) and the command line over it.
+    """Read every `--config` (default: language), a later one over those before it, and the command line over all.
 
-    command is a dataclass of further options that belong to no section. Raises ValueError, one line that names the
-    key, and FileNotFoundError; prints the help and raises SystemExit where it is asked for.
+    command is a dataclass of further options that belong to no section; where it has `rules`, options of any of them
+    may be given. Raises ValueError, one line that names the key, and FileNotFoundError. Prints what --help,
+    --print_config and --print_completion ask for, and raises SystemExit.
     """
-    typed = _command_line(argv)
-    path = typed.pop("config", ["language"])
-    written = _read(locate(" ".join(path)))
+    files, typed = _command_line(argv)
+    paths = [locate(name) for name in files or ["language"]]
+    read = [(path, _read(path)) for path in paths]
+    written = {key: value for _, keys in read for key, value in keys.items()}
     names = {section: _chosen(section, REGISTRIES[section], written, typed) for section in CHOSEN_BY}
     options = _options(names, command)
-    aside = _others() - options.keys()
+    ignored = _others() - options.keys()
     for key in [*written, *typed]:
-        if key not in options and key not in aside and key != "help":
-            raise ValueError(_unknown(key, [*options, "config"]))
+        if key not in options and key not in ignored and key not in PRINTED:
+            raise ValueError(_unknown(key, [*options, *PRINTED, "config"]))
     parser = _parser(options, names, usage, command)
     if "help" in typed:
         parser.print_help()
         raise SystemExit(0)
+    if "print_completion" in typed:
+        _print_completion(parser, typed["print_completion"])
+    tried = _tried(options, typed)
+    for key in typed:
+        if key in ignored - tried:
+            raise ValueError(_inapplicable(key, names, options))
     given = {key: value for key, value in written.items() if key in options}
-    values = _typed(parser, given, typed, options)
-    notes = [
-        f"{key} is set aside: {_name_of(key, names)} has no such option" for key in [*written, *typed] if key in aside
-    ]
-    own = command(**{name: values[name] for name in inspect.signature(command).parameters}) if command else None
-    return Parsed(_config(values), own, notes)
+    values = _typed(parser, given, {key: words for key, words in typed.items() if key in options}, options)
+    config = _config(values)
+    if "print_config" in typed:
+        print(to_yaml(config), end="")
+        raise SystemExit(0)
+    own = {key for path, keys in read if path.resolve().parent != CONFIGS.resolve() for key in keys}
+    notes = [f"{key} is ignored: {_name_of(key, names)} has no such option" for key in own & (ignored - tried)]
+    asked = command(**{name: values[name] for name in inspect.signature(command).parameters}) if command else None
+    return Parsed(config, asked, sorted(notes))
 
 
 def packaged() -> list[str]:
@@ -269,8 +291,12 @@ def accepted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in values.items() if name in inspect.signature(function).parameters}
 
 
-def _command_line(argv: Sequence[str]) -> dict[str, list[str]]:
-    """Return the words after each `--key`, or `--key=word`. Raises ValueError for words that follow no key."""
+def _command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return every `--config`, and the words after each other `--key`, or `--key=word`.
+
+    Raises ValueError for words that follow no key.
+    """
+    files: list[list[str]] = []
     typed: dict[str, list[str]] = {}
     key = None
     for word in argv:
@@ -279,11 +305,33 @@ def _command_line(argv: Sequence[str]) -> dict[str, list[str]]:
         elif word.startswith("--"):
             key, equals, value = word[2:].partition("=")
             typed[key] = [value] if equals else []
+            if key == "config":
+                files.append(typed.pop(key))
         elif key is None:
             raise ValueError(f"got {word!r}, expected options such as --run.seed 3")
         else:
-            typed[key].append(word)
-    return typed
+            (files[-1] if key == "config" else typed[key]).append(word)
+    for words in files:
+        if len(words) != 1:
+            raise ValueError(
+                f"config: got {' '.join(words) or 'nothing'}, expected a file or a name after each --config"
+            )
+    return [word for (word,) in files], typed
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain values only, and no key twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping. Raises yaml.YAMLError for a key that is there twice."""
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    told = f"the key {key.value} is there twice"
+                    raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -291,9 +339,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"config: no file {path}, expected a YAML file or one of {', '.join(packaged())}")
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        sections = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys) or {}  # noqa: S506 - a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config: {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"config: {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, dict):
         raise ValueError(f"config: {path} holds no keys, expected sections such as run: {{seed: 0}}")
     return _flat(sections)
@@ -349,6 +397,37 @@ def _others() -> set[str]:
     return {key for section, entry in entries for key in _arguments(entry, f"{section}.")}
 
 
+def _tried(options: Mapping[str, Option], typed: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the options of the rules that a command tries one after the other; none where it has no `rules`."""
+    if "rules" not in options:
+        return set()
+    rules = " ".join(typed.get("rules", [options["rules"].default])).split(",")
+    return {key for rule in map(str.strip, rules) if rule in RULES for key in _arguments(RULES[rule], "rule.")}
+
+
+def _inapplicable(key: str, names: Mapping[str, str], options: Iterable[str]) -> str:
+    """Return the line for an option that only another task, block or rule has."""
+    near = [option for option in options if option.startswith(f"{key.partition('.')[0]}.")]
+    close = difflib.get_close_matches(key, near, 1, cutoff=0.8)
+    others = ", ".join(option.partition(".")[2] for option in near)
+    return f"{key}: {_name_of(key, names)} has no such option; " + (
+        f"did you mean {close[0]}?" if close else f"it has {others}"
+    )
+
+
+def _print_completion(parser: ArgumentParser, words: Sequence[str]) -> None:
+    """Print a shell's completion, made by shtab, and raise SystemExit. Raises ValueError and ImportError."""
+    try:
+        import shtab
+    except ImportError as error:
+        raise ImportError('print_completion: it needs shtab: pip install "biomamba[completion]"') from error
+    if list(words) not in [[shell] for shell in shtab.SUPPORTED_SHELLS]:
+        shells = ", ".join(shtab.SUPPORTED_SHELLS)
+        raise ValueError(f"print_completion: got {' '.join(words) or 'nothing'}, expected one of {shells}")
+    print(shtab.complete(parser, shell=words[0]))
+    raise SystemExit(0)
+
+
 def _name_of(key: str, names: Mapping[str, str]) -> str:
     """Return `model.block mamba` for a key of the section model."""
     section = key.partition(".")[0]
@@ -378,11 +457,10 @@ def _parser(
     parser = ArgumentParser(
         prog="biomamba", usage=f"biomamba {usage}[--section.key value ...]", exit_on_error=False, allow_abbrev=False
     )
-    parser.add_argument(
-        "--config",
-        default=SUPPRESS,
-        help="YAML file, or the name of one that comes with biomamba (default: language)",
-    )
+    told = "YAML file, or the name of one that comes with biomamba; of several a later one wins (default: language)"
+    parser.add_argument("--config", default=SUPPRESS, help=told)
+    parser.add_argument("--print_config", action="store_true", help="print every value as YAML and stop")
+    parser.add_argument("--print_completion", metavar="SHELL", help="print what completes options in bash, or another")
     titles = {"": inspect.getdoc(command) if command else "", **{s: inspect.getdoc(cls) for s, cls in SECTIONS.items()}}
     groups = {}
     for section, text in titles.items():
@@ -422,7 +500,7 @@ def _typed(
     options: Mapping[str, Option],
 ) -> dict[str, Any]:
     """Return every key's value, of its type; null stands for the default where it is no value."""
-    tokens = [_token(key, words, options[key].type) for key, words in typed.items() if key in options]
+    tokens = [_token(key, words, options[key].type) for key, words in typed.items()]
     given = written
     try:
         parsed = parser.parse_object(dict(written))
@@ -435,6 +513,10 @@ def _typed(
             raise ValueError(message) from None
         raise ValueError(f"{key}: got {given.get(key)!r}, expected {_describe(options[key].type)}") from None
     values = {key: parsed[key] for key in options}
+    for key, value in values.items():
+        numbers = value if isinstance(value, tuple | list) else (value,)
+        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+            raise ValueError(f"{key}: got {given.get(key, written.get(key))!r}, expected a finite number")
     for key, option in options.items():
         if values[key] is None and type(None) not in get_args(option.type):
             values[key] = option.default
@@ -446,7 +528,10 @@ def _describe(type_: Any) -> str:
     if get_origin(type_) is Literal or type(None) in get_args(type_):
         return " or ".join(_describe(part) for part in get_args(type_))
     words = {type(None): "null", bool: "true or false", PositiveInt: "a whole number above 0"}
-    words |= {NonNegativeInt: "a whole number, 0 or more", PositiveFloat: "a number above 0"}
+    words |= {
+        NonNegativeInt: "a whole number, 0 or more",
+        PositiveFloat: "a number above 0",
+    }
     words |= {NonNegativeFloat: "a number, 0 or more", int: "a whole number", float: "a number", str: "text"}
     return words.get(type_) or str(type_) if not isinstance(type_, str) else type_
 
