@@ -11,6 +11,7 @@ from biomamba.blocks import BLOCKS
 from biomamba.cli.compare import Compare
 from biomamba.cli.main import main
 from biomamba.experiment import config
+from biomamba.experiment.parse import parse as parse_words
 from biomamba.rules import RULES
 from biomamba.tasks import TASKS
 
@@ -19,7 +20,7 @@ DELAY = next(path for path in CONFIGS if path.stem == "delay")
 
 
 def parse(*words, path=DELAY, command=None):
-    return config.parse(["--config", str(path), *words], command)
+    return parse_words(["--config", str(path), *words], command)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -161,10 +162,10 @@ def test_an_option_given_by_hand_must_apply(words, line, tmp_path, capsys):
 
 def test_an_option_of_any_rule_that_a_command_tries_may_be_given():
     words = ["--config", str(DELAY), "--rule.a_post", "0.1"]
-    tried = config.parse([*words, "--rules", "bptt,rtrl_stdp"], Compare)
+    tried = parse_words([*words, "--rules", "bptt,rtrl_stdp"], Compare)
     assert tried.config.rule.options == {"trace_dtype": None} and tried.notes == []
     with pytest.raises(ValueError, match=r"rule\.a_post: rule\.name rtrl has no such option"):
-        config.parse([*words, "--rules", "bptt"], Compare)
+        parse_words([*words, "--rules", "bptt"], Compare)
 
 
 def test_files_are_laid_over_each_other_in_their_order(tmp_path):
@@ -222,7 +223,7 @@ def test_lists_and_flags_of_the_command_line():
 
 def test_command_line_wins_wherever_it_stands():
     words = ["--run.seed", "7", "--config", str(DELAY), "--stream.batch=3"]
-    parsed = config.parse(words).config
+    parsed = parse_words(words).config
     assert (parsed.run.seed, parsed.stream.batch) == (7, 3)
 
 
