@@ -25,9 +25,10 @@ import torch
 
 from bench.grid import Row, heading, run, spread, table
 from biomamba import Report, evaluate
-from biomamba.experiment import checkpoint, config
+from biomamba.experiment import checkpoint
 from biomamba.experiment.build import LONG, Experiment, make_task
 from biomamba.experiment.config import Config
+from biomamba.experiment.parse import parse
 from biomamba.stream import Chunk, Meter, Task
 from biomamba.tasks.ecg.files import RATE
 from biomamba.tasks.ecg.stream import SCORE
@@ -86,7 +87,7 @@ def measure(setting: Row) -> Row:
     asked += ["--rule.a_post", "0.2"] if setting["rule"] == "rtrl_stdp" else []
     if "without" in setting:
         asked += [f"--task.{setting['without']}", "false"]
-    settings = config.parse(["--config", str(FILE), *asked]).config
+    settings = parse(["--config", str(FILE), *asked]).config
     own = Experiment.from_config(settings)
     task = own.task
     row: Row = {"source": task.source, "untrained": _inter(settings, task, own.model)}
@@ -137,7 +138,7 @@ def _score(reports: Iterable[Report], task: Task, both: Both | None = None) -> S
 
 def baselines() -> Iterator[list[str]]:
     """Yield the rows of the trivial predictors, by protocol."""
-    settings = config.parse(["--config", str(FILE)]).config
+    settings = parse(["--config", str(FILE)]).config
     for protocol, batch, options in (
         ("inter, adapt", 2, {"label_delay": DELAY}),
         ("patient", 1, {"labelled": float(MINUTES)}),

@@ -15,8 +15,8 @@ import torch
 
 from bench.grid import Row, heading, run, spread, table
 from biomamba import evaluate
-from biomamba.experiment import config
 from biomamba.experiment.build import LONG, Experiment
+from biomamba.experiment.parse import parse
 from biomamba.metrics import Confusion
 from biomamba.tasks.eeg.scores import Decisions, Latency
 from biomamba.tasks.eeg.task import Eeg
@@ -73,7 +73,7 @@ def measure(setting: Row) -> Row:
         asked |= {"rule.a_post": 0.2} if setting["rule"] == "rtrl_stdp" else {}
         asked |= setting["options"] | {"run.seed": setting["seed"], "task.passes": setting["passes"]}
         argv = [word for key, value in (asked | {"task.fold": fold}).items() for word in (f"--{key}", str(value))]
-        settings = config.parse(["--config", str(FILE), *argv]).config
+        settings = parse(["--config", str(FILE), *argv]).config
         own = Experiment.from_config(settings)
         began = time.perf_counter()
         if not frozen:

@@ -16,8 +16,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from bench.grid import Row, heading, run, spread, table
-from biomamba.experiment import config, log
+from biomamba.experiment import log
 from biomamba.experiment.build import Experiment
+from biomamba.experiment.parse import parse
 
 SEEDS = 3
 # by task: the config, what differs from it, and the score with +1 where more is better
@@ -80,7 +81,7 @@ def measure(setting: Row) -> Row:
     """Learn a stream once; return the scores over all of it and over its last tenth."""
     words = ["--config", f"configs/{setting['config']}.yaml", "--run.seed", str(setting["seed"])]
     words += [word for key, value in setting.items() if "." in key for word in (f"--{key}", str(value))]
-    parsed = config.parse(words).config
+    parsed = parse(words).config
     own, began = Experiment.from_config(parsed), time.perf_counter()
     scored = log.score(own.online(own.stream()), own.task, own.total, setting["task"])
     return {"scores": scored.scores, "seconds": time.perf_counter() - began, "source": own.task.source}

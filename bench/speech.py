@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench.grid import Row, heading, run, spread, table
 from biomamba import evaluate
-from biomamba.experiment import config
 from biomamba.experiment.build import LONG, Experiment
+from biomamba.experiment.parse import parse
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 RULES = {
@@ -97,7 +97,7 @@ def measure(setting: Row) -> Row:
     for key, value in setting.items():
         if "." in key:
             words += [f"--{key}", str(value)]
-    parsed = config.parse(words).config
+    parsed = parse(words).config
     own = Experiment.from_config(parsed)
     scores: dict[str, float] = {}
     began, updates, skipped = time.perf_counter(), 0, 0

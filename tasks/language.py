@@ -34,9 +34,10 @@ DATASET_BYTES = 10_000_000  # read of a dataset where max_bytes does not say: so
 
 @dataclass(frozen=True)
 class Language:
-    """Next-byte prediction on one text, named by at most one of `paths`, `corpus` and `dataset`.
+    """Next-byte prediction on one text, named by at most one of `path`, `paths`, `corpus` and `dataset`.
 
-    paths: text files, or folders, of which every *.txt is read in sorted order, those in subfolders too.
+    path: text files, or folders, of which every *.txt is read in sorted order, those in subfolders too.
+    paths: another word for path.
     corpus: tinyshakespeare, warpeace or wikitext2, a folder in the one the environment variable BIOMAMBA_DATA names.
     dataset: a Hugging Face dataset, by name or local folder; `column` of its split "train", rows joined by newlines.
     max_bytes: read no more than this; without it files are read whole and of a dataset the first 10,000,000 bytes.
@@ -45,6 +46,7 @@ class Language:
     satisfy; reading raises FileNotFoundError, ValueError or ImportError, naming what to give instead.
     """
 
+    path: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     corpus: str | None = None
     dataset: str | None = None
@@ -53,11 +55,11 @@ class Language:
 
     def __post_init__(self) -> None:
         """Refuse arguments that no text can satisfy."""
-        given = [name for name in ("paths", "corpus", "dataset") if getattr(self, name)]
+        given = [name for name in ("path", "paths", "corpus", "dataset") if getattr(self, name)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given, expected at most one: leave the others out")
         if self.corpus and self.corpus not in CORPORA:
-            raise ValueError(f"corpus is {self.corpus!r}, expected one of {', '.join(CORPORA)}; or give paths")
+            raise ValueError(f"corpus is {self.corpus!r}, expected one of {', '.join(CORPORA)}; or give path")
         if self.max_bytes is not None and self.max_bytes < 2:
             raise ValueError(f"max_bytes is {self.max_bytes}, expected at least 2: a byte and the one that follows it")
 
@@ -154,8 +156,8 @@ class Language:
             return f"dataset {self.dataset}", _read_dataset(self.dataset, self.column, self.max_bytes or DATASET_BYTES)
         if self.corpus:
             return _read_files(_files(_corpus_folder(self.corpus)), self.max_bytes)
-        if self.paths:
-            return _read_files([file for path in self.paths for file in _files(Path(path))], self.max_bytes)
+        if given := self.path or self.paths:
+            return _read_files([file for path in given for file in _files(Path(path))], self.max_bytes)
         return f"documentation of Python {platform.python_version()}", _documentation()[: self.max_bytes]
 
 
@@ -204,9 +206,9 @@ def _files(path: Path) -> list[Path]:
             raise FileNotFoundError(f"folder {path} holds no *.txt, expected at least one: give the files by name")
         return files
     if not path.is_file():
-        raise FileNotFoundError(f"no file or folder {path}: expected a text file or a folder of *.txt in paths")
+        raise FileNotFoundError(f"no file or folder {path}: expected a text file or a folder of *.txt in path")
     if path.stat().st_size == 0:
-        raise ValueError(f"file {path} is empty, expected text: leave it out of paths or give another")
+        raise ValueError(f"file {path} is empty, expected text: leave it out of path or give another")
     return [path]
 
 

@@ -1,5 +1,6 @@
 """Configs: every one runs, and every mistake is one line that names the key."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import yaml
 
 from biomamba.blocks import BLOCKS
+from biomamba.cli.compare import Compare
 from biomamba.cli.main import main
 from biomamba.experiment import config
+from biomamba.experiment.parse import parse as parse_words
 from biomamba.rules import RULES
 from biomamba.tasks import TASKS
 
@@ -17,7 +20,7 @@ DELAY = next(path for path in CONFIGS if path.stem == "delay")
 
 
 def parse(*words, path=DELAY, command=None):
-    return config.parse(["--config", str(path), *words], command)
+    return parse_words(["--config", str(path), *words], command)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -66,6 +69,13 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
             "rule.name: got 'bp', expected one of bptt, rtrl, rtrl_stdp, factored, stllr, uoro; did",
         ),
         (["--optim.name", "lion"], "optim.name: got 'lion', expected one of adam, adamw, sgd, rmsprop"),
+        (["--run.seed", str(2**64)], f"run.seed: got {2**64}, expected a whole number below 2**63"),
+        (["--run.threads", "0"], "run.threads: got '0', expected a whole number above 0 or null"),
+        (["--run.threads", "100000"], "run.threads: got 100000, expected at most the "),
+        (["--optim.lr", "inf"], "optim.lr: got 'inf', expected a finite number"),
+        (["--optim.lr", "1e400"], "optim.lr: got '1e400', expected a finite number"),
+        (["--optim.betas", "[0.9, .inf]"], "optim.betas: got '[0.9, .inf]', expected a finite number"),
+        (["--config", "a", "b"], "config: got a b, expected a file or a name after each --config"),
         (["--model", "x.yaml"], "model: is a section, expected its keys, such as model.block"),
         (["--task.class_path", "os.system"], "task.class_path: unknown key"),
         (["--rule.name", "biomamba.rules.RTRL"], "rule.name: got 'biomamba.rules.RTRL', expected one of"),
@@ -91,6 +101,10 @@ def test_mistakes_on_the_command_line(words, line, capsys):
         ("modle: {block: mamba}", "modle.block: unknown key; did you mean model.block?"),
         ("optim: {betas: 0.9}", "optim.betas: got 0.9"),
         ("run: [1\nseed: 2", "config: "),
+        ("run: {seed: 0, seed: 5}", "config: "),
+        ("run: {seed: 0}\ntask: {name: delay}\nrun: {seed: 5}", "config: "),
+        ("optim: {lr: .inf}", "optim.lr: got inf, expected a finite number"),
+        ("optim: {lr: 1e400}", "optim.lr: got '1e400', expected a finite number"),
         ("- 1", "config: "),
         ("run: {seed: !!python/object/apply:os.getcwd []}", "config: "),
     ],
@@ -112,17 +126,85 @@ def test_missing_file_is_one_line(capsys):
     )
 
 
-def test_options_follow_the_name_and_others_are_set_aside():
+def test_options_follow_the_name_and_a_file_may_hold_others(tmp_path):
+    """A file of the package says nothing of them, one of the user's a note."""
     stdp = parse("--rule.name", "rtrl_stdp", "--rule.a_post", "0.1", "--model.block", "mamba")
     assert stdp.config.rule.options == {"a_post": 0.1, "lam": 0.5, "trace_dtype": None}
     assert "headdim" not in stdp.config.model.options
-    assert stdp.notes == ["model.headdim is set aside: model.block mamba has no such option"]
-    rtrl = parse("--rule.name", "rtrl", "--rule.a_post", "0.1", "--model.block", "mamba2")
-    assert rtrl.config.rule.options == {"trace_dtype": None}
-    assert rtrl.notes == [
-        "model.conv is set aside: model.block mamba2 has no such option",
-        "rule.a_post is set aside: rule.name rtrl has no such option",
+    assert stdp.notes == []
+    (tmp_path / "own.yaml").write_text(DELAY.read_text() + "  resume: false\n")
+    assert parse("--rule.name", "rtrl", "--model.block", "mamba", path=tmp_path / "own.yaml").notes == [
+        "model.headdim is ignored: model.block mamba has no such option"
     ]
+    assert parse("--model.block", "mamba2", path=tmp_path / "own.yaml").notes == [
+        "model.conv is ignored: model.block mamba2 has no such option"
+    ]
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--rule.a_post", "0.1"], "rule.a_post: rule.name rtrl has no such option; it has name, window, feedback, "),
+        (["--task.path", "x"], "task.path: task.name delay has no such option; it has name, delay"),
+        (
+            ["--task.name", "arrays", "--task.paths", "x"],
+            "task.paths: task.name arrays has no such option; did you mean ",
+        ),
+        (["--model.block", "mamba", "--model.headdim", "4"], "model.headdim: model.block mamba has no such option; it"),
+    ],
+)
+def test_an_option_given_by_hand_must_apply(words, line, tmp_path, capsys):
+    assert main(["train", "--config", str(DELAY), *words, "--run.dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"biomamba: {line}") and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_option_of_any_rule_that_a_command_tries_may_be_given():
+    words = ["--config", str(DELAY), "--rule.a_post", "0.1"]
+    tried = parse_words([*words, "--rules", "bptt,rtrl_stdp"], Compare)
+    assert tried.config.rule.options == {"trace_dtype": None} and tried.notes == []
+    with pytest.raises(ValueError, match=r"rule\.a_post: rule\.name rtrl has no such option"):
+        parse_words([*words, "--rules", "bptt"], Compare)
+
+
+def test_files_are_laid_over_each_other_in_their_order(tmp_path):
+    for name, text in {"a": "optim: {lr: 0.5, clip: 3}", "b": "optim: {lr: 0.25}"}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    words = {name: ["--config", str(tmp_path / f"{name}.yaml")] for name in ("a", "b")}
+    for order, lr in (("ab", 0.25), ("ba", 0.5)):
+        optim = parse(*(word for name in order for word in words[name]), "--optim.momentum", "0.5").config.optim
+        assert (optim.lr, optim.clip, optim.momentum) == (lr, 3.0, 0.5)
+    assert parse(*words["a"], "--optim.lr", "0.125", *words["b"]).config.optim.lr == 0.125
+    assert parse(*words["a"]).config.task.options == {"delay": 20}  # of the first file
+
+
+def test_print_config_prints_what_reads_back_the_same(tmp_path, capsys):
+    words = ["--rule.name", "stllr", "--optim.betas", "[0.8, 0.95]"]
+    with pytest.raises(SystemExit) as stopped:
+        parse(*words, "--print_config")
+    assert stopped.value.code == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert parse(path=tmp_path / "printed.yaml").config == parse(*words).config
+
+
+def test_print_completion_completes_options(capsys, monkeypatch):
+    pytest.importorskip("shtab", reason='shtab writes completions: pip install "biomamba[completion]"')
+    with pytest.raises(SystemExit) as stopped:
+        parse("--print_completion", "bash")
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "complete " in said and "--model.headdim" in said and "--model.conv" not in said
+    with pytest.raises(ValueError, match="print_completion: got dash, expected one of bash"):
+        parse("--print_completion", "dash")
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(ImportError, match=r'pip install "biomamba\[completion\]"'):
+        parse("--print_completion", "bash")
+
+
+def test_language_takes_path_and_paths():
+    for key in ("path", "paths"):
+        assert parse("--task.name", "language", f"--task.{key}", "a.txt").config.task.options[key] == ("a.txt",)
 
 
 def test_null_is_the_default_where_it_is_no_value(tmp_path):
@@ -141,7 +223,7 @@ def test_lists_and_flags_of_the_command_line():
 
 def test_command_line_wins_wherever_it_stands():
     words = ["--run.seed", "7", "--config", str(DELAY), "--stream.batch=3"]
-    parsed = config.parse(words).config
+    parsed = parse_words(words).config
     assert (parsed.run.seed, parsed.stream.batch) == (7, 3)
 
 

@@ -21,7 +21,7 @@ from sklearn import metrics as sk
 
 import biomamba
 from biomamba.cli.main import main
-from biomamba.experiment.config import CONFIGS
+from biomamba.experiment.files import CONFIGS
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
 from biomamba.tasks import TASKS

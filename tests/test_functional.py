@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from biomamba.learn import Seen
 from torch import Tensor
 from torch.func import functional_call
 from torch.fx import GraphModule
@@ -16,6 +15,7 @@ from biomamba.compiled import Update, stepped
 from biomamba.metrics import labelled_cross_entropy
 from biomamba.rules import RULES
 from biomamba.state import flat, tree_map
+from biomamba.update import UpdateInput
 from sizes import BLOCKS, SummedLoss, random_model, random_state, random_tokens
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -49,19 +49,19 @@ def update(
     template = [
         [parameter.detach() for parameter in parameters],
         [[torch.rand_like(p) for _ in range(averages)] for p in parameters],
-        Seen(x, reset, biomamba.Chunk(x, y, mask, ~mask), random_state(model, STREAMS), trace),
+        UpdateInput(x, reset, biomamba.Chunk(x, y, mask, ~mask), random_state(model, STREAMS), trace),
     ]
 
     def function(*tensors: Tensor) -> list[Tensor]:
         given = iter(tensors)
-        weights, moments, seen = tree_map(lambda _: next(given), template)
+        weights, moments, inputs = tree_map(lambda _: next(given), template)
         fresh = [weight.detach().requires_grad_() for weight in weights]
         named = {f"model.{name}": weight for name, weight in zip(names, fresh, strict=True)}
-        passed = functional_call(whole, named, (seen, t, True))
+        passed = functional_call(whole, named, (inputs, t, True))
         new = []
         for weight, gradient, own in zip(weights, passed.gradients, moments, strict=True):
             new += stepped(kind, constants, [torch.tensor(rate) for rate in rates], weight, gradient, own)
-        return [passed.out, passed.loss, passed.fine, *new, *flat([passed.state, passed.trace])]
+        return [passed.out, passed.loss, passed.gradient_finite, *new, *flat([passed.state, passed.trace])]
 
     return function, flat(template)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import biomamba
 from biomamba.cli import info
 
 ROOT = Path(__file__).parents[1]
@@ -111,3 +112,23 @@ def test_a_checkout_knows_its_extras_too(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(info.metadata, "requires", nowhere)
     assert info.extras().keys() == PROJECT["optional-dependencies"].keys() - set(info.SETS)
     assert info.extras()["fast"] == ["llvmlite"] and set(installed) <= set(info.extras())
+
+
+def test_help_loads_no_torch_and_a_closed_pipe_is_silent(tmp_path: Path) -> None:
+    code = "import sys; from biomamba.cli.main import main; main(['--help']); print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout
+    assert "biomamba train --config delay" in said and said.endswith("False\n")
+    for words in ("", "train "):
+        pipe = f"{sys.executable} -m biomamba {words}--help | true"
+        done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, cwd=ROOT)
+        assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_names_of_the_package_are_imported_when_they_are_asked_for() -> None:
+    code = "import biomamba; from biomamba.online import Report; print(biomamba.online.__name__, biomamba.Report is Report)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout
+    assert said == "online True\n"  # the function, though a module of that name was imported
+    assert all(getattr(biomamba, name) is not None for name in biomamba.__all__)
+    assert set(biomamba.__all__) <= set(dir(biomamba))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        biomamba.nothing  # noqa: B018

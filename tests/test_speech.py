@@ -29,7 +29,7 @@ from transformers.audio_utils import mel_filter_bank
 from biomamba import Learner, Model, evaluate, online
 from biomamba.cli.main import main
 from biomamba.experiment import checkpoint
-from biomamba.experiment.config import CONFIGS
+from biomamba.experiment.files import CONFIGS
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Attentive, Chunk, Task
 from biomamba.tasks.common import files

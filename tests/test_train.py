@@ -18,14 +18,13 @@ from biomamba.cli import evaluate
 from biomamba.cli.compare import Compare
 from biomamba.cli.main import main
 from biomamba.cli.variants import variants
-from biomamba.experiment import build, checkpoint, config, jobs, log
+from biomamba.experiment import build, checkpoint, jobs, log
+from biomamba.experiment.parse import parse
 from biomamba.experiment.run import RUN_FILES, Run
 from biomamba.tasks import Delay
 
 ROOT = Path(__file__).parents[1]
-TINY = ["--config", str(ROOT / "configs" / "delay.yaml"), "--task.delay", "4", "--run.report_every", "10"]
-TINY += ["--model.d_model", "8", "--model.d_state", "4", "--model.headdim", "4", "--stream.batch", "2"]
-TINY += ["--stream.steps", "60", "--run.threads", "1", "--optim.lr", "0.003"]
+TINY = ["--config", "delay", "--config", str(ROOT / "tests" / "tiny.yaml")]
 TEXT = str(ROOT / "LICENSE")
 CLOCK = {"wall_seconds", "steps_per_second"}
 
@@ -328,7 +327,7 @@ def test_each_part_is_learned_by_itself_from_the_same_weights(tmp_path, capsys):
     words = ["--task.name", "ecg", "--task.simulate", "true", "--stream.split", "train", "--stream.length", "64"]
     words += ["--stream.steps", "2000", "--optim.lr", "0.01", "--run.report_every", "1000", "--task.decimate", "36"]
     assert run(tmp_path / "run", *words, "--run.baselines=false") == 0
-    settings = config.parse(["--config", str(tmp_path / "run" / "config.yaml")])
+    settings = parse(["--config", str(tmp_path / "run" / "config.yaml")])
     settings, task = settings.config, build.make_task(settings.config)
     weights, _ = checkpoint.load(tmp_path / "run" / "model.safetensors")
     scored = evaluate.adapt(settings, task, "test", weights)
@@ -509,7 +508,7 @@ def test_report_needs_folders(tmp_path, capsys):
 
 def test_compare_takes_every_rule_length_and_window_that_fit():
     asked = Compare(rules="rtrl, bptt", lengths="1,8", windows="4,none", seeds=2)
-    plan = variants(TINY, asked, config.parse(TINY).config)
+    plan = variants(TINY, asked, parse(TINY).config)
     assert list(plan) == [f"{rule}-length{end}" for rule in ("rtrl", "bptt") for end in ("1-window4", "1", "8")]
     assert [one.run.seed for one in plan["bptt-length8"]] == [0, 1]
     assert plan["rtrl-length1-window4"][0].rule.window == 4

@@ -12,6 +12,7 @@ from ..analysis import cost, neurobench
 from ..experiment import checkpoint, config, jobs, log
 from ..experiment.build import LONG, Experiment
 from ..experiment.config import Config
+from ..experiment.parse import parse
 from ..online import evaluate
 from ..report import page
 from ..report.text import compare_table, gather, plot
@@ -41,7 +42,7 @@ class Compare(Variants):
 
 def run(argv: Sequence[str]) -> int:
     """Run every rule, length, window and seed as a process of its own, and put them in one table."""
-    parsed = config.parse(argv, Compare, "compare ")
+    parsed = parse(argv, Compare, "compare ")
     settings, at_once = parsed.config, parsed.command.jobs
     plan = variants(argv, parsed.command, settings)
     Experiment.from_config(next(iter(plan.values()))[0])

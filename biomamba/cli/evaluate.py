@@ -9,9 +9,10 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from ..experiment import checkpoint, config, log
+from ..experiment import checkpoint, log
 from ..experiment.build import Experiment, make_task
 from ..experiment.config import Config
+from ..experiment.parse import parse
 from ..report.text import confusion_table, score_table
 from ..stream import Split, Task
 
@@ -37,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     folder, rest = Path(argv[0]), argv[1:]
     asked = argv[0] in ("-h", "--help")
     given = ["--help"] if asked else ["--config", str(run_config(folder))]
-    parsed = config.parse([*given, *rest], Evaluate, "evaluate RUN_DIR ")
+    parsed = parse([*given, *rest], Evaluate, "evaluate RUN_DIR ")
     settings, wanted = parsed.config, parsed.command.steps
     task, learned, batch = make_task(settings), settings.stream.split, settings.stream.batch
     split = parsed.command.split or task.held_out

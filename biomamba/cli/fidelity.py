@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from ..experiment import checkpoint, config, log
+from ..experiment import checkpoint, log
 from ..experiment.build import Experiment, make_task
 from ..experiment.config import Config
+from ..experiment.parse import parse
 from ..report.text import fidelity_table
 from .variants import Variants, create_comparison_dir, gradient_row, variants, watched, words
 
@@ -31,12 +32,12 @@ class Fidelity(Variants):
 
 def run(argv: Sequence[str]) -> int:
     """Print and keep how near each rule's gradient is to full BPTT's, by chunk length and depth."""
-    parsed = config.parse(argv, Fidelity, "fidelity ")
+    parsed = parse(argv, Fidelity, "fidelity ")
     settings, asked = parsed.config, parsed.command
     rows = []
     for depth in words(asked.depths or str(settings.model.n_layers)):
         given = [*argv, "--model.n_layers", depth]
-        base = config.parse(given, Fidelity).config
+        base = parse(given, Fidelity).config
         plan = {label: seeds[0] for label, seeds in variants(given, asked, base).items()}
         weights, done = learned_weights(base, asked.updates, asked.segment)
         rows += [

@@ -9,6 +9,7 @@ import torch
 from ..experiment import config, trackers
 from ..experiment.build import Experiment
 from ..experiment.log import Summary
+from ..experiment.parse import parse
 from ..experiment.run import Run, find_run_dir
 from ..ops.kernels import resolve
 from ..report.text import bytes_text, confusion_table, score_table
@@ -16,7 +17,7 @@ from ..report.text import bytes_text, confusion_table, score_table
 
 def run(argv: Sequence[str]) -> int:
     """Begin a run, or go on with one, and print its scores."""
-    parsed = config.parse(argv, usage="train ")
+    parsed = parse(argv, usage="train ")
     settings = parsed.config
     watching = trackers.choose(settings.run.trackers)
     experiment = Experiment.from_config(settings)

@@ -10,9 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ..analysis.fidelity import fidelity
-from ..experiment import checkpoint, config
+from ..experiment import checkpoint
 from ..experiment.build import Experiment
 from ..experiment.config import Config
+from ..experiment.parse import parse
 from ..experiment.run import next_run_dir
 
 
@@ -33,7 +34,7 @@ def variants(argv: Sequence[str], asked: Variants, base: Config) -> dict[str, li
     for rule, length, window in itertools.product(words(asked.rules), lengths, windows):
         none = window in ("none", "null")
         given = ["--rule.name", rule, "--stream.length", length, "--rule.window", "null" if none else window]
-        variant = config.parse([*argv, *given], type(asked)).config
+        variant = parse([*argv, *given], type(asked)).config
         if variant.rule.window is None or variant.rule.window >= variant.stream.length:
             label = f"{rule}-length{length}" + ("" if none else f"-window{window}")
             seeds = range(base.run.seed, base.run.seed + getattr(asked, "seeds", 1))

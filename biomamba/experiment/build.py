@@ -3,6 +3,7 @@
 config -> Experiment.from_config -> task, model, rule, optimizer -> online
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -82,6 +83,10 @@ class Experiment:
         task = task or make_task(config)
         keep_freed_memory()
         if config.run.threads is not None:
+            if config.run.threads > (os.cpu_count() or 1):
+                raise ValueError(
+                    f"run.threads: got {config.run.threads}, expected at most the {os.cpu_count()} processors there are"
+                )
             torch.set_num_threads(config.run.threads)
         length, window = config.stream.length, config.rule.window
         if window is not None and window < length:
