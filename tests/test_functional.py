@@ -150,7 +150,7 @@ def test_they_learn_in_the_loop_like_others(block: str) -> None:
         (x, y), mask = random_tokens(12, STREAMS), torch.ones(STREAMS, 3, dtype=torch.bool)
         parts = [biomamba.Chunk(x[:, s : s + 3], y[:, s : s + 3], mask, ~mask) for s in range(0, 12, 3)]
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        *_, report = biomamba.online(parts, Labelled(), model, RULES["rtrl"](model.blocks), optimizer)
+        *_, report = biomamba.online(parts, biomamba.Learner(Labelled(), model, RULES["rtrl"](model.blocks), optimizer))
         assert report.carry.updates == 4
         found.append([*(p.detach() for p in model.parameters()), *flat([report.carry.state, report.carry.trace])])
     assert differing(*found) < 1e-9
