@@ -24,7 +24,7 @@ from tqdm import tqdm
 import biomamba
 from bench.grid import heading, markdown, write
 from biomamba.experiment.memory import keep_freed_memory
-from biomamba.ops.influence import Drive, cross
+from biomamba.ops.influence import Drive, contract_and_advance
 from biomamba.ops.kernels import resolve
 from biomamba.rules import RULES
 from biomamba.state import nbytes
@@ -153,8 +153,8 @@ def trace_passes() -> Iterator[Row]:
 
 
 def one(Z: torch.Tensor, drive: tuple[torch.Tensor, torch.Tensor], start: torch.Tensor, signal: torch.Tensor) -> None:
-    """Contract and advance a single trace: what `cross` calls when everything lies where it should."""
-    cross([Z], ["ej"], [Drive(*drive)], start, signal, GO)
+    """Contract and advance a single trace: what `contract_and_advance` calls when everything lies where it should."""
+    contract_and_advance([Z], ["ej"], [Drive(*drive)], start, signal, GO)
 
 
 def copy_bandwidth(size: int) -> float:

@@ -49,7 +49,7 @@ def change(dt: int, decay: float = A, a_post: float = A_POST, lam: float = LAM) 
         x = torch.full((1, 1, 1), float(t == pre_at))
         _, after, tape = block.chunk(x, cut(state))
         psi = float(t == post_at)
-        tape = tape._replace(potential=torch.full_like(tape.potential, THRESHOLD if psi else FAR))
+        tape = tape._replace(pre_activation=torch.full_like(tape.pre_activation, THRESHOLD if psi else FAR))
         signal = Signal(torch.full_like(tape.h0, psi * decay), torch.full_like(tape.h, psi), torch.ones_like(tape.h))
         with torch.no_grad():
             gradient, trace[0] = rule.gradient_and_advance(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .learner import Learner, LoopState, Report
     from .model import Model
     from .online import evaluate, online
+    from .pretrained import load_pretrained
     from .state import BlockState, cut, forget
     from .stream import Chunk, Spec, Task
 
@@ -30,6 +31,7 @@ __all__ = [
     "cut",
     "evaluate",
     "forget",
+    "load_pretrained",
     "metrics",
     "online",
     "rules",
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Model": "model",
+    "load_pretrained": "pretrained",
     **dict.fromkeys(("Learner", "LoopState", "Report"), "learner"),
     **dict.fromkeys(("evaluate", "online"), "online"),
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),

@@ -12,7 +12,6 @@ Shapes: b streams, t steps, d model width.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -109,13 +108,6 @@ class Model(nn.Module):
         for name, parameter in self.blocks.named_parameters():
             if name.endswith("out_proj.weight"):
                 parameter.data /= len(self.blocks) ** 0.5
-
-    @classmethod
-    def load_official(cls, folder: str | Path, **options: Any) -> "Model":
-        """Return the model of a mamba-ssm or Hugging Face checkpoint in a local folder; see `official`."""
-        from .official import load_official  # here, because it builds on this module
-
-        return load_official(folder, **options)
 
     def _blocks(self) -> list[Block]:
         """Return the blocks under their own type, which ModuleList hides."""
@@ -225,7 +217,7 @@ class Model(nn.Module):
         if self._blocks()[0].threshold is None:
             return tapes[0].h.new_full((len(tapes),), torch.nan)
         each = zip(self._blocks(), tapes, strict=True)
-        return torch.stack([block.emit(tape.potential[:, -new:]).mean() for block, tape in each])
+        return torch.stack([block.activate(tape.pre_activation[:, -new:]).mean() for block, tape in each])
 
     def penalty(self, tapes: Sequence[Tape], new: int) -> Tensor | None:
         """Return spike_weight sum_l (share of spikes_l - spike_rate)^2 of the last `new` steps; None without a rate."""

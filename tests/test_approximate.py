@@ -136,8 +136,8 @@ def test_the_halves_of_stllr_are_its_formula(block: str) -> None:
         drive, axes = drives[name], layer.influences[name]
         if drive.taps is not None:
             continue  # traces of the inputs, not of what a channel receives: another formula
-        lead = (lambda z: z.transpose(-1, -2)) if axes[0] == "n" else (lambda z: z)
-        post, signal = lead(drive.post), lead(g)
+        axis_first = (lambda z: z.transpose(-1, -2)) if axes[0] == "n" else (lambda z: z)
+        post, signal = axis_first(drive.post), axis_first(g)
         pre = drive.pre if drive.pre.ndim == 4 else drive.pre.unsqueeze(2).expand(-1, -1, post.shape[2], -1)
         expected, X, R = 0.0, torch.zeros_like(pre[:, 0]), torch.zeros_like(post[:, 0])
         for s in range(t):

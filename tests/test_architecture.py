@@ -16,13 +16,14 @@ LEVELS = [
     "checks",
     "blocks",
     "model",
-    "official",
+    "pretrained",
     "rules",
     "inputs",
     "threads",
     "step",
     "update",
     "compiled",
+    "learner",
     "online",
 ]
 LEVELS += ["analysis", "tasks", "experiment", "report", "cli"]
@@ -76,7 +77,7 @@ BEHIND = {named(path): heavy(path) for path in SOURCES if heavy(path)}
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
     mine = level(named(path))
-    for module in imports(path, everywhere=path.name != "model.py"):  # load_official builds on the model it returns
+    for module in imports(path):
         if named(path).startswith("biomamba.tasks") and module.startswith("biomamba"):
             assert module.split(".")[1] in ("tasks", "stream", "metrics"), f"{path} imports {module}"
         theirs = level(module)
@@ -117,4 +118,4 @@ def test_the_laws_above_can_fail(tmp_path: Path) -> None:
     assert doors(ROOT / "biomamba/ops/llvm/ssm.py") == {"llvmlite"} != doors(ROOT / "biomamba/ops/triton_kernels.py")
     assert not doors(ROOT / "biomamba/ops/ssm.py")
     assert level("biomamba.rules.rtrl") > level("biomamba.blocks.mamba2") > level("biomamba.ops.ssm")
-    assert "biomamba.ops.ssm.recur" in set(imports(ROOT / "biomamba" / "blocks" / "mamba2.py"))
+    assert "biomamba.ops.ssm.selective_scan" in set(imports(ROOT / "biomamba" / "blocks" / "mamba2.py"))

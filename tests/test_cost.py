@@ -177,11 +177,11 @@ def test_a_spiking_block_adds_one_row_per_spike(block: str) -> None:
     loop, plain = (under_way(each, BPTT(each.blocks), 8) for each in (model, graded))
     with torch.no_grad():
         _, _, tapes = model(loop.inputs.chunk.x, loop.inputs.state)
-    spikes = int((tapes[0].potential > 0.5).sum())
-    assert 0 < spikes < tapes[0].potential.numel()
+    spikes = int((tapes[0].pre_activation > 0.5).sum())
+    assert 0 < spikes < tapes[0].pre_activation.numel()
     ours, theirs = counted(loop.infer), counted(plain.infer)
     assert ours.accumulates == spikes * D_MODEL and theirs.accumulates == 0
-    assert theirs.multiply_accumulates - ours.multiply_accumulates == tapes[0].potential.numel() * D_MODEL
+    assert theirs.multiply_accumulates - ours.multiply_accumulates == tapes[0].pre_activation.numel() * D_MODEL
 
 
 @pytest.mark.parametrize("channels", [(4, 6, 1), (4, 8, 4)])

@@ -151,6 +151,6 @@ def test_they_learn_in_the_loop_like_others(block: str) -> None:
         parts = [biomamba.Chunk(x[:, s : s + 3], y[:, s : s + 3], mask, ~mask) for s in range(0, 12, 3)]
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         *_, report = biomamba.online(parts, biomamba.Learner(Labelled(), model, RULES["rtrl"](model.blocks), optimizer))
-        assert report.carry.updates == 4
-        found.append([*(p.detach() for p in model.parameters()), *flat([report.carry.state, report.carry.trace])])
+        assert report.state.updates == 4
+        found.append([*(p.detach() for p in model.parameters()), *flat([report.state.model_state, report.state.trace])])
     assert differing(*found) < 1e-9

@@ -6,20 +6,18 @@ import pytest
 import torch
 
 from biomamba.blocks.mamba2 import Mamba2
-from biomamba.ops.conv import conv, conv_naive, fold, reach, windows
+from biomamba.ops.conv import conv, conv_naive, fold, tap_mask, windows
 from biomamba.ops.influence import (
     Drive,
-    arrive,
+    contract_and_advance_functional,
     contract_naive,
-    cross,
-    cross_functional,
-    decay_ahead,
+    decay_products,
     influence_naive,
     shape,
 )
 from biomamba.ops.kernels import resolve
 from biomamba.ops.scan import scan, scan_naive
-from biomamba.ops.ssm import read, recur
+from biomamba.ops.ssm import readout, selective_scan
 from biomamba.state import BlockState
 
 TIMES = [1, 2, 7, 63, 64]
@@ -52,10 +50,10 @@ def crossed(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradient, and the trace at the end of the chunk: in the memory given, unless by functional kernels."""
     if kernels != "functional":
-        (gradient,) = cross([Z], [axes], [arrived], decay, signal, torch.tensor(go), kernels)
+        (gradient,) = contract_and_advance([Z], [axes], [arrived], decay, signal, torch.tensor(go), kernels)
         return gradient, Z
     before = Z.clone()
-    (gradient,), (after,) = cross_functional([Z], [axes], [arrived], decay, signal, torch.tensor(go))
+    (gradient,), (after,) = contract_and_advance_functional([Z], [axes], [arrived], decay, signal, torch.tensor(go))
     assert torch.equal(Z, before), "functional kernels wrote to what they were given"
     return gradient, after
 
@@ -100,7 +98,7 @@ def test_scan_uses_only_what_was_written(kernels: str, b: int) -> None:
 def walk_naive(
     a: torch.Tensor, delta: torch.Tensor, u: torch.Tensor, B: torch.Tensor, C: torch.Tensor, h0: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `recur` and `read` do, from their definitions."""
+    """Return what `selective_scan` and `read` do, from their definitions."""
     a, delta = (heads.repeat_interleave(u.shape[2] // heads.shape[2], 2) for heads in (a, delta))
     h = scan_naive(a, torch.einsum("bte,bte,btn->bten", delta, u, B), h0)
     return h, torch.einsum("bten,btn->bte", h, C)
@@ -122,8 +120,8 @@ def test_recur_and_read_are_a_scan_and_a_product(
     for fast in (False, True):
         a, delta, u, B, C, h0 = inputs = [tensor.clone().requires_grad_() for tensor in given]
         if fast:
-            h = recur(a, delta, u, B, h0, kernels)
-            y = read(h, C, kernels)
+            h = selective_scan(a, delta, u, B, h0, kernels)
+            y = readout(h, C, kernels)
         else:
             h, y = walk_naive(*inputs)
         results.append([h, y, *torch.autograd.grad((h * on_h).sum() + (y * on_y).sum(), inputs)])
@@ -147,7 +145,7 @@ def test_scan_passes_gradcheck(t: int) -> None:
 @pytest.mark.parametrize("resets", [False, True])
 def test_conv_is_its_naive_twin(t: int, taps: int, resets: bool, kernels: str) -> None:
     x, weight, bias = torch.randn(3, taps - 1 + t, 5), torch.randn(5, taps), torch.randn(5)
-    within = reach(torch.rand(3, t) < 0.3, taps) if resets else None
+    within = tap_mask(torch.rand(3, t) < 0.3, taps) if resets else None
     results = []
     for fast in (False, True):
         inputs = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
@@ -161,7 +159,7 @@ def test_no_tap_reaches_behind_a_reset() -> None:
     x, weight, bias = torch.randn(1, 3 + 8, 2), torch.randn(2, 4), torch.zeros(2)
     reset = torch.zeros(1, 8, dtype=torch.bool)
     reset[0, 5] = True
-    cut = conv(x, weight, bias, reach(reset, 4))
+    cut = conv(x, weight, bias, tap_mask(reset, 4))
     fresh = torch.cat([torch.zeros(1, 3, 2), x[:, 3 + 5 :]], dim=1)
     torch.testing.assert_close(cut[:, 5:], conv(fresh, weight, bias))
     torch.testing.assert_close(cut[:, :5], conv(x, weight, bias)[:, :5])
@@ -202,8 +200,8 @@ def test_cross_is_its_naive_twin(
     reset = torch.rand(3, t) < 0.2 if resets else None
     Z = torch.randn(shape(axes, 3, 4, n, 4 if axes[-1] == "k" else 33))
     gradient, after = contract_naive(signal, Z, axes), influence_naive(Z.clone(), log_a, reset, axes, push)
-    kept, ahead = Z.clone(), decay_ahead(log_a, reset)
-    arrived = arrive(push, ahead, axes)
+    kept, ahead = Z.clone(), decay_products(log_a, reset)
+    arrived = discount_to_end(push, ahead, axes)
     got, moved = crossed(kept, axes, arrived, ahead.start, signal, True, kernels)
     torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(moved, after, rtol=1e-9, atol=1e-12)
@@ -224,8 +222,8 @@ def test_cross_uses_only_what_was_written(kernels: str, t: int, b: int, axes: st
     Z = torch.randn(shape(axes, b, e, n, 4 if axes[-1] == "k" else j))
     gradient, after = contract_naive(signal, Z, axes), influence_naive(Z, log_a, None, axes, push)
     kept, whole = walled(Z)
-    ahead = decay_ahead(log_a)
-    arrived = Drive(*(x if x is None else walled(x)[0] for x in arrive(push, ahead, axes)))
+    ahead = decay_products(log_a)
+    arrived = Drive(*(x if x is None else walled(x)[0] for x in discount_to_end(push, ahead, axes)))
     got, moved = crossed(kept, axes, arrived, ahead.start, signal, True, kernels)
     torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(moved, after, rtol=1e-9, atol=1e-12)
@@ -251,7 +249,7 @@ def test_cross_uses_only_what_was_written(kernels: str, t: int, b: int, axes: st
 def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
     b: int, d: int, n: int, taps: int, threads: int, resets: bool, t: int, dtype: torch.dtype
 ) -> None:
-    """our kernel works them out on the way; by torch they are written out, and `cross` takes them."""
+    """our kernel works them out on the way; by torch they are written out, and `contract_and_advance` takes them."""
     exact = dtype == torch.float64
     torch.set_default_dtype(torch.float64 if exact else torch.float32)
     block = Mamba2(d, d_state=n, d_conv=taps, headdim=d)
@@ -267,9 +265,9 @@ def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
     for block.kernels in ("torch", "llvm"):
         traces = {name: walled(Z) for name, Z in before.items()}
         within = {name: trace for name, (trace, _) in traces.items()}
-        block.cross(tape, within, signal, torch.tensor(False))
+        block.contract_and_advance(tape, within, signal, torch.tensor(False))
         assert all(torch.equal(within[name], Z) for name, Z in before.items())
-        results.append(block.cross(tape, within, signal, torch.tensor(True)))
+        results.append(block.contract_and_advance(tape, within, signal, torch.tensor(True)))
         assert all(int(whole.isfinite().sum()) == Z.numel() for Z, whole in traces.values()), "it wrote beyond a trace"
     (expected, after), (got, moved) = results
     for name, naive, fast in zip(block.influences, expected, got, strict=True):
@@ -285,10 +283,10 @@ def test_a_trace_that_does_not_lie_in_one_piece_is_an_error() -> None:
     *_, tape = block.chunk(torch.randn(1, 1, 3), block.init_state(1))
     sizes = {name: shape(axes, 1, 6, 5, block.fan_in.get(name, 0)) for name, axes in block.influences.items()}
     trace = {name: torch.randn(size) for name, size in sizes.items()}
-    block.cross(tape, trace, torch.randn(1, 6, 5), torch.tensor(True))  # control: these do
+    block.contract_and_advance(tape, trace, torch.randn(1, 6, 5), torch.tensor(True))  # control: these do
     trace["in_proj.x"] = trace["in_proj.x"].transpose(2, 3).contiguous().transpose(2, 3)
     with pytest.raises(ValueError, match=r"x of shape \(1, 6, 5, 3\) is not contiguous"):
-        block.cross(tape, trace, torch.randn(1, 6, 5), torch.tensor(True))
+        block.contract_and_advance(tape, trace, torch.randn(1, 6, 5), torch.tensor(True))
 
 
 @pytest.mark.parametrize("t", [1, 7])
@@ -300,8 +298,8 @@ def test_a_trace_may_be_kept_in_bfloat16(kernels: str, t: int, axes: str, taps: 
     exact = torch.randn(shape(axes, 3, 4, 5, 4 if axes[-1] == "k" else 33)).float()
     Z = exact.bfloat16()
     gradient, after = contract_naive(signal, Z.float(), axes), influence_naive(Z.float(), log_a, None, axes, push)
-    kept, ahead = Z.clone(), decay_ahead(log_a)
-    got, kept = crossed(kept, axes, arrive(push, ahead, axes), ahead.start, signal, True, kernels)
+    kept, ahead = Z.clone(), decay_products(log_a)
+    got, kept = crossed(kept, axes, discount_to_end(push, ahead, axes), ahead.start, signal, True, kernels)
     torch.testing.assert_close(got, gradient, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(contract_naive(signal, exact, axes), gradient, rtol=1e-4, atol=1e-4), "Z was not rounded"
     apart = (ordered(kept) - ordered(after.bfloat16())).abs()
@@ -313,6 +311,6 @@ def test_a_trace_may_be_kept_in_bfloat16(kernels: str, t: int, axes: str, taps: 
 
 def test_decay_ahead_survives_what_underflows() -> None:
     log_a = torch.full((1, 64, 1, 1), -40.0)
-    ahead = decay_ahead(log_a)
+    ahead = decay_products(log_a)
     assert bool(torch.isfinite(ahead.step).all())
     torch.testing.assert_close(ahead.step[0, -2], torch.tensor([[-40.0]]).exp())

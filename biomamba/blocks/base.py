@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.conv import reach
-from ..ops.influence import Drive, arrive, cross, cross_functional, decay_ahead
+from ..ops.conv import tap_mask
+from ..ops.influence import (
+    Drive,
+    contract_and_advance,
+    contract_and_advance_functional,
+    decay_products,
+    discount_to_end,
+)
 from ..ops.kernels import resolve
 from ..ops.scan import scan
 from ..ops.spike import spike
-from ..ops.ssm import by_channel, drive, recur
+from ..ops.ssm import by_channel, drive, selective_scan
 from ..state import BlockState, tree_map
 
 
@@ -31,7 +37,7 @@ class Tape(NamedTuple):
     reset: Tensor | None  # (b, t) bool; None where no sequence begins inside the chunk
     inputs: Tensor  # (b, k-1+t, d) what the block saw, the conv state first
     own: Any  # whatever else the block needs to answer `drives`
-    potential: Tensor  # (b, t, e) what out_proj receives, or a spiking block's threshold, on the graph
+    pre_activation: Tensor  # (b, t, e) what out_proj receives, or a spiking block's threshold, on the graph
 
 
 class Block(nn.Module, ABC):
@@ -84,22 +90,22 @@ class Block(nn.Module, ABC):
     def drives(self, tape: Tape) -> dict[str, Drive]:
         """Return the drive of each influence on the state, no graph attached."""
 
-    def cross(
+    def contract_and_advance(
         self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the gradient of each influence at the tape's start, and its trace moved to the tape's end.
 
         signal (b, e, n) is that to the states at the start; go () bool: where it is false nothing moves. The memory of
-        the trace given is used again, except by the kernels functional. See `ops.influence.cross`.
+        the trace given is used again, except by the kernels functional. See `ops.influence.contract_and_advance`.
         """
-        ahead, axes = decay_ahead(tape.log_a, tape.reset), list(self.influences.values())
+        ahead, axes = decay_products(tape.log_a, tape.reset), list(self.influences.values())
         drives = self.drives(tape)
-        arrived = [arrive(drives[name], ahead, a) for name, a in self.influences.items()]
+        arrived = [discount_to_end(drives[name], ahead, a) for name, a in self.influences.items()]
         Z = [trace[name] for name in self.influences]
         if resolve(self.kernels, signal.device.type) == "functional":
-            gradients, moved = cross_functional(Z, axes, arrived, ahead.start, signal, go)
+            gradients, moved = contract_and_advance_functional(Z, axes, arrived, ahead.start, signal, go)
             return gradients, dict(zip(self.influences, moved, strict=True))
-        return cross(Z, axes, arrived, ahead.start, signal, go, self.kernels), trace
+        return contract_and_advance(Z, axes, arrived, ahead.start, signal, go, self.kernels), trace
 
     def states(self, a: Tensor, b: Tensor, h0: Tensor, local: bool) -> Tensor:
         """Return every h_t = a_t h_{t-1} + b_t (b, t, e, n), with h_{t-1} held for the gradient where local."""
@@ -109,22 +115,22 @@ class Block(nn.Module, ABC):
             h = scan(a, b, h0, self.kernels)
         return a * torch.cat([h0.detach().unsqueeze(1), h[:, :-1]], dim=1) + b
 
-    def selected(self, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, local: bool) -> Tensor:
+    def _selective_states(self, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, local: bool) -> Tensor:
         """Return the same of a selective block, whose drive b_t (e, n) is delta_t u_t (b, t, e) times B_t (b, t, n).
 
         a is (b, t, g, n or 1) and delta (b, t, g), the same for all channels of a head.
         """
         if local:
             return self.states(by_channel(a, u.shape[2]), drive(delta, u, B), h0, local)
-        return recur(a, delta, u, B, h0, self.kernels)
+        return selective_scan(a, delta, u, B, h0, self.kernels)
 
-    def potential(self, y: Tensor) -> Tensor:
+    def pre_activation(self, y: Tensor) -> Tensor:
         """Return y (..., e), of a spiking block scaled to a mean square of 1: a threshold means the same everywhere."""
         return y if self.threshold is None else F.rms_norm(y, y.shape[-1:], eps=1e-5)
 
-    def emit(self, potential: Tensor) -> Tensor:
-        """Return what out_proj receives: the potential itself, or of a spiking block 1 where it is above threshold."""
-        return potential if self.threshold is None else spike(potential, self.threshold, self.steepness)
+    def activate(self, pre_activation: Tensor) -> Tensor:
+        """Return what out_proj receives: the pre-activation, or of a spiking block 1 where it is above threshold."""
+        return pre_activation if self.threshold is None else spike(pre_activation, self.threshold, self.steepness)
 
     def state_at(self, tape: Tape, advance: int) -> BlockState:
         """Return the state `advance` steps after the tape's start, on the tape's graph."""
@@ -133,7 +139,7 @@ class Block(nn.Module, ABC):
         rows = tape.inputs[:, advance : advance + self.taps - 1]
         if tape.reset is not None:
             # the next step's history is what the last step's taps saw, less the oldest
-            within = reach(tape.reset[:, :advance], self.taps)
+            within = tap_mask(tape.reset[:, :advance], self.taps)
             assert within is not None
             rows = rows * within[:, -1, 1:, None]
         return BlockState(conv=rows, ssm=tape.h[:, advance - 1])
@@ -146,14 +152,14 @@ def no_inputs(block: Block, name: str, batch: int) -> Tensor:
     return next(block.parameters()).new_zeros(batch, *own)
 
 
-def first(tape: Tape, steps: int) -> Tape:
+def head(tape: Tape, steps: int) -> Tape:
     """Return the tape of the chunk's first `steps` steps."""
     drop = tape.h.shape[1] - steps
     h0, *rows = tape
     return Tape(h0, *tree_map(lambda tensor: tensor[:, : tensor.shape[1] - drop], rows))
 
 
-def keep(log_a: Tensor, reset: Tensor | None) -> Tensor:
+def to_decay(log_a: Tensor, reset: Tensor | None) -> Tensor:
     """Return the decay a = exp(log_a), zero where a new sequence begins."""
     a = log_a.exp()
     return a if reset is None else a.masked_fill(reset[..., None, None], 0)
@@ -180,7 +186,7 @@ def kernel(conv1d: nn.Conv1d) -> tuple[Tensor, Tensor]:
 def conv_sides(raw: Tensor, slope: Tensor, weight: Tensor, within: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return what silu(conv(raw)) passes on: of each tap (b, t, c, k), and to the taps and bias (b, t, c, k + 1).
 
-    raw (b, k-1+t, c), slope (b, t, c) silu' after the convolution, weight (c, k), within as `reach` gives it.
+    raw (b, k-1+t, c), slope (b, t, c) silu' after the convolution, weight (c, k), within as `tap_mask` gives it.
     """
     t, k = slope.shape[1], weight.shape[1]
     taps, seen = slope.unsqueeze(-1) * weight, [raw[:, i : i + t] for i in range(k)]

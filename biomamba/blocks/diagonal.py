@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..checks import check_range, check_sizes
 from ..ops.influence import Drive
 from ..state import BlockState
-from .base import Block, Tape, dt_bias_init, keep
+from .base import Block, Tape, dt_bias_init, to_decay
 
 
 class Diagonal(Block):
@@ -61,7 +61,7 @@ class Diagonal(Block):
         delta, log_a = self.rates()
         h = log_a.exp() * state.ssm + delta * self.B * u.unsqueeze(-1)
         y = (h * self.C).sum(-1) + self.D * u
-        return self.out_proj(self.emit(self.potential(y * F.silu(z)))), BlockState(state.conv, h)
+        return self.out_proj(self.activate(self.pre_activation(y * F.silu(z)))), BlockState(state.conv, h)
 
     def chunk(
         self, x: Tensor, state: BlockState, reset: Tensor | None = None, local: bool = False
@@ -72,11 +72,11 @@ class Diagonal(Block):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         delta, log_a = self.rates()
         log_a = log_a.expand(b, t, *self.shape)
-        h = self.states(keep(log_a, reset), delta * self.B * u.unsqueeze(-1), state.ssm, local)
+        h = self.states(to_decay(log_a, reset), delta * self.B * u.unsqueeze(-1), state.ssm, local)
         y = (h * self.C).sum(-1) + self.D * u
-        potential = self.potential(y * F.silu(z))
-        tape = Tape(state.ssm, h, log_a, reset, inputs, u.detach(), potential)
-        return self.out_proj(self.emit(potential)), self.state_at(tape, t), tape
+        pre_activation = self.pre_activation(y * F.silu(z))
+        tape = Tape(state.ssm, h, log_a, reset, inputs, u.detach(), pre_activation)
+        return self.out_proj(self.activate(pre_activation)), self.state_at(tape, t), tape
 
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state."""

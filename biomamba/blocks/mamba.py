@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check_range, check_sizes
-from ..ops.conv import conv, reach
+from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
-from ..ops.ssm import read
+from ..ops.ssm import readout
 from ..state import BlockState
-from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
+from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, kernel, to_decay
 
 
-class Own(NamedTuple):
+class Saved(NamedTuple):
     """What the drives need beside the states, no graph attached."""
 
     delta: Tensor  # (b, t, e) after the softplus
@@ -109,7 +109,7 @@ class Mamba(Block):
         delta = F.softplus(self.dt_proj(low)).unsqueeze(-1)
         h = torch.exp(-delta * self.A_log.exp()) * state.ssm + delta * B.unsqueeze(1) * u.unsqueeze(-1)
         y = (h * C.unsqueeze(1)).sum(-1) + self.D * u
-        return self.out_proj(self.emit(self.potential(y * F.silu(z[:, -1])))), BlockState(inputs[:, 1:], h)
+        return self.out_proj(self.activate(self.pre_activation(y * F.silu(z[:, -1])))), BlockState(inputs[:, 1:], h)
 
     def chunk(
         self, x: Tensor, state: BlockState, reset: Tensor | None = None, local: bool = False
@@ -119,16 +119,16 @@ class Mamba(Block):
         inputs = torch.cat([state.conv, x], dim=1)
         raw, z = self.in_proj(inputs).chunk(2, dim=-1)
         z = z[:, self.taps - 1 :]
-        summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps), self.kernels)
+        summed = conv(raw, *kernel(self.conv1d), tap_mask(reset, self.taps), self.kernels)
         u = F.silu(summed)
         low, B, C = self.x_proj(u).split([self.rank, n, n], dim=-1)
         delta_raw = self.dt_proj(low)
         delta = F.softplus(delta_raw)
         log_a = -delta.unsqueeze(-1) * self.A_log.exp()
-        h = self.selected(keep(log_a, reset), delta, u, B, state.ssm, local)
-        y = read(h, C, self.kernels) + self.D * u
-        potential = self.potential(y * F.silu(z))
-        own = Own(
+        h = self._selective_states(to_decay(log_a, reset), delta, u, B, state.ssm, local)
+        y = readout(h, C, self.kernels) + self.D * u
+        pre_activation = self.pre_activation(y * F.silu(z))
+        own = Saved(
             delta=delta.detach(),
             delta_slope=delta_raw.detach().sigmoid(),
             u=u.detach(),
@@ -136,8 +136,8 @@ class Mamba(Block):
             raw=raw.detach(),
             slope=dsilu(summed.detach()),
         )
-        tape = Tape(state.ssm, h, log_a, reset, inputs, own, potential)
-        return self.out_proj(self.emit(potential)), self.state_at(tape, t), tape
+        tape = Tape(state.ssm, h, log_a, reset, inputs, own, pre_activation)
+        return self.out_proj(self.activate(pre_activation)), self.state_at(tape, t), tape
 
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state.
@@ -171,7 +171,7 @@ class Mamba(Block):
         m = (leak + B * u) * own.delta_slope.unsqueeze(-1)
         to_B = (delta * u).expand_as(m)
         weight, _ = kernel(self.conv1d)
-        in_proj, taps = conv_drives(delta * B, tape.inputs, own.raw, own.slope, weight, reach(tape.reset, self.taps))
+        in_proj, taps = conv_drives(delta * B, tape.inputs, own.raw, own.slope, weight, tap_mask(tape.reset, self.taps))
         drives = {
             "A_log": Drive(delta * leak),
             "dt_proj.bias": Drive(m),

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check_range, check_sizes
-from ..ops.conv import conv, reach
+from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
 from ..ops.kernels import resolve
 from ..ops.mamba2 import Given, contract_and_advance_mamba2
 from ..ops.ssd import ssd
-from ..ops.ssm import read, recur
+from ..ops.ssm import readout, selective_scan
 from ..state import BlockState, tree_map
-from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, keep, kernel
+from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, kernel, to_decay
 
 
-class Own(NamedTuple):
+class Saved(NamedTuple):
     """What the drives need beside the states, no graph attached."""
 
     delta: Tensor  # (b, t, heads) after the softplus
@@ -108,7 +108,7 @@ class Mamba2(Block):
         drive = (self.per_channel(delta) * x).unsqueeze(-1) * B.unsqueeze(1)
         h = a.unsqueeze(-1) * state.ssm + drive
         y = (h * C.unsqueeze(1)).sum(-1) + self.per_channel(self.D) * x
-        return self.out_proj(self.emit(self.norm(y * F.silu(z[:, -1])))), BlockState(inputs[:, 1:], h)
+        return self.out_proj(self.activate(self.norm(y * F.silu(z[:, -1])))), BlockState(inputs[:, 1:], h)
 
     def chunk(
         self, x: Tensor, state: BlockState, reset: Tensor | None = None, local: bool = False
@@ -119,22 +119,22 @@ class Mamba2(Block):
         # one product for all, though z and dt have no use for the rows before the chunk
         z, raw, dt = self.in_proj(inputs).split([e, e + 2 * n, self.sizes[-1]], dim=-1)
         z, dt = z[:, self.taps - 1 :], dt[:, self.taps - 1 :]
-        summed = conv(raw, *kernel(self.conv1d), reach(reset, self.taps), self.kernels)
+        summed = conv(raw, *kernel(self.conv1d), tap_mask(reset, self.taps), self.kernels)
         u, B, C = F.silu(summed).split([e, n, n], dim=-1)
         delta_raw = dt + self.dt_bias
         delta = F.softplus(delta_raw)
         log_a = (-delta * self.A_log.exp()).unsqueeze(-1)  # of heads
-        a = keep(log_a, reset)
+        a = to_decay(log_a, reset)
         if self.kernels == "mamba_ssm":  # gives y alone: the states are for the rule, and carry no gradient
             heads = len(x), t, -1, self.headdim
             h0 = state.ssm.view(len(x), -1, self.headdim, n)
             y = ssd(u.reshape(heads), delta, -self.A_log.exp(), B, C, self.D, h0, reset).flatten(2)
             with torch.no_grad():
-                h = recur(a, delta, u, B, state.ssm)
+                h = selective_scan(a, delta, u, B, state.ssm)
         else:
-            h = self.selected(a, delta, u, B, state.ssm, local)
-            y = read(h, C, self.kernels) + self.per_channel(self.D) * u
-        own = Own(
+            h = self._selective_states(a, delta, u, B, state.ssm, local)
+            y = readout(h, C, self.kernels) + self.per_channel(self.D) * u
+        own = Saved(
             delta=delta.detach(),
             delta_slope=delta_raw.detach().sigmoid(),
             x=u.detach(),
@@ -142,9 +142,9 @@ class Mamba2(Block):
             raw=raw.detach()[..., : e + n],
             slope=dsilu(summed.detach()[..., : e + n]),
         )
-        potential = self.norm(y * F.silu(z))
-        tape = Tape(state.ssm, h, self.per_channel(log_a, 2), reset, inputs, own, potential)
-        return self.out_proj(self.emit(potential)), self.state_at(tape, t), tape
+        pre_activation = self.norm(y * F.silu(z))
+        tape = Tape(state.ssm, h, self.per_channel(log_a, 2), reset, inputs, own, pre_activation)
+        return self.out_proj(self.activate(pre_activation)), self.state_at(tape, t), tape
 
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state, per channel e or state n."""
@@ -170,7 +170,7 @@ class Mamba2(Block):
         x, B = own.x.unsqueeze(-1), own.B.unsqueeze(2)
         leak = -self.per_channel(self.A_log.exp()).unsqueeze(-1) * (tape.h - delta * x * B)  # A a h_prev
         m = (leak + B * x) * delta_slope
-        within = reach(tape.reset, self.taps)
+        within = tap_mask(tape.reset, self.taps)
         weight, _ = kernel(self.conv1d)
         raw_x, raw_B = own.raw.split([e, n], dim=-1)
         slope_x, slope_B = own.slope.split([e, n], dim=-1)
@@ -187,12 +187,12 @@ class Mamba2(Block):
         }
 
     @torch.no_grad()
-    def cross(
+    def contract_and_advance(
         self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the gradients and the traces moved; our kernel for the CPU works out the drives on the way."""
         if resolve(self.kernels, signal.device.type) != "llvm":
-            return super().cross(tape, trace, signal, go)
+            return super().contract_and_advance(tape, trace, signal, go)
         (e, n), own, Z = self.shape, tape.own, [trace[name] for name in self.influences]
         given = Given(
             h=tape.h,

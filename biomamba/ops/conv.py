@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .kernels import call, resolve
 
 
-def reach(reset: Tensor | None, taps: int) -> Tensor | None:
+def tap_mask(reset: Tensor | None, taps: int) -> Tensor | None:
     """Return (b, t, k): whether tap i of step s looks at its own sequence; None without resets."""
     if reset is None:
         return None

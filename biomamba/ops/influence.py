@@ -2,9 +2,9 @@
 
     gradient = sum over streams and states of signal Z_0           Z_end = P_all Z_0 + sum_s P_s d_s
 
-    influence_naive   the recurrence Z_s = a_s Z_{s-1} + d_s, step by step: the definition
-    cross             both at once: P_s = exp(sum_{u>s} log a_u) in closed form, one pass over Z, in place
-    cross_functional  the same in new tensors, nothing written to what was given
+    influence_naive       the recurrence Z_s = a_s Z_{s-1} + d_s, step by step: the definition
+    contract_and_advance  both at once: P_s = exp(sum_{u>s} log a_u) in closed form, one pass over Z, in place
+    contract_and_advance_functional  the same in new tensors, nothing written to what was given
 
 The decay still ahead of step s is known for the whole chunk at once, so no trace-sized temporary per step.
 Letters: b streams, t steps, e channels, n states, j inputs of a weight matrix, k inputs of a channel's or state's own.
@@ -45,22 +45,24 @@ class Drive(NamedTuple):
     taps: Tensor | None = None  # (b, t, c, k)
 
 
-class Ahead(NamedTuple):
+class DecayProducts(NamedTuple):
     """The decay that lies ahead of each step of a chunk, and of its start."""
 
     step: Tensor  # (b, t, e, n or 1)
     start: Tensor  # (b, e, n or 1)
 
 
-def decay_ahead(log_a: Tensor, reset: Tensor | None = None) -> Ahead:
+def decay_products(log_a: Tensor, reset: Tensor | None = None) -> DecayProducts:
     """Return exp(sum of log_a over the steps after s), zero where a reset lies between."""
     since = log_a.flip(1).cumsum(1).flip(1) if log_a.shape[1] > 1 else log_a  # from s on, s included
     after = torch.cat([since[:, 1:], torch.zeros_like(since[:, :1])], dim=1)
     if reset is None:
-        return Ahead(after.exp(), since[:, 0].exp())
+        return DecayProducts(after.exp(), since[:, 0].exp())
     resets = reset.flip(1).cumsum(1).flip(1)[..., None, None]
     resets_after = torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], dim=1)
-    return Ahead(after.exp().masked_fill(resets_after > 0, 0), since[:, 0].exp().masked_fill(resets[:, 0] > 0, 0))
+    return DecayProducts(
+        after.exp().masked_fill(resets_after > 0, 0), since[:, 0].exp().masked_fill(resets[:, 0] > 0, 0)
+    )
 
 
 def shape(axes: str, batch: int, e: int, n: int, inputs: int = 0) -> tuple[int, ...]:
@@ -72,7 +74,7 @@ def shape(axes: str, batch: int, e: int, n: int, inputs: int = 0) -> tuple[int, 
     return (batch, e, n, inputs) if axes == "ej" else (batch, n, e, inputs)
 
 
-def lead(tensor: Tensor, axes: str) -> Tensor:
+def param_axis_first(tensor: Tensor, axes: str) -> Tensor:
     """Return (..., e, n) with the parameter's own axis first."""
     return tensor.transpose(-1, -2) if axes[0] == "n" else tensor
 
@@ -81,7 +83,7 @@ def influence_naive(Z: Tensor, log_a: Tensor, reset: Tensor | None, axes: str, d
     """Return Z after the chunk, one step at a time, every outer product written out."""
     post, pre, taps = drive
     a = log_a.exp() if reset is None else log_a.exp().masked_fill(reset[..., None, None], 0)
-    a, post = lead(a, axes), lead(post, axes)  # (b, t, c, r)
+    a, post = param_axis_first(a, axes), param_axis_first(post, axes)  # (b, t, c, r)
     if taps is not None and pre is not None:
         pre = torch.einsum("btck,btjk->btcj", taps, windows(pre, taps.shape[-1], None))
     if pre is not None:
@@ -102,7 +104,7 @@ def contract_naive(signal: Tensor, Z: Tensor, axes: str) -> Tensor:
     return torch.einsum(f"ben,{where}->{axes}", signal, Z)
 
 
-def cross(
+def contract_and_advance(
     Z: Sequence[Tensor],
     axes: Sequence[str],
     arrived: Sequence[Drive],
@@ -113,8 +115,8 @@ def cross(
 ) -> list[Tensor]:
     """Return the gradients at the start of the chunk, and move every Z in place to its end.
 
-    arrived holds the drives as `arrive` gives them; decay (b, e, n or 1) is that of the whole chunk, `Ahead.start`.
-    go is a () bool: where it is false nothing moves, and the gradients mean nothing.
+    arrived holds the drives as `discount_to_end` gives them; decay (b, e, n or 1) is that of the whole chunk,
+    `DecayProducts.start`. go is a () bool: where it is false nothing moves, and the gradients mean nothing.
     """
     start, kernels = decay.expand_as(signal), resolve(kernels, signal.device.type)
     by_e = [start.contiguous(), signal.contiguous()]
@@ -124,8 +126,8 @@ def cross(
         each = zip(Z, axes, arrived, own, strict=True)
         return [_contract_and_advance(z, a, drive, by[0], by[1], go) for z, a, drive, by in each]
     none = signal.new_empty(0)  # an operator takes no None in a list
-    gradient = room(Z, axes, signal)
-    torch.ops.biomamba.cross(
+    gradient = empty_flat(Z, axes, signal)
+    torch.ops.biomamba.contract_and_advance(
         list(Z),
         gradient,
         ",".join(axes),
@@ -136,7 +138,7 @@ def cross(
         go,
         kernels,
     )
-    return parted(gradient, Z, axes)
+    return unflatten(gradient, Z, axes)
 
 
 def _contract_and_advance(Z: Tensor, axes: str, drive: Drive, decay: Tensor, signal: Tensor, go: Tensor) -> Tensor:
@@ -155,10 +157,10 @@ def _contract_and_advance(Z: Tensor, axes: str, drive: Drive, decay: Tensor, sig
     return _of_parameter(gradient, axes)
 
 
-def cross_functional(
+def contract_and_advance_functional(
     Z: Sequence[Tensor], axes: Sequence[str], arrived: Sequence[Drive], decay: Tensor, signal: Tensor, go: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what `cross` does, and every Z at the end of the chunk; where go is false, the Z given."""
+    """Return what `contract_and_advance` does, and every Z at the end of the chunk; where go is false, the Z given."""
     start, gradients, moved = decay.expand_as(signal), [], []
     for z, a, drive in zip(Z, axes, arrived, strict=True):
         before, post = z.to(signal.dtype), drive.post
@@ -170,20 +172,20 @@ def cross_functional(
                 own = (post.flatten(2).transpose(1, 2) @ drive.pre).view(z.shape)
             else:  # of a single step
                 own = post[:, 0].unsqueeze(-1) * (drive.taps[:, 0] @ drive.pre).unsqueeze(2)
-            after = before * lead(start, a).unsqueeze(-1) + own
+            after = before * param_axis_first(start, a).unsqueeze(-1) + own
         else:
             own = torch.einsum("btne,btke->bnke" if a == "ek" else "btne,btnk->bnke", post, drive.pre)
-            after = before * lead(start, "n").unsqueeze(2) + own
+            after = before * param_axis_first(start, "n").unsqueeze(2) + own
         moved.append(torch.where(go, after.to(z.dtype), z))
     return gradients, moved
 
 
-def room(Z: Sequence[Tensor], axes: Sequence[str], like: Tensor) -> Tensor:
+def empty_flat(Z: Sequence[Tensor], axes: Sequence[str], like: Tensor) -> Tensor:
     """Return room for the gradients of all traces, one after the other."""
     return like.new_empty(sum(math.prod(_summed(z.shape, a)) for z, a in zip(Z, axes, strict=True)))
 
 
-def parted(gradient: Tensor, Z: Sequence[Tensor], axes: Sequence[str]) -> list[Tensor]:
+def unflatten(gradient: Tensor, Z: Sequence[Tensor], axes: Sequence[str]) -> list[Tensor]:
     """Return the gradient of each parameter."""
     gradients = split(gradient, [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)])
     return [_of_parameter(g, a) for g, a in zip(gradients, axes, strict=True)]
@@ -200,7 +202,7 @@ def split(whole: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     return [part.view(*size) for part, size in zip(parts, shapes, strict=True)]
 
 
-def arrive(drive: Drive, ahead: Ahead, axes: str) -> Drive:
+def discount_to_end(drive: Drive, ahead: DecayProducts, axes: str) -> Drive:
     """Return the drives of a chunk as they arrive at its end, in memory as Z lies there.
 
         e, en     post (b, e, n)
@@ -211,10 +213,10 @@ def arrive(drive: Drive, ahead: Ahead, axes: str) -> Drive:
 
     Taps are left for a single step only; in a chunk they are folded into post, which then has k - 1 more rows.
     """
-    return _lay(_at_end(drive, ahead, axes), axes)
+    return _to_layout(_at_end(drive, ahead, axes), axes)
 
 
-def _at_end(drive: Drive, ahead: Ahead, axes: str) -> Drive:
+def _at_end(drive: Drive, ahead: DecayProducts, axes: str) -> Drive:
     """Return the drives of a chunk as they arrive at its end; a single step has nothing ahead."""
     post, pre, taps = drive
     if post.shape[1] == 1:
@@ -227,7 +229,7 @@ def _at_end(drive: Drive, ahead: Ahead, axes: str) -> Drive:
     return Drive(fold(post, taps.unsqueeze(3) if axes[0] == "e" else taps.unsqueeze(2)), pre)
 
 
-def _lay(drive: Drive, axes: str) -> Drive:
+def _to_layout(drive: Drive, axes: str) -> Drive:
     """Return the drive in memory as Z lies there: post (b, t, c, r), the inputs of a channel's own (b, t, k, e)."""
     post, pre, taps = drive
     if axes in ("e", "en"):
@@ -257,7 +259,7 @@ def _cross(
     kernels: str,
 ) -> None:
     if bool(go):
-        passes = cross_torch if kernels == "torch" else module("triton_kernels").cross_all
+        passes = contract_and_advance_torch if kernels == "torch" else module("triton_kernels").cross_all
         passes(Z, gradient, axes.split(","), post, pre, taps, by)
 
 
@@ -269,7 +271,7 @@ LIBRARY.impl("cross", _cross, "CompositeExplicitAutograd")
 torch.library.register_fake("biomamba::cross", lambda *given: None)
 
 
-def cross_torch(
+def contract_and_advance_torch(
     Z: list[Tensor],
     gradient: Tensor,
     axes: list[str],
@@ -280,8 +282,9 @@ def cross_torch(
 ) -> None:
     """Write the gradients and move every Z, of any precision, by torch operations.
 
-    post, pre and taps as `arrive` gives them, empty where there are none; by holds decay and signal, (b, e, n) and
-    then (b, n, e). gradient holds the numbers of all, one after the other; that of an `ek` is (k, e), of an `e` (e, n).
+    post, pre and taps as `discount_to_end` gives them, empty where there are none; by holds decay and signal,
+    (b, e, n) and then (b, n, e). gradient holds the numbers of all, one after the other; that of an `ek` is (k, e), of
+    an `e` (e, n).
     """
     gradients = split(gradient, [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)])
     for z, a, p, q, w, to in zip(Z, axes, post, pre, taps, gradients, strict=True):
@@ -313,13 +316,13 @@ def add_(Z: Tensor, post: Tensor, pre: Tensor, taps: Tensor | None = None) -> No
 
 
 def add_own_(Z: Tensor, axes: str, post: Tensor, pre: Tensor) -> None:
-    """Add the drives of all steps to Z (b, n, k, e); post and pre as `arrive` gives them."""
+    """Add the drives of all steps to Z (b, n, k, e); post and pre as `discount_to_end` gives them."""
     Z.add_(torch.einsum("btne,btke->bnke" if axes == "ek" else "btne,btnk->bnke", post, pre))
 
 
 def contract_now(weights: Tensor, axes: str, pre: Tensor, taps: Tensor | None, each: bool = False) -> Tensor:
     """Return sum_s weights_s outer pre_s (c, j), for weights (b, t, e, n) at the steps; (b, c, j) for each stream."""
-    weights = lead(weights, axes).sum(-1)
+    weights = param_axis_first(weights, axes).sum(-1)
     if taps is not None:
         weights = fold(weights, taps)
     inputs, result = ("btcj" if pre.ndim == 4 else "btj"), ("bcj" if each else "cj")

@@ -32,7 +32,7 @@ TRACES = "A_log", "dt_bias", "dt", "x", "B", "taps_x", "taps_B"
 
 
 def contract_and_advance_mamba2(Z: list[Tensor], given: Given, go: Tensor) -> list[Tensor]:
-    """Return the gradients and move every Z where `go`: what `influence.cross` does.
+    """Return the gradients and move every Z where `go`: what `influence.contract_and_advance` does.
 
     Z is in the order A_log, dt_bias, in_proj.dt, .x, .B, conv1d.x, .B.
     """

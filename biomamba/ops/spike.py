@@ -1,8 +1,8 @@
-"""A threshold with a surrogate derivative: s = 1 where u > theta, else 0, and ds/du = psi(u) by agreement.
+"""A threshold with a surrogate derivative: s = 1 where u > theta, else 0, and ds/du = surrogate_grad(u) by agreement.
 
-    psi(u) = 1 / (steepness |u - theta| + 1)^2        (SuperSpike, Zenke and Ganguli 2018)
+    surrogate_grad(u) = 1 / (steepness |u - theta| + 1)^2        (SuperSpike, Zenke and Ganguli 2018)
 
-psi is above zero everywhere, so that a silent channel can learn to speak.
+It is above zero everywhere, so that a silent channel can learn to speak.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 
-def psi(u: Tensor, threshold: float, steepness: float) -> Tensor:
-    """Return the surrogate derivative of a spike to the potential u, of any shape."""
+def surrogate_grad(u: Tensor, threshold: float, steepness: float) -> Tensor:
+    """Return the surrogate derivative of a spike to the pre_activation u, of any shape."""
     return (steepness * (u - threshold).abs() + 1).pow(-2)
 
 
@@ -36,4 +36,4 @@ class _Spike(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient to u."""
         (u,) = ctx.saved_tensors
-        return g * psi(u, ctx.threshold, ctx.steepness), None, None
+        return g * surrogate_grad(u, ctx.threshold, ctx.steepness), None, None

@@ -2,8 +2,8 @@
 
     h_t = a_t h_{t-1} + delta_t u_t B_t        y_t = h_t C_t
 
-recur and read are `scan` and a product, written so that of the tensors of all states only h itself, and the gradient
-to it, are ever in memory: llvm's kernels multiply out and sum up the others on the way; other kernels, and single
+selective_scan and readout are `scan` and a product, written so that of the tensors of all states only h itself, and
+the gradient to it, are ever in memory: llvm's kernels multiply out and sum up the others on the way; other kernels, and single
 steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), h0 (b, e, n); a (b, t, g, n or 1)
 and delta (b, t, g), the same for the e / g channels of each of g heads.
 """
@@ -17,7 +17,7 @@ from .kernels import call, resolve
 from .scan import scan
 
 
-def recur(a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, kernels: str = "auto") -> Tensor:
+def selective_scan(a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, kernels: str = "auto") -> Tensor:
     """Return every h_t."""
     if u.shape[1] > 1 and resolve(kernels, u.device.type) == "llvm":
         h: Tensor = _Recur.apply(a, delta, u, B, h0)  # type: ignore[no-untyped-call]
@@ -36,7 +36,7 @@ def by_channel(of_heads: Tensor, channels: int) -> Tensor:
     return of_heads if heads == channels else of_heads.repeat_interleave(channels // heads, 2)
 
 
-def read(h: Tensor, C: Tensor, kernels: str = "auto") -> Tensor:
+def readout(h: Tensor, C: Tensor, kernels: str = "auto") -> Tensor:
     """Return every y_t."""
     if h.shape[1] > 1 and resolve(kernels, h.device.type) == "llvm":
         y: Tensor = _Read.apply(h, C)  # type: ignore[no-untyped-call]

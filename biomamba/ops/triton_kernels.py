@@ -160,7 +160,7 @@ def cross_all(
     taps: list[Tensor],
     by: list[Tensor],
 ) -> None:
-    """Write the gradients and move every Z: what `influence.cross_torch` does, each trace in one pass."""
+    """Write the gradients and move every Z: what `contract_and_advance_torch` does, each trace in one pass."""
     at = 0
     for z, a, p, q, w in zip(traces, axes, post, pre, taps, strict=True):
         start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..blocks.base import Block, Tape
 from ..checks import Form, check_tree, counted, form
-from ..ops.spike import psi
+from ..ops.spike import surrogate_grad
 from ..state import Tree
 
 Gradients = dict[str, Tensor]
@@ -27,7 +27,9 @@ class Signal(NamedTuple):
 
     h0: Tensor  # (b, e, n) dL/dh0, to all before the chunk
     h: Tensor | None  # (b, t, e, n) dL/dh_t with h_(t+1) held; None where the rule does not read it
-    bare: Tensor | None  # the same without the surrogate derivative of a spike; h itself where the block does not spike
+    raw_signal: (
+        Tensor | None
+    )  # the same without the surrogate derivative of a spike; h itself where the block does not spike
 
 
 class Span(NamedTuple):
@@ -122,7 +124,7 @@ class LearningRule(ABC):
         many = len(tapes)
         wanted = [*parameters, *(tape.h0 for tape in tapes)]
         if self.reads_h:
-            wanted += [*(tape.h for tape in tapes), *(tape.potential for tape in tapes)]
+            wanted += [*(tape.h for tape in tapes), *(tape.pre_activation for tape in tapes)]
         found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
         inside, rest = list(found[: len(parameters)]), found[len(parameters) :]
         h0s, hs, potentials = rest[:many], rest[many : 2 * many], rest[2 * many :]
@@ -193,13 +195,13 @@ class LearningRule(ABC):
             raise ValueError(f"new: got {new} steps, expected 1 to {t}, the steps of the tapes: give {t}")
         self.check_trace(trace, streams)
 
-    def _signal(self, block: Block, tape: Tape, h0: Tensor, h: Tensor | None, potential: Tensor | None) -> Signal:
-        """Return the signal of a block from the gradients to its states and potential."""
-        if h is None or potential is None or block.threshold is None:
+    def _signal(self, block: Block, tape: Tape, h0: Tensor, h: Tensor | None, pre_activation: Tensor | None) -> Signal:
+        """Return the signal of a block from the gradients to its states and pre-activation."""
+        if h is None or pre_activation is None or block.threshold is None:
             return Signal(h0, h, h)
-        without = potential / psi(tape.potential.detach(), block.threshold, block.steepness)
-        (bare,) = torch.autograd.grad(tape.potential, tape.h, without, retain_graph=True)
-        return Signal(h0, h, bare)
+        without = pre_activation / surrogate_grad(tape.pre_activation.detach(), block.threshold, block.steepness)
+        (raw_signal,) = torch.autograd.grad(tape.pre_activation, tape.h, without, retain_graph=True)
+        return Signal(h0, h, raw_signal)
 
 
 def _span(tape: Tape, advance: int | None, new: int | None, go: Tensor | None) -> Span:

@@ -11,8 +11,8 @@ trace, which is no larger than the state. Memory per influence: of the order of 
 import torch
 from torch import Tensor
 
-from ..blocks.base import Block, Tape, first, keep, no_inputs
-from ..ops.influence import Drive, decay_ahead, lead
+from ..blocks.base import Block, Tape, head, no_inputs, to_decay
+from ..ops.influence import Drive, decay_products, param_axis_first
 from ..ops.traces import last_rows, pre_rows
 from ..state import Tree, where
 from .base import Gradients, LearningRule, Signal
@@ -37,9 +37,9 @@ class Factored(LearningRule):
         """Return the factors at the chunk's step `steps`."""
         if steps == 0:
             return trace
-        part = first(tape, steps)
-        drives, ahead = block.drives(part), decay_ahead(part.log_a, part.reset)
-        decay = keep(part.log_a, part.reset).mean((2, 3))
+        part = head(tape, steps)
+        drives, ahead = block.drives(part), decay_products(part.log_a, part.reset)
+        decay = to_decay(part.log_a, part.reset).mean((2, 3))
         moved = {}
         for name in block.influences:
             drive, own = drives[name], trace[name]
@@ -78,7 +78,7 @@ def _contract(signal: Tensor, trace: Tree, axes: str) -> Tensor:
     if axes in ("e", "en"):
         gradient: Tensor = (signal * trace).sum(0)
         return gradient.sum(-1) if axes == "e" else gradient
-    weights = lead(signal * trace["post"], axes).sum(-1)  # (b, c)
+    weights = param_axis_first(signal * trace["post"], axes).sum(-1)  # (b, c)
     if "taps" not in trace:
         return torch.einsum("bc,bck->ck", weights, trace["pre"][:, 0])
     return torch.einsum("bck,bkj->cj", weights.unsqueeze(-1) * trace["taps"], trace["pre"])

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..blocks.base import Block, Tape, first
+from ..blocks.base import Block, Tape, head
 from ..ops.influence import contract_naive, shape
 from ..state import Tree
 from .base import Gradients, LearningRule, Signal, Span
@@ -49,7 +49,9 @@ class RTRL(LearningRule):
 
     def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
         """Return Z at the chunk's step `steps`."""
-        return block.cross(first(tape, steps), trace, torch.zeros_like(tape.h0), go)[1] if steps else trace
+        return (
+            block.contract_and_advance(head(tape, steps), trace, torch.zeros_like(tape.h0), go)[1] if steps else trace
+        )
 
     def gradient_and_advance(
         self, block: Block, tape: Tape, signal: Signal, trace: Tree, span: Span
@@ -57,7 +59,7 @@ class RTRL(LearningRule):
         """Return both, of one pass over Z."""
         if span.steps == 0:
             return RTRL.gradient(self, block, tape, signal, trace, span.new), trace  # of Z alone, in a subclass too
-        gradients, moved = block.cross(first(tape, span.steps), trace, signal.h0, span.go)
+        gradients, moved = block.contract_and_advance(head(tape, span.steps), trace, signal.h0, span.go)
         return dict(zip(block.influences, gradients, strict=True)), moved
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..blocks.base import Block, Tape
 from ..ops.influence import Drive, contract_now
-from ..ops.spike import psi
+from ..ops.spike import surrogate_grad
 from ..ops.traces import decaying_sum, fixed
 from ..state import Tree
 from .base import Gradients, Signal, Span
@@ -82,7 +82,7 @@ class RTRLSTDP(RTRL):
         new: int,
     ) -> Gradients:
         """Return the causal half with a_post times the non-causal one."""
-        late, gradients = of_new(signal, new), dict(causal)
+        late, gradients = mask_replayed(signal, new), dict(causal)
         for name, before in Qs.items():
             drive = drives[name]
             assert drive.pre is not None
@@ -107,10 +107,10 @@ class RTRLSTDP(RTRL):
         return {name: torch.where(go, Q[:, steps - 1], Qs[name]) for name, Q in after.items()}
 
 
-def of_new(signal: Signal, new: int) -> Tensor:
+def mask_replayed(signal: Signal, new: int) -> Tensor:
     """Return the bare signal (b, t, e, n) of the last `new` steps, those before being zero: each pair counts once."""
-    assert signal.bare is not None
-    late = signal.bare.clone()
+    assert signal.raw_signal is not None
+    late = signal.raw_signal.clone()
     late[:, : late.shape[1] - new] = 0
     return late
 
@@ -119,7 +119,7 @@ def post_trace(block: Block, tape: Tape, drive: Drive, before: Tensor, lam: floa
     """Return Q and R (b, t, e, n) of a drive's posts, for Q before the chunk (b, e, n) and the decay lam."""
     post = drive.post
     if block.threshold is not None:
-        post = post * psi(tape.potential.detach(), block.threshold, block.steepness).unsqueeze(-1)
+        post = post * surrogate_grad(tape.pre_activation.detach(), block.threshold, block.steepness).unsqueeze(-1)
     decay = fixed(lam, post, tape.reset)
     Q = decaying_sum(post, decay, before, block.kernels)
     return Q, decay[..., None, None] * torch.cat([before.unsqueeze(1), Q[:, :-1]], dim=1)

@@ -21,7 +21,7 @@ from ..ops.influence import Drive, contract_now
 from ..ops.traces import at_steps, decaying_sum, fixed, last_rows, pre_rows
 from ..state import Tree, where
 from .base import Gradients, LearningRule, Signal, Span
-from .stdp import of_new, post_trace
+from .stdp import mask_replayed, post_trace
 
 
 class Traces(NamedTuple):
@@ -106,7 +106,7 @@ class STLLR(LearningRule):
             else:
                 causal = self.alpha_pre * at_steps(sums, drive) - drive.pre
                 gradient = contract_now(signal.h * drive.post, axes, causal, drive.taps)
-                late = of_new(signal, new) * R
+                late = mask_replayed(signal, new) * R
                 gradients[name] = gradient + self.alpha_post * contract_now(late, axes, drive.pre, drive.taps)
         return gradients
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..blocks.base import Block, Tape, first
-from ..ops.influence import Drive, contract_now, decay_ahead
+from ..blocks.base import Block, Tape, head
+from ..ops.influence import Drive, contract_now, decay_products
 from ..state import Tree, where
 from .base import Gradients, LearningRule, Signal
 
@@ -57,8 +57,8 @@ class UORO(LearningRule):
         if steps == 0:
             return trace
         h, theta, chunks = trace["h"], trace["theta"], trace["chunks"]
-        part = first(tape, steps)
-        ahead, drives = decay_ahead(part.log_a, part.reset), block.drives(part)
+        part = head(tape, steps)
+        ahead, drives = decay_products(part.log_a, part.reset), block.drives(part)
         nu = signs(self.seed, self._place[id(block)], chunks, block.shape).to(h.dtype)
         seen = nu.unsqueeze(1) * ahead.step
         pushed = {name: _through(seen, drives[name], axes) for name, axes in block.influences.items()}

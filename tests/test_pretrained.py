@@ -28,7 +28,7 @@ from transformers.cache_utils import DynamicCache
 from biomamba import Chunk, Learner, Model, online, rules
 from biomamba.blocks import Block, Mamba, Mamba2
 from biomamba.metrics import CrossEntropy
-from biomamba.official import load_official
+from biomamba.pretrained import load_pretrained
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -210,7 +210,7 @@ def test_a_checkpoint_loads(kind: str, tied: bool, tmp_path: Path) -> None:
     expected = their_logits(theirs, tokens())
     assert expected.abs().max() > 0.1
 
-    ours = Model.load_official(tmp_path)
+    ours = biomamba.load_pretrained(tmp_path)
     assert (ours.head.weight is ours.encoder.weight) == tied
     torch.testing.assert_close(logits(ours, tokens()), expected, **TOLERANCE)
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_loads(kind: str, tied: bool, tmp_path: Path) -> None:
     assert (logits(ours, tokens()) - expected).abs().max() > 1e-2
 
     to_mamba_ssm(tmp_path, kind, tied)
-    ours = load_official(tmp_path)
+    ours = load_pretrained(tmp_path)
     assert (ours.head.weight is ours.encoder.weight) == tied
     torch.testing.assert_close(logits(ours, tokens()), expected, **TOLERANCE)
 
@@ -230,15 +230,15 @@ def test_a_checkpoint_in_parts_loads(kind: str, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path, max_shard_size="4KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     expected = their_logits(theirs, tokens())
-    torch.testing.assert_close(logits(load_official(tmp_path), tokens()), expected, **TOLERANCE)
+    torch.testing.assert_close(logits(load_pretrained(tmp_path), tokens()), expected, **TOLERANCE)
     (tmp_path / "model.safetensors.index.json").unlink()
-    torch.testing.assert_close(logits(load_official(tmp_path), tokens()), expected, **TOLERANCE)
+    torch.testing.assert_close(logits(load_pretrained(tmp_path), tokens()), expected, **TOLERANCE)
 
 
 def test_half_precision_loads_in_full(tmp_path: Path) -> None:
     theirs = theirs_of("mamba2", tied=True).to(torch.bfloat16)
     theirs.save_pretrained(tmp_path)
-    ours = load_official(tmp_path)
+    ours = load_pretrained(tmp_path)
     assert {weight.dtype for weight in ours.parameters()} == {torch.float32}
     torch.testing.assert_close(logits(ours, tokens()), their_logits(theirs.float(), tokens()), **TOLERANCE)
 
@@ -250,7 +250,7 @@ def test_a_tied_pair_may_be_kept_under_either_name(kept: str, tmp_path: Path) ->
     to_mamba_ssm(tmp_path, "mamba", tied=True)
     other = {"lm_head.weight", "backbone.embedding.weight"} - {kept}
     edit_weights(tmp_path, lambda tensors: tensors.pop(other.pop()))
-    torch.testing.assert_close(logits(load_official(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
+    torch.testing.assert_close(logits(load_pretrained(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
 
 
 class Next:
@@ -276,7 +276,7 @@ class Next:
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_a_loaded_model_goes_on_learning(kind: str, tied: bool, tmp_path: Path) -> None:
     theirs_of(kind, tied).save_pretrained(tmp_path)
-    model = load_official(tmp_path)
+    model = load_pretrained(tmp_path)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     task = Next(tokens(batch=2, t=7), times=30)
     rule, optimizer = rules.RTRL(model.blocks), torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -323,7 +323,7 @@ def test_a_hugging_face_setting_is_refused(kind: str, settings: dict[str, Any], 
     theirs_of(kind, tied=True).save_pretrained(tmp_path)
     edit(tmp_path, **settings)
     with pytest.raises(ValueError, match=r"^config.json: " + line):
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(("settings", "line"), REFUSED_MAMBA_SSM)
@@ -332,21 +332,21 @@ def test_a_mamba_ssm_setting_is_refused(settings: dict[str, Any], line: str, tmp
     to_mamba_ssm(tmp_path, "mamba", tied=True)
     edit(tmp_path, **settings)
     with pytest.raises(ValueError, match=r"^config.json: " + line):
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
 
 
 def test_defaults_are_each_librarys_own(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba2"}')
     with pytest.raises(ValueError, match=r"n_groups: got 8, expected 1$"):  # Hugging Face's default
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
 
     theirs = MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=VOCAB)).eval()
     theirs.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(f'{{"d_model": 16, "n_layer": 1, "vocab_size": {VOCAB - 7}}}')
-    torch.testing.assert_close(logits(load_official(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
+    torch.testing.assert_close(logits(load_pretrained(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
     config = {"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": VOCAB}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    torch.testing.assert_close(logits(load_official(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
+    torch.testing.assert_close(logits(load_pretrained(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
 
 
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
@@ -362,17 +362,17 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
         r"wrong shape: backbone.layers.1.mixer.D got \(3,\), expected \(32,\)$"
     )
     with pytest.raises(ValueError, match=line):
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
     edit(tmp_path, num_hidden_layers=3)
     with pytest.raises(ValueError, match=r"missing: (backbone\S+, ){8}and 3 more"):
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
 
 
 def test_a_tied_head_that_differs_is_refused(tmp_path: Path) -> None:
     theirs_of("mamba2", tied=False).save_pretrained(tmp_path)
     edit(tmp_path, tie_word_embeddings=True)
     with pytest.raises(ValueError, match=r"tie_word_embeddings .* got true, expected false, as lm_head.weight differs"):
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
 
 
 def test_pickle_is_refused_with_the_way_to_convert(tmp_path: Path) -> None:
@@ -381,29 +381,29 @@ def test_pickle_is_refused_with_the_way_to_convert(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model.bin, which is pickle and is not read") as error:
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
     script = str(error.value).split("python -c ")[1].strip('"')
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
-    torch.testing.assert_close(logits(load_official(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
+    torch.testing.assert_close(logits(load_pretrained(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config.json in .*nothing is downloaded"):
-        load_official("state-spaces/mamba-130m")
+        load_pretrained("state-spaces/mamba-130m")
     (tmp_path / "config.json").write_text('{"architectures": []}')
     with pytest.raises(ValueError, match=r"got neither model_type .* nor d_model"):
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     with pytest.raises(FileNotFoundError, match=r"no \*.safetensors in "):
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
     index = {"weight_map": {"lm_head.weight": "../elsewhere.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(FileNotFoundError, match=r"names ../elsewhere.safetensors, which is not in"):
-        load_official(tmp_path)
+        load_pretrained(tmp_path)
 
 
 def test_block_options_reach_the_block(tmp_path: Path) -> None:
     theirs_of("mamba", tied=True).save_pretrained(tmp_path)
-    model = Model.load_official(tmp_path, conv="direct")
+    model = biomamba.load_pretrained(tmp_path, conv="direct")
     assert "conv1d.delta" not in model.blocks[0].influences
-    assert "conv1d.delta" in Model.load_official(tmp_path).blocks[0].influences
+    assert "conv1d.delta" in biomamba.load_pretrained(tmp_path).blocks[0].influences

@@ -85,7 +85,7 @@ NO_EFFECT = {"dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "A_init
 NO_EFFECT |= {"chunk_size", "use_fast_path", "use_mem_eff_path", "sequence_parallel"}
 
 
-def load_official(folder: str | Path, **options: Any) -> Model:
+def load_pretrained(folder: str | Path, **options: Any) -> Model:
     """Return the model of a checkpoint by mamba-ssm or Hugging Face, ready to go on learning.
 
     folder: a local one, with config.json and *.safetensors (one, or many with their index). Weights come in
