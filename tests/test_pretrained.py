@@ -210,7 +210,7 @@ def test_a_checkpoint_loads(kind: str, tied: bool, tmp_path: Path) -> None:
     expected = their_logits(theirs, tokens())
     assert expected.abs().max() > 0.1
 
-    ours = biomamba.load_pretrained(tmp_path)
+    ours = load_pretrained(tmp_path)
     assert (ours.head.weight is ours.encoder.weight) == tied
     torch.testing.assert_close(logits(ours, tokens()), expected, **TOLERANCE)
 
@@ -404,6 +404,6 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_block_options_reach_the_block(tmp_path: Path) -> None:
     theirs_of("mamba", tied=True).save_pretrained(tmp_path)
-    model = biomamba.load_pretrained(tmp_path, conv="direct")
+    model = load_pretrained(tmp_path, conv="direct")
     assert "conv1d.delta" not in model.blocks[0].influences
-    assert "conv1d.delta" in biomamba.load_pretrained(tmp_path).blocks[0].influences
+    assert "conv1d.delta" in load_pretrained(tmp_path).blocks[0].influences

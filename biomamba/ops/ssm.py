@@ -3,8 +3,8 @@
     h_t = a_t h_{t-1} + delta_t u_t B_t        y_t = h_t C_t
 
 selective_scan and readout are `scan` and a product, written so that of the tensors of all states only h itself, and
-the gradient to it, are ever in memory: llvm's kernels multiply out and sum up the others on the way; other kernels, and single
-steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), h0 (b, e, n); a (b, t, g, n or 1)
+the gradient to it, are ever in memory: llvm's kernels multiply out and sum up the others on the way; other kernels, and
+single steps, write them. Shapes: u, y are (b, t, e); B, C (b, t, n); h (b, t, e, n), h0 (b, e, n); a (b, t, g, n or 1)
 and delta (b, t, g), the same for the e / g channels of each of g heads.
 """
 
