@@ -177,11 +177,10 @@ class Compiled:
         """Say whether a step by these options is too small to leave a weight that is not finite.
 
         A gradient is at most clip. Adam makes of those seen a step of at most lr / sqrt((1 - b2) (1 - b1^2 / b2)), by
-        Cauchy and Schwarz, and SGD one of lr clip / (1 - momentum). What weights and averages held before is
-        below ROOM.
+        Cauchy and Schwarz, SGD one of lr clip / (1 - momentum). What weights and averages held before is below ROOM.
         """
         clip, decay = self.whole.clip, group["weight_decay"]
-        if not self.has_room or clip is None or max(clip, group["lr"], decay) > MODEST:
+        if not self.has_room or clip is None or not all(0 <= rate <= MODEST for rate in (clip, group["lr"], decay)):
             return False
         if type(self.optimizer) is SGD:
             return bool(group["momentum"] <= 0.999 and group["lr"] * decay <= 1)

@@ -9,9 +9,11 @@ from biomamba.blocks.mamba2 import Mamba2
 from biomamba.ops.conv import conv, conv_naive, fold, tap_mask, windows
 from biomamba.ops.influence import (
     Drive,
+    contract_and_advance,
     contract_and_advance_functional,
     contract_naive,
     decay_products,
+    discount_to_end,
     influence_naive,
     shape,
 )
