@@ -335,7 +335,7 @@ def test_what_comes_from_files_is_escaped(tmp_path: Path) -> None:
 
 
 def test_parts_that_are_missing_say_what_adds_them(tmp_path: Path, text: str) -> None:
-    make_comparison(tmp_path / "cmp", raw_signal=True)
+    make_comparison(tmp_path / "cmp", bare=True)
     bare = html.page([read(tmp_path / "cmp")])
     said = ("gradient of full BPTT are", "length of the stream are", "single steps are", "estimate of energy are")
     for words in said:

@@ -106,8 +106,11 @@ def law(own: Kernel, sizes: dict[str, int], number: torch.dtype, stored: torch.d
 
 
 @pytest.mark.parametrize("t", TIMES)
-@pytest.mark.parametrize("base", SIZES, ids=lambda base: f"b{base['b']}n{base['n']}p{base['headdim']}")
-@pytest.mark.parametrize("number", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "number, base",
+    [*((torch.float32, base) for base in SIZES), *((torch.float64, base) for base in SIZES[:2])],
+    ids=lambda given: f"b{given['b']}n{given['n']}p{given['headdim']}" if isinstance(given, dict) else str(given)[6:],
+)
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.usefixtures("all_threads")
 def test_the_same_bits_at_any_number_of_threads(name: str, number: torch.dtype, base: dict[str, int], t: int) -> None:
@@ -297,7 +300,7 @@ def test_kernels_are_kept_where_caches_are_and_said_to_be_made_once(tmp_path: Pa
     stale.mkdir(parents=True)
     used.mkdir()
     os.utime(stale, (0, 0))
-    assert start(tmp_path) == "biomamba: compiling CPU kernels once, a few seconds\n"
+    assert start(tmp_path) == "biomamba: compiling CPU kernels once, about 2 s\n"
     assert start(tmp_path) == ""
     assert not stale.exists() and used.exists()
     (file,) = (kernels / compiling.version()).glob("*.o")

@@ -526,3 +526,12 @@ def test_compare_tells_why_a_run_failed_and_what_to_install(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "executable", str(broken))
     assert main([*words, "--run.dir", str(tmp_path / "bad")]) == 2
     assert "biomamba: rtrl_stdp-length1-seed0 failed: no interpreter (all it said: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rate", ["1e30", "1e38"])
+def test_a_run_that_left_out_most_of_its_updates_is_no_success(rate, tmp_path, capsys):
+    assert main(["train", *TINY, "--run.dir", str(tmp_path / "run"), "--optim.lr", rate]) == 2
+    said = capsys.readouterr().err
+    assert "updates were not finite" in said and "lower optim.lr" in said and said.count("\n") == 1
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert main(["train", *TINY, "--run.dir", str(tmp_path / "control")]) == 0

@@ -137,7 +137,7 @@ def _ones(factor: Tensor) -> int:
     return int(ones.sum()) if bool((ones | (factor == 0)).all()) else 0
 
 
-def _of_cross(Z: list[Tensor], gradient: Tensor, axes: str, post: Any, pre: Any, taps: Any, *others: Any) -> int:
+def _of_traces(Z: list[Tensor], gradient: Tensor, axes: str, post: Any, pre: Any, taps: Any, *others: Any) -> int:
     """Return for each number of Z: one to meet the signal, one to decay, one for each outer product that arrives.
 
     A single step's taps are first applied to the inputs.
@@ -167,7 +167,7 @@ def _product(sizes: dict[str, int], names: str) -> int:
 OURS: dict[str, Callable[..., int]] = {
     "scan": lambda a, b, h0, kernels: b.numel(),
     "scan_adjoint": lambda a, g, h0, h, kernels: 2 * h.numel(),
-    "cross": _of_cross,
+    "contract_and_advance": _of_traces,
 }  # multiply-accumulates, of what an operator is given
 KERNELS: dict[str, Callable[[dict[str, int]], int]] = {
     "conv": lambda sizes: _product(sizes, "btck"),

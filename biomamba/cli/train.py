@@ -67,9 +67,9 @@ def print_scores(run: Run, summary: Summary) -> None:
     print(score_table({summary.rule: summary.scores, **summary.baselines}))
     if summary.confusion:
         print(confusion_table(summary.confusion))
-    seconds = summary.wall_seconds
+    seconds, threads = summary.wall_seconds, f"{summary.threads} thread{'s' if summary.threads > 1 else ''}"
     print(
-        f"{summary.steps * summary.streams / seconds:,.0f} samples/s, {seconds:.1f} s, "
+        f"{summary.steps * summary.streams / seconds:,.0f} samples/s, {seconds:.1f} s, {threads}, "
         f"{summary.skipped} updates skipped; traces {bytes_text(summary.trace_bytes)}, "
         f"memory {bytes_text(summary.peak_rss_bytes)}"
     )

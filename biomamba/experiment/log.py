@@ -81,6 +81,7 @@ class Summary:
     wall_seconds: of learning, baselines not included
     updates: optimiser steps
     skipped: updates left out because something was not finite
+    threads: that an update took
     versions: of python, biomamba and torch
     """
 
@@ -104,6 +105,7 @@ class Summary:
     wall_seconds: float
     updates: int
     skipped: int
+    threads: int
     versions: dict[str, str]
 
 

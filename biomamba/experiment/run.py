@@ -28,6 +28,7 @@ class Run:
     progress: log.Progress
     state: LoopState | None = None
     stream_state: checkpoint.Tensors = field(default_factory=dict)
+    threads: int = 1  # that an update takes
 
     @classmethod
     def begin(cls, experiment: Experiment) -> "Run":
@@ -80,6 +81,7 @@ class Run:
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
         with bar, jobs.signals() as caught:
             for report in self.experiment.online(chunks, self.state):
+                self.threads = report.threads
                 self.state, now, new = report.state, time.perf_counter(), report.chunk.x.shape[1]
                 steps = self.state.steps
                 self.progress.update(report, now - began)
@@ -123,9 +125,17 @@ class Run:
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
     def finish(self) -> log.Summary:
-        """Write the weights and the summary, the scores beside the baselines, and return the summary."""
+        """Write the weights and the summary, the scores beside the baselines, and return the summary.
+
+        Raises FloatingPointError where fewer updates were taken than left out.
+        """
         assert self.state is not None
         experiment, own, loop_state, progress = self.experiment, self.experiment.config, self.state, self.progress
+        if loop_state.skipped > loop_state.updates:
+            raise FloatingPointError(
+                f"{loop_state.skipped} updates were not finite and {loop_state.updates} were taken, expected more of "
+                f"these: lower optim.lr, or give optim.clip; {self.folder} keeps the checkpoint, no model"
+            )
         peak = progress.peak or log.peak_rss_bytes()
         checkpoint.save(self.folder / "model.safetensors", checkpoint.weights(experiment.model))
         scores = progress.scores(loop_state)
@@ -152,6 +162,7 @@ class Run:
             wall_seconds=progress.seconds,
             updates=loop_state.updates,
             skipped=loop_state.skipped,
+            threads=self.threads,
             versions=log.versions(),
         )
         log.write(self.folder / "summary.json", log.to_json(asdict(summary)))

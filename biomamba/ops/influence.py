@@ -247,7 +247,7 @@ def _summed(Z: Sequence[int], axes: str) -> list[int]:
     return [Z[i] for i in inside[axes]]
 
 
-def _cross(
+def _contract_and_advance_operator(
     Z: list[Tensor],
     gradient: Tensor,
     axes: str,
@@ -264,11 +264,11 @@ def _cross(
 
 
 LIBRARY.define(
-    "cross(Tensor(a!)[] Z, Tensor(b!) gradient, str axes, Tensor[] post, Tensor[] pre, Tensor[] taps, Tensor[] by, "
-    "Tensor go, str kernels) -> ()"
+    "contract_and_advance(Tensor(a!)[] Z, Tensor(b!) gradient, str axes, Tensor[] post, Tensor[] pre, Tensor[] taps, "
+    "Tensor[] by, Tensor go, str kernels) -> ()"
 )
-LIBRARY.impl("cross", _cross, "CompositeExplicitAutograd")
-torch.library.register_fake("biomamba::cross", lambda *given: None)
+LIBRARY.impl("contract_and_advance", _contract_and_advance_operator, "CompositeExplicitAutograd")
+torch.library.register_fake("biomamba::contract_and_advance", lambda *given: None)
 
 
 def contract_and_advance_torch(

@@ -98,7 +98,7 @@ def compiled(module: ir.Module) -> bytes:
 
 @functools.cache
 def _announce() -> None:
-    print("biomamba: compiling CPU kernels once, a few seconds", file=sys.stderr, flush=True)
+    print("biomamba: compiling CPU kernels once, about 2 s", file=sys.stderr, flush=True)
 
 
 @functools.cache
