@@ -4,12 +4,17 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import torch
+
+SHARED = "PYTEST_XDIST_WORKER" in os.environ  # several processes of tests share the processor
+if SHARED:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads read it when they are loaded
+
+import torch  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # triton asks when it is imported: run its kernels without a GPU
-if "PYTEST_XDIST_WORKER" in os.environ and "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(1)  # the workers share the processor; tests at more threads ask for them
+if SHARED and "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(1)  # tests at more threads ask for them
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def random_reset(t: int = T) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic")
-@pytest.mark.usefixtures("threads", "nan_memory")
+@pytest.mark.usefixtures("nan_memory")
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("resets", [False, True])
@@ -70,6 +70,16 @@ def test_rtrl_is_bptt_for_one_block(block: str, length: int, resets: bool, sizes
         assert error(exact[name], full[name]) < 1e-9, name
     if length < T:  # the law is not vacuous: truncation misses what the traces bring
         assert max(error(truncated[name], full[name]) for name in checked) > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.usefixtures("threads", "nan_memory")
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("length", [3, T])
+def test_the_laws_hold_on_every_number_of_threads(block: str, length: int) -> None:
+    """RTRL is BPTT for one block, and a window of everything is BPTT for three, whatever the threads."""
+    test_rtrl_is_bptt_for_one_block(block, length, True, {})
+    test_a_window_of_everything_is_bptt_at_any_depth(block, 3, 7)
 
 
 @pytest.mark.parametrize("length", [1, 3, 17])
@@ -105,7 +115,7 @@ def test_depth_is_approximate_below_the_top_block(block: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic")
-@pytest.mark.usefixtures("threads", "nan_memory")
+@pytest.mark.usefixtures("nan_memory")
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("n_layers", [1, 3])
 @pytest.mark.parametrize("length", [1, 4, 7])
