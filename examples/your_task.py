@@ -3,6 +3,7 @@
 A switch with two buttons, pressed now and then; say at every step which button was pressed last.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -19,16 +20,18 @@ class Switch:
     source = "simulated: a switch"
 
     def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[biomamba.Chunk]:
-        """Yield chunks without end; this example begins at step 0 alone."""
+        """Yield chunks without end from step `start` on, the same steps for every `length`."""
         draw, last = torch.Generator().manual_seed(seed), torch.zeros(batch, dtype=torch.int64)
-        while True:
-            x = torch.randint(1, 3, (batch, length), generator=draw)
-            x[torch.rand(batch, length, generator=draw) < 0.9] = 0
-            y = torch.empty_like(x)
-            for t in range(length):
-                y[:, t] = last = torch.where(x[:, t] > 0, x[:, t], last)
-            known = y > 0  # no step before the first button has an answer
-            yield biomamba.Chunk(x, (y - 1).clamp(min=0), known, torch.zeros_like(known))
+        kept: list[tuple[Tensor, Tensor]] = []
+        for step in itertools.count():
+            pressed = torch.rand(batch, generator=draw) < 0.1
+            x = torch.where(pressed, torch.randint(1, 3, (batch,), generator=draw), 0)
+            last = torch.where(pressed, x, last)
+            kept += [(x, last)] if step >= start else []
+            if len(kept) == length:
+                tokens, button = (torch.stack(column, dim=1) for column in zip(*kept, strict=True))
+                known, kept = button > 0, []  # no step before the first button has an answer
+                yield biomamba.Chunk(tokens, (button - 1).clamp(min=0), known, torch.zeros_like(known))
 
     def loss(self, out: Tensor, chunk: biomamba.Chunk) -> Tensor:
         """Return the cross entropy (nats) of `out` (b, t, 2), divided by the number of steps."""
