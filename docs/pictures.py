@@ -1,4 +1,4 @@
-"""The learning curve of the README: `python docs/pictures.py` writes docs/delay.svg (needs the extra `plot`).
+"""The learning curve of the README: `python docs/pictures.py` writes docs/delay.svg (extra `plot`; some minutes).
 
 Store-recall with a wait of 5 to 10 steps, one step per update, three seeds: the same model, stream and optimiser, once
 with traces (rtrl) and once without (bptt, which at this length is the immediate gradient).
@@ -49,7 +49,9 @@ def main() -> None:
             axes.plot(steps, points, color=color, label=name if seed == SEEDS[0] else None)
             print(f"{name}, seed {seed}: {points[-1]:.3f} of the recalls in the last {EVERY} steps")
     axes.axhline(1 / 8, color="gray", linestyle=":", label="chance")
-    axes.set(xlabel="time steps of each of 8 streams, one update per step", ylabel="recalls that are right", ylim=(0, 1.02))
+    axes.set(
+        xlabel="time steps of each of 8 streams, one update per step", ylabel="recalls that are right", ylim=(0, 1.02)
+    )
     axes.legend(loc="upper left", frameon=False)
     figure.savefig(Path(__file__).with_name("delay.svg"), metadata={"Date": None})
 

@@ -42,12 +42,12 @@ class Switch:
         return {"accuracy": Accuracy()}
 
 
-def main(steps: int = 2000) -> float:
+def main(steps: int = 2000, rate: float = 3e-3) -> float:
     """Learn the switch, and return the accuracy over the whole stream."""
     torch.manual_seed(0)
     task = Switch()
     model = biomamba.Model(vocab=3, d_out=2, d_model=16, d_state=4, headdim=4)
-    rule, optimizer = biomamba.rules.RTRL(model.blocks), torch.optim.Adam(model.parameters(), lr=3e-3)
+    rule, optimizer = biomamba.rules.RTRL(model.blocks), torch.optim.Adam(model.parameters(), lr=rate)
     learner = biomamba.Learner(task, model, rule, optimizer)
     for report in biomamba.online(task.stream("train", batch=8, length=4, seed=0), learner):
         if report.state.steps >= steps:

@@ -1,0 +1,48 @@
+"""Every example runs as it stands, and does what it says."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_traces_decide_in_the_quickstart() -> None:
+    example = runpy.run_path(str(EXAMPLES / "quickstart.py"))
+    rules = example["biomamba"].rules
+    assert example["learn"](rules.RTRL) > 0.8
+    assert example["learn"](rules.BPTT) < 0.3  # the control; chance is 0.125
+
+
+def test_the_task_of_ones_own_is_learned() -> None:
+    example = runpy.run_path(str(EXAMPLES / "your_task.py"))
+    assert example["main"]() > 0.8
+    assert example["main"](rate=0.0) < 0.7  # the control: the weights as they were drawn
+
+
+def test_the_rule_of_ones_own_is_exact_for_what_it_keeps_and_truncates_the_rest() -> None:
+    errors = runpy.run_path(str(EXAMPLES / "your_rule.py"))["main"]()
+    for name in ("A_log", "dt_bias"):
+        own, truncated = errors[name]
+        assert own < 1e-9 and truncated > 0.1
+    own, truncated = errors["in_proj.weight"]
+    assert own > 1e-3 and truncated > 1e-3
+
+
+def test_the_notebook_adapts_to_a_simulated_patient(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("neurokit2", reason="neurokit2 is not installed: it simulates the beats")
+    monkeypatch.delenv("BIOMAMBA_DATA", raising=False)  # a folder named there would take minutes off the tests' time
+    cells = json.loads((EXAMPLES / "adapt_to_a_patient.ipynb").read_text())["cells"]
+    scope: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "adapt_to_a_patient", "exec"), scope)  # noqa: S102  our own text
+    printed = capsys.readouterr().out
+    assert printed.startswith("SIMULATED") and "learning off" in printed and "learning on" in printed
+    frozen, adapted = scope["frozen"], scope["adapted"]
+    assert isinstance(frozen, float) and isinstance(adapted, float)
+    assert adapted > frozen
