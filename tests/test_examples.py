@@ -5,6 +5,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+
+import biomamba
+from biomamba.tasks.ecg import Ecg
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -31,7 +35,7 @@ def test_the_rule_of_ones_own_is_exact_for_what_it_keeps_and_truncates_the_rest(
     assert own > 1e-3 and truncated > 1e-3
 
 
-def test_the_notebook_adapts_to_a_simulated_patient(
+def test_the_notebook_knows_a_simulated_patient_by_learning_from_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("neurokit2", reason="neurokit2 is not installed: it simulates the beats")
@@ -43,6 +47,14 @@ def test_the_notebook_adapts_to_a_simulated_patient(
             exec(compile("".join(cell["source"]), "adapt_to_a_patient", "exec"), scope)  # noqa: S102  our own text
     printed = capsys.readouterr().out
     assert printed.startswith("SIMULATED") and "learning off" in printed and "learning on" in printed
-    frozen, adapted = scope["frozen"], scope["adapted"]
-    assert isinstance(frozen, float) and isinstance(adapted, float)
-    assert adapted > frozen
+    for score in ("frozen", "adapted"):
+        jk = scope[score]
+        assert isinstance(jk, float) and jk > 0.8
+    task, model, own = (scope[name] for name in ("one", "model", "own"))
+    assert isinstance(model, biomamba.Model) and isinstance(own, biomamba.Model) and isinstance(task, Ecg)
+    assert not torch.equal(model.head.weight, own.head.weight)  # the patient's weights have moved from the population's
+    torch.manual_seed(1)
+    drawn = biomamba.Model(d_in=task.spec.d_in, d_out=task.spec.d_out, d_model=32, d_state=4, headdim=4)
+    for report in biomamba.evaluate(task.stream("test", batch=1, length=256, seed=0), task, drawn):
+        jk = report.scores["jk"]
+    assert jk < 0.4  # the control: nothing learned
