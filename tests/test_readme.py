@@ -20,7 +20,7 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"\{'accuracy': 0\.\d+, 'loss': \d", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", ["associative", "attention", "inference", "plasticity"])
+@pytest.mark.parametrize("name", ["associative", "attention", "extend", "inference", "learn", "plasticity"])
 def test_the_examples_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one of them draws
     blocks = PYTHON.findall((ROOT / "docs" / f"{name}.md").read_text())
@@ -32,7 +32,7 @@ def test_the_examples_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_names_exists(page: Path) -> None:
-    """Its links, the modules its commands run, and the tests it speaks of; and the README leads to it."""
+    """Its links, the modules its commands run, and the tests it speaks of; and the site leads to it."""
     text = page.read_text()
     for link in re.findall(r"\]\((?!http)([\w./-]+)", text):
         assert (page.parent / link).is_file(), link
@@ -40,11 +40,11 @@ def test_what_a_page_names_exists(page: Path) -> None:
         assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
     for name in re.findall(r"tests/\w+\.py", text):
         assert (ROOT / name).is_file(), name
-    assert f"docs/{page.name}" in TEXT
+    assert f": {page.name}\n" in (ROOT / "mkdocs.yml").read_text()
 
 
 def test_files_and_targets_that_are_named_exist() -> None:
-    for name in re.findall(r"(?:configs|tests|biomamba|docs|bench)/[\w.]+\.(?:yaml|py|md|png)", TEXT):
+    for name in re.findall(r"(?:configs|tests|biomamba|docs|bench|examples)/[\w./]+\.(?:yaml|py|md|svg|ipynb)", TEXT):
         assert (ROOT / name).is_file(), name
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", TEXT, re.MULTILINE):
