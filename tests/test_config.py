@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from biomamba import threads
 from biomamba.blocks import BLOCKS
 from biomamba.cli.compare import Compare
 from biomamba.cli.main import main
@@ -33,6 +34,23 @@ def test_every_config_takes_two_steps(path, block, tmp_path):
     summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 2 * length
     assert summary["block"] == block
+
+
+@pytest.mark.usefixtures("all_threads")
+@pytest.mark.skipif(threads.available() < 2, reason="this process has one core: two threads are refused")
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_learns_the_same_on_two_threads(path, tmp_path):
+    """Our kernels give the same bits; torch's own sums may differ in the last ones."""
+    length, found = parse(path=path).config.stream.length, []
+    for count in (1, 2):
+        words = ["--stream.batch", "2", "--stream.steps", str(2 * length), "--run.baselines=false"]
+        words += ["--run.threads", str(count), "--run.dir", str(tmp_path / str(count))]
+        assert main(["train", "--config", str(path), *words]) == 0
+        summary = yaml.safe_load((tmp_path / str(count) / "summary.json").read_text())
+        assert summary["threads"] == count and summary["skipped"] == 0
+        scored = {name: own["all"] for name, own in summary["scores"].items()}
+        found.append({name: score for name, score in scored.items() if score is not None})
+    assert found[1] == pytest.approx(found[0], rel=1e-3, nan_ok=True)
 
 
 @pytest.mark.parametrize("task", TASKS)
