@@ -336,9 +336,10 @@ def test_what_is_put_into_a_state_between_updates_is_looked_at(compiled: bool, m
         loop = biomamba.online(stream, biomamba.Learner(Labelled(), *parts, compile=compiled))
         next(loop)
         report = next(loop)
-        setattr(report.state, name, tree_map(torch.clone, getattr(report.state, name)))
+        field = "model_state" if name == "state" else name
+        setattr(report.state, field, tree_map(torch.clone, getattr(report.state, field)))
         report = next(loop)  # control: another, of the same sizes
-        setattr(report.state, name, model.init_state(odd) if name == "state" else rule.init(odd))
+        setattr(report.state, field, model.init_state(odd) if name == "state" else rule.init(odd))
         says(lambda: next(loop), ValueError, f"{name}: of {odd} streams, expected {BATCH}: give")  # noqa: B023
         assert optimizer.state  # it did learn before
 
