@@ -409,7 +409,16 @@ def test_the_loss_by_chunks_has_the_gradient_of_ctc(length: int) -> None:
         task, sums = SpeechCTC(simulate=True), [torch.zeros_like(p) for p in parameters]
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         chunks = (Chunk(*(field[:, i : i + length] for field in chunk)) for i in range(0, steps, length))
-        for _ in online(chunks, Learner(task, model, RULES[rule](model.blocks), optimizer, clip=None)):
+        for _ in online(
+            chunks,
+            Learner(
+                SimpleNamespace(loss=task.loss, meters=task.meters),
+                model,
+                RULES[rule](model.blocks),
+                optimizer,
+                clip=None,
+            ),
+        ):
             for total, parameter in zip(sums, parameters, strict=True):
                 total += parameter.grad * length  # the loss is a mean over the steps of a chunk
         return sums
