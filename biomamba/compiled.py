@@ -126,9 +126,8 @@ class Compiled:
         if graph is None:
             graph = self.graphs[kind] = self._make(kind, inputs)
         given = [*self.moments, *self.counts, self._rates(group)] if inside else []
-        if (
-            threads > 1 and x.device.type == "cpu"
-        ):  # an error in one of several threads of a graph would end the process
+        if threads > 1 and x.device.type == "cpu":
+            # an error in one of several threads of a graph would end the process
             self.whole.model.check_tokens(x)
         try:
             result = graph.call(*self.parameters, *given, *flat([inputs.x, inputs.reset, inputs.chunk]), *past)

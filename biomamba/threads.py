@@ -5,7 +5,7 @@ Threads that wait for each other cost more than they bring while an update goes 
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -40,13 +40,14 @@ def resolve(threads: int | None, nbytes: int) -> int:
     return threads if threads is not None else max(1, min(torch.get_num_threads(), nbytes // SHARE))
 
 
-@contextmanager
-def using(threads: int) -> Iterator[None]:
+def using(threads: int) -> AbstractContextManager[None]:
     """Let torch and our kernels use that many threads inside, and torch's own number again after."""
     before = torch.get_num_threads()
-    if threads == before:
-        yield
-        return
+    return nullcontext() if threads == before else _changed(threads, before)
+
+
+@contextmanager
+def _changed(threads: int, before: int) -> Iterator[None]:
     torch.set_num_threads(threads)
     try:
         yield

@@ -40,15 +40,13 @@ class UpdateOutput(NamedTuple):
     out: Tensor  # (b, t, d_out)
     loss: Tensor  # () nats
     spikes: Tensor  # () share of ones in what the out_proj of spiking blocks received; else nan
-    forward_finite: (
-        Tensor  # () bool: out, loss and learning signals are finite; where not, state and trace are as they were
-    )
+    # () bool: out, loss and learning signals are finite; where not, state and trace are as they were
+    forward_finite: Tensor
     state: Tree  # where the next update begins
     trace: Tree
     norm: Tensor | None = None  # () of the whole gradient before clipping; None without learning
-    gradient_finite: Tensor | None = (
-        None  # () bool: forward_finite, gradient and new weights are finite too; None without learning
-    )
+    # () bool: forward_finite, gradient and new weights are finite too; None without learning
+    gradient_finite: Tensor | None = None
     gradients: Sequence[Tensor] = ()  # of the parameters that want one, in the model's order, clipped
 
 

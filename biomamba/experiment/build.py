@@ -3,7 +3,6 @@
 config -> Experiment.from_config -> task, model, rule, optimizer -> online
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from ..rules import RULES
 from ..rules.base import LearningRule
 from ..stream import Attentive, Chunk, Task
 from ..tasks import TASKS
+from ..threads import available
 from . import config as configs
 from . import log
 from .config import Config
@@ -83,9 +83,9 @@ class Experiment:
         task = task or make_task(config)
         keep_freed_memory()
         if config.run.threads is not None:
-            if config.run.threads > (os.cpu_count() or 1):
+            if config.run.threads > available():
                 raise ValueError(
-                    f"run.threads: got {config.run.threads}, expected at most the {os.cpu_count()} processors there are"
+                    f"run.threads: got {config.run.threads}, expected at most the {available()} processors there are"
                 )
             torch.set_num_threads(config.run.threads)
         length, window = config.stream.length, config.rule.window

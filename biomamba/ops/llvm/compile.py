@@ -36,16 +36,20 @@ def processor() -> Any:
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
 
 
+def torch_library() -> Path:
+    """Return the file of torch's library for the CPU."""
+    folder, names = Path(torch.__file__).with_name("lib"), ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
+    return next(folder / name for name in names if (folder / name).exists())
+
+
 @functools.cache
 def libraries() -> bool:
     """Have torch's library and its threads found by kernels; say whether there are threads that a kernel can start.
 
     torch brings GNU OpenMP on Linux. Where there is none, kernels use one thread.
     """
-    folder = Path(torch.__file__).with_name("lib")
-    names = "libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"
-    llvm.load_library_permanently(str(next(folder / name for name in names if (folder / name).exists())))
-    for found in folder.glob("libgomp*"):
+    llvm.load_library_permanently(str(torch_library()))
+    for found in torch_library().parent.glob("libgomp*"):
         llvm.load_library_permanently(str(found))
     return all(llvm.address_of_symbol(name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"))
 
@@ -87,12 +91,10 @@ def compiled(module: ir.Module) -> bytes:
     checked = llvm.parse_assembly(str(module))
     checked.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = (
-        False  # kernels say what they want
-    )
-    llvm.create_pass_builder(machine, options).getModulePassManager().run(
-        checked, llvm.create_pass_builder(machine, options)
-    )
+    # kernels say themselves what is a vector and what is unrolled
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(checked, passes)
     return machine.emit_object(checked)  # type: ignore[no-any-return]
 
 

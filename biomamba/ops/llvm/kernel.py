@@ -36,7 +36,6 @@ from .language import (
 
 NUMBERS: dict[torch.dtype, Any] = {torch.float32: FLOAT, torch.float64: DOUBLE}
 STORED: dict[torch.dtype, Any] = NUMBERS | {torch.bfloat16: HALF}
-Shapes = tuple[torch.Size, ...]
 
 
 class Argument(NamedTuple):

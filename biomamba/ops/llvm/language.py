@@ -330,10 +330,6 @@ class Array:
             place = i * stride + place
         return builder().gep(self.pointer, [integer(place).ir])
 
-    def part(self, *index: Size) -> "Array":
-        """Return the array from an element on, with the same axes."""
-        return Array(self.address(*index), self.shape, self.strides)
-
     def __getitem__(self, index: Any) -> Any:
         index = index if isinstance(index, tuple) else (index,)
         pointer, rest = self.address(*index), len(index)

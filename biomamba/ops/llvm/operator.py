@@ -3,14 +3,13 @@
 import ctypes
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..kernels import LIBRARY
-from .compile import address, libraries
+from .compile import address, libraries, torch_library
 from .kernel import Kernel
 
 GRAIN = 1 << 20  # bytes of tensors for each thread: with less, starting it takes longer than its share of the work
@@ -78,5 +77,4 @@ def _schema(kernel: Kernel) -> str:
 @functools.cache
 def _torch() -> ctypes.CDLL:
     """Return torch's library, which takes operators by its stable C interface."""
-    folder = Path(torch.__file__).with_name("lib")
-    return ctypes.CDLL(str(next(path for path in folder.iterdir() if path.stem in ("libtorch_cpu", "torch_cpu"))))
+    return ctypes.CDLL(str(torch_library()))
