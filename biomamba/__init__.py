@@ -10,29 +10,34 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import blocks, metrics, rules, state, stream
+    from . import blocks, metrics, rules, state, stream, testing
+    from .experiment.build import make_task
     from .model import Model
     from .online import Carry, Report, evaluate, online
     from .state import BlockState, cut, forget
-    from .stream import Chunk, Spec, Task
+    from .stream import Benchmark, Chunk, Spec, StatefulStream, Task
 
 __all__ = [
+    "Benchmark",
     "BlockState",
     "Carry",
     "Chunk",
     "Model",
     "Report",
     "Spec",
+    "StatefulStream",
     "Task",
     "blocks",
     "cut",
     "evaluate",
     "forget",
+    "make_task",
     "metrics",
     "online",
     "rules",
     "state",
     "stream",
+    "testing",
 ]
 __version__ = "0.1.0"
 
@@ -40,7 +45,8 @@ _MODULES = {
     "Model": "model",
     **dict.fromkeys(("Carry", "Report", "evaluate", "online"), "online"),
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
-    **dict.fromkeys(("Chunk", "Spec", "Task"), "stream"),
+    **dict.fromkeys(("Benchmark", "Chunk", "Spec", "StatefulStream", "Task"), "stream"),
+    "make_task": "experiment.build",
 }
 
 

@@ -45,6 +45,7 @@ class Kind(NamedTuple):
 
     x: tuple[torch.Size, torch.dtype]
     y: tuple[torch.Size, torch.dtype]
+    info: tuple[tuple[str, torch.Size, torch.dtype], ...]
     advance: int
     resets: bool
     labelled: bool
@@ -116,7 +117,9 @@ class Compiled:
         options = tuple(group.get(name) for name in CONSTANT) if inside else ()
         x, y = seen.x, seen.chunk.y
         threads = torch.get_num_threads()
-        kind = Kind((x.shape, x.dtype), (y.shape, y.dtype), advance, seen.reset is not None, labelled, options, threads)
+        info = tuple((name, own.shape, own.dtype) for name, own in seen.chunk.info.items())
+        resets = seen.reset is not None
+        kind = Kind((x.shape, x.dtype), (y.shape, y.dtype), info, advance, resets, labelled, options, threads)
         graph = self.graphs.get(kind)
         if graph is None:
             graph = self.graphs[kind] = self._make(kind, seen)

@@ -6,7 +6,7 @@ Both loops are generators: printing, saving and stopping are the caller's. Memor
 Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from .model import Model
 from .rules.base import LearningRule
 from .state import Tree, copy, nbytes, tree_map
 from .step import Step
-from .stream import Attentive, Chunk, Meter, Task
+from .stream import Chunk, Meter, StatefulStream, Task
 
 PATIENCE = 100  # updates in a row that may fail before the loop gives up
 
@@ -101,7 +101,7 @@ def online(
     plain = partial(update, model, task, rule, step, clip)
     fused = Compiled(model, task, rule, step, clip) if compile else plain
     failures, length, count = 0, None, 1
-    hear = stream.hear if isinstance(stream, Attentive) else None
+    stream = StatefulStream.of(stream)
     for chunk in checked(stream, model, len(carry.x) if carry else None):
         carry = carry or begin(chunk, task, model, rule)
         new = chunk.x.shape[1]
@@ -118,7 +118,8 @@ def online(
         labelled = bool(chunk.mask.any())
         with threading.using(count):
             passed = (fused if usual else plain)(seen, advance, labelled)
-        _tell(hear, carry.meters, passed.out, chunk)
+        _score(carry.meters, passed.out, chunk)
+        stream.observe(passed.out, chunk)
 
         carry.state, carry.trace, carry.steps = passed.state, passed.trace, carry.steps + new
         if bool(passed.good) and window is not None:
@@ -148,25 +149,23 @@ def evaluate(
     threading.check(threads)
     check_parts(task, model)
     carry = carry and _checked_carry(carry, model)
-    hear = stream.hear if isinstance(stream, Attentive) else None
-    count = None
+    stream, count = StatefulStream.of(stream), None
     for chunk in checked(stream, model, len(carry.x) if carry else None):
         carry = carry or begin(chunk, task, model)
         count = count or threading.resolve(threads, _bytes(carry, chunk.x.shape[1]))
         with threading.using(count), torch.no_grad():
             out, state, tapes = model(chunk.x, carry.state, chunk.reset if bool(chunk.reset.any()) else None)
             loss, spikes = loss_of(task, out, chunk), model.spikes(tapes, chunk.x.shape[1]).mean()
-        _tell(hear, carry.meters, out, chunk)
+        _score(carry.meters, out, chunk)
+        stream.observe(out, chunk)
         carry.state, carry.steps = copy(state), carry.steps + chunk.x.shape[1]
         yield Report(chunk, out, loss, None, spikes, carry, count)
 
 
-def _tell(hear: Callable[[Tensor, Chunk], None] | None, meters: dict[str, Meter], out: Tensor, chunk: Chunk) -> None:
-    """Show the predictions to the meters, and to a stream that wants to hear them."""
+def _score(meters: dict[str, Meter], out: Tensor, chunk: Chunk) -> None:
+    """Show the predictions to the meters."""
     for meter in meters.values():
         meter.update(out, chunk)
-    if hear:
-        hear(out, chunk)
 
 
 def _append(held: Tensor, new: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def after(
     torch.manual_seed(1)
     (x, y), reset = random_tokens(t), torch.rand(BATCH, t) < resets
     stream = [chunk._replace(mask=chunk.mask & (i % 3 == 0)) for i, chunk in enumerate(chunks(x, y, length, reset))]
-    stream[::2] = [biomamba.Chunk(*map(column_major, chunk)) for chunk in stream[::2]]  # however its numbers lie
+    stream[::2] = [chunk.map(column_major) for chunk in stream[::2]]  # however its numbers lie
     spiking = {"threshold": 0.5, "spike_rate": 0.2, "feedback": "random"} if rule == "stllr" else {}
     model = random_model(block, n_layers=2 if window else 1, **spiking)
     options: dict[str, Any] = {"a_post": 0.2} if rule == "rtrl_stdp" else {}
@@ -104,7 +104,7 @@ def test_a_loss_has_the_same_shapes_for_any_number_of_labels(task: Any) -> None:
     """A graph is made once, for any labels: a loss that picks them out cannot be made one."""
     chunk = next(task.stream("all", batch=2, length=30, seed=0))
     with FakeTensorMode() as shapes:
-        fake = biomamba.Chunk(*(shapes.from_tensor(tensor) for tensor in chunk))
+        fake = chunk.map(shapes.from_tensor)
         out = torch.randn(2, 30, task.spec.d_out)
         assert task.loss(out, fake).shape == ()
         with pytest.raises(DynamicOutputShapeException):

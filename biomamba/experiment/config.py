@@ -21,7 +21,7 @@ from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ..stream import Split
-from .registry import REGISTRIES, Registry
+from .registry import PLUGGABLE, REGISTRIES, Registry
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CHOSEN_BY = {"task": "name", "model": "block", "rule": "name", "optim": "name"}
@@ -215,7 +215,7 @@ def parse(argv: Sequence[str], command: type | None = None, usage: str = "") -> 
     written = _read(locate(" ".join(path)))
     names = {section: _chosen(section, REGISTRIES[section], written, typed) for section in CHOSEN_BY}
     options = _options(names, command)
-    aside = _others() - options.keys()
+    aside = _others(written, typed) - options.keys()
     for key in [*written, *typed]:
         if key not in options and key not in aside and key != "help":
             raise ValueError(_unknown(key, [*options, "config"]))
@@ -343,10 +343,16 @@ def _arguments(function: Callable[..., Any], prefix: str) -> dict[str, Option]:
     }
 
 
-def _others() -> set[str]:
-    """Return the options of all tasks, blocks and rules."""
-    entries = [(section, entry) for section in ("task", "model", "rule") for entry in REGISTRIES[section].values()]
-    return {key for section, entry in entries for key in _arguments(entry, f"{section}.")}
+def _others(written: Mapping[str, Any], typed: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the options of all tasks, blocks and rules: of packages, those whose names are given."""
+    found: set[str] = set()
+    for section, registry in PLUGGABLE.items():
+        key = f"{section}.{CHOSEN_BY[section]}"
+        given = {written.get(key), *typed.get(key, ()), *re.findall(r"[^\s,]+", " ".join(typed.get(f"{section}s", ())))}
+        added = [registry[name] for name in registry.added if name in given]
+        for entry in [*registry.own.values(), *added]:
+            found |= _arguments(entry, f"{section}.").keys()
+    return found
 
 
 def _name_of(key: str, names: Mapping[str, str]) -> str:
