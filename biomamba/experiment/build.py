@@ -136,9 +136,10 @@ class Experiment:
         return scores
 
     def add_held_out(self, scores: log.Scores, model: Model | None = None) -> None:
-        """Add the scores of the held-out split, read once with learning off."""
-        split = self.task.held_out
-        scored = self.evaluate(split, None, f"split {split}, learning off", model)
+        """Add the scores of the held-out split, read once, learning off; of an endless one as many steps as learned."""
+        split, own = self.task.held_out, self.config
+        endless = self.task.steps(split, batch=own.stream.batch, seed=own.run.seed) is None
+        scored = self.evaluate(split, self.total if endless else None, f"split {split}, learning off", model)
         for name, value in scored.scores.items():
             scores[name]["held_out"] = value["all"]
 
