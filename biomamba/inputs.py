@@ -70,6 +70,8 @@ def checked(stream: Iterable[Chunk], model: Model, streams: int | None = None) -
     for chunk in stream:
         if not isinstance(chunk, Chunk):
             raise TypeError(f"stream: brought {type(chunk).__name__}, expected Chunk: give Chunk(x, y, mask, reset)")
+        if not isinstance(chunk.info, dict):
+            raise TypeError(f"info: got {type(chunk.info).__name__}, expected tensors by name: give {{name: tensor}}")
         x, y, mask, reset = chunk.x, chunk.y, chunk.mask, chunk.reset
         info = [(name, own.shape, own.dtype) for name, own in chunk.info.items()] if chunk.info else None
         kind = x.shape, x.dtype, y.shape, y.dtype, mask.shape, mask.dtype, reset.shape, reset.dtype, info

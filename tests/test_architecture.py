@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     "ops",
     "plasticity",
+    "plugins",
     "state",
     "stream",
     "metrics",
@@ -24,6 +25,7 @@ LEVELS = [
     "learn",
     "compiled",
     "online",
+    "testing",
 ]
 LEVELS += ["analysis", "tasks", "experiment", "report", "cli"]
 HEAVY = {"datasets", "transformers", "mamba_ssm"}
