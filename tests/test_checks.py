@@ -12,8 +12,8 @@ from biomamba.blocks import BLOCKS as REGISTRY
 from biomamba.online import begin
 from biomamba.rules import RTRL, RULES
 from biomamba.state import Tree, leaves, tree_map
+from biomamba.tasks.delay import Delay
 from sizes import BATCH, BLOCKS, D_OUT, VOCAB, SummedLoss, chunks, random_model, random_tokens
-from tasks.delay import Delay
 
 
 class Labelled(SummedLoss):
