@@ -128,8 +128,8 @@ def test_shapes(folder: Path, leads: Any, decimate: int) -> None:
     assert task.spec == (5, None, c)
     assert task.steps("train", batch=2) == 2 * (SAMPLES // decimate)
     chunk = next(task.stream("train", batch=2, length=100, seed=0))
-    assert [field.shape for field in chunk] == [(2, 100, c), (2, 100, 4), (2, 100), (2, 100)]
-    assert [field.dtype for field in chunk] == [torch.float32, torch.int64, torch.bool, torch.bool]
+    assert [field.shape for field in chunk[:4]] == [(2, 100, c), (2, 100), (2, 100), (2, 100)]
+    assert [field.dtype for field in chunk[:4]] == [torch.float32, torch.int64, torch.bool, torch.bool]
     assert task.step_seconds == decimate / 360
 
 
