@@ -142,12 +142,7 @@ def baselines() -> Iterator[list[str]]:
         ("patient", 1, {"labelled": float(MINUTES)}),
     ):
         for part, score_from in (("all", 0.0), ("later", float(MINUTES))):
-            task = make_task(
-                replace(
-                    settings,
-                    task=replace(settings.task, options=settings.task.options | options | {"score_from": score_from}),
-                )
-            )
+            task = make_task("ecg", **settings.task.options | options | {"score_from": score_from})
             for name, scores in task.baseline("test", batch=batch, seed=0).items():
                 yield [protocol, name, "", part, *(f"{scores[score]['all']:.3f}" for score in NAMES)]
 
