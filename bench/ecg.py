@@ -31,7 +31,6 @@ from biomamba.experiment.config import Config
 from biomamba.experiment.parse import parse
 from biomamba.stream import Chunk, Meter, Task
 from biomamba.tasks.ecg.files import RATE
-from biomamba.tasks.ecg.stream import SCORE
 from biomamba.tasks.ecg.task import Ecg
 
 FILE = Path(__file__).parents[1] / "configs" / "ecg.yaml"
@@ -64,9 +63,9 @@ class Both:
         """Score the predictions of a chunk that begins `at` steps after its records did."""
         assert isinstance(self.task, Ecg)  # noqa: S101 - narrows the type
         last = (torch.arange(chunk.x.shape[1]) + at + 1) * self.task.decimate - round(self.task.decision * RATE)
-        y = chunk.y.clone()
-        y[..., SCORE] = torch.where(last > MINUTES * 60 * RATE, y[..., SCORE], -1)
-        for meters, of in ((self.all, chunk), (self.later, chunk._replace(y=y))):
+        score = torch.where(last > MINUTES * 60 * RATE, chunk.info["score"], -1)
+        later = chunk._replace(info=chunk.info | {"score": score})
+        for meters, of in ((self.all, chunk), (self.later, later)):
             for meter in meters.values():
                 meter.update(out, of)
 
@@ -119,7 +118,7 @@ def _each(settings: Config, weights: checkpoint.Tensors, batch: int, **options: 
         stream=replace(settings.stream, split="test", batch=batch, length=ADAPT_LENGTH),
         run=replace(settings.run, seed=0),
     )
-    task = make_task(settings)
+    task = make_task(settings.task.name, **settings.task.options)
     both = Both(task)
     for part in task.parts("test").values():
         adapted = Experiment.from_config(settings, part)
@@ -144,12 +143,7 @@ def baselines() -> Iterator[list[str]]:
         ("patient", 1, {"labelled": float(MINUTES)}),
     ):
         for part, score_from in (("all", 0.0), ("later", float(MINUTES))):
-            task = make_task(
-                replace(
-                    settings,
-                    task=replace(settings.task, options=settings.task.options | options | {"score_from": score_from}),
-                )
-            )
+            task = make_task("ecg", **settings.task.options | options | {"score_from": score_from})
             for name, scores in task.baseline("test", batch=batch, seed=0).items():
                 yield [protocol, name, "", part, *(f"{scores[score]['all']:.3f}" for score in NAMES)]
 

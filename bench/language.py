@@ -70,7 +70,7 @@ def measure(setting: Row) -> Row:
             report.chunk.x.shape[1], report.state.steps - (steps - steps // 10)
         )  # the chunk's last so many steps
         if late > 0:
-            last.update(report.out[:, -late:], biomamba.Chunk(*(tensor[:, -late:] for tensor in report.chunk)))
+            last.update(report.out[:, -late:], report.chunk.between(-late))
     return {
         "all": report.scores["bits_per_byte"],
         "last_tenth": last.get(),

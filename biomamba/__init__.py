@@ -10,15 +10,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import blocks, metrics, rules, state, stream
+    from . import blocks, metrics, rules, state, stream, testing
+    from .experiment.build import make_task
     from .learner import Learner, LoopState, Report
     from .model import Model
     from .online import evaluate, online
     from .pretrained import load_pretrained
     from .state import BlockState, cut, forget
-    from .stream import Chunk, Spec, Task
+    from .stream import Benchmark, Chunk, Spec, StatefulStream, Task
 
 __all__ = [
+    "Benchmark",
     "BlockState",
     "Chunk",
     "Learner",
@@ -26,17 +28,20 @@ __all__ = [
     "Model",
     "Report",
     "Spec",
+    "StatefulStream",
     "Task",
     "blocks",
     "cut",
     "evaluate",
     "forget",
     "load_pretrained",
+    "make_task",
     "metrics",
     "online",
     "rules",
     "state",
     "stream",
+    "testing",
 ]
 __version__ = "0.1.0"
 
@@ -46,7 +51,8 @@ _MODULES = {
     **dict.fromkeys(("Learner", "LoopState", "Report"), "learner"),
     **dict.fromkeys(("evaluate", "online"), "online"),
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
-    **dict.fromkeys(("Chunk", "Spec", "Task"), "stream"),
+    **dict.fromkeys(("Benchmark", "Chunk", "Spec", "StatefulStream", "Task"), "stream"),
+    "make_task": "experiment.build",
 }
 
 

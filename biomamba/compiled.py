@@ -46,6 +46,7 @@ class Kind(NamedTuple):
 
     x: tuple[torch.Size, torch.dtype]
     y: tuple[torch.Size, torch.dtype]
+    info: tuple[tuple[str, torch.Size, torch.dtype], ...]
     advance: int
     resets: bool
     labelled: bool
@@ -119,7 +120,8 @@ class Compiled:
         options = tuple(group.get(name) for name in CONSTANT) if inside else ()
         x, y = inputs.x, inputs.chunk.y
         threads = torch.get_num_threads()
-        of, resets = ((x.shape, x.dtype), (y.shape, y.dtype)), inputs.reset is not None
+        info = tuple((name, own.shape, own.dtype) for name, own in inputs.chunk.info.items())
+        of, resets = ((x.shape, x.dtype), (y.shape, y.dtype), info), inputs.reset is not None
         bounded = inside and self._is_bounded(group)
         kind = Kind(*of, advance, resets, labelled, options, threads, bounded)
         graph = self.graphs.get(kind)

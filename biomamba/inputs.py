@@ -70,8 +70,11 @@ def checked(stream: Iterable[Chunk], model: Model, streams: int | None = None) -
     for chunk in stream:
         if not isinstance(chunk, Chunk):
             raise TypeError(f"stream: brought {type(chunk).__name__}, expected Chunk: give Chunk(x, y, mask, reset)")
+        if not isinstance(chunk.info, dict):
+            raise TypeError(f"info: got {type(chunk.info).__name__}, expected tensors by name: give {{name: tensor}}")
         x, y, mask, reset = chunk.x, chunk.y, chunk.mask, chunk.reset
-        kind = x.shape, x.dtype, y.shape, y.dtype, mask.shape, mask.dtype, reset.shape, reset.dtype
+        info = [(name, own.shape, own.dtype) for name, own in chunk.info.items()] if chunk.info else None
+        kind = x.shape, x.dtype, y.shape, y.dtype, mask.shape, mask.dtype, reset.shape, reset.dtype, info
         if kind != known:
             streams = _check(chunk, model, weight, streams)
             known = kind
@@ -80,8 +83,10 @@ def checked(stream: Iterable[Chunk], model: Model, streams: int | None = None) -
 
 def _check(chunk: Chunk, model: Model, weight: Tensor, streams: int | None) -> int:
     """Raise where a chunk is not one that the model can read; return how many streams it has."""
-    for name in Chunk._fields:
+    for name in ("x", "y", "mask", "reset"):
         check_tensor(name, getattr(chunk, name))
+    for name, own in chunk.info.items():
+        check_tensor(f"info[{name!r}]", own)
     model.check_input(_like(chunk, weight).x)
     b, t = chunk.x.shape[:2]
     if streams not in (None, b):
@@ -91,16 +96,17 @@ def _check(chunk: Chunk, model: Model, weight: Tensor, streams: int | None) -> i
         )
     check_mask("mask", chunk.mask, b, t)
     check_mask("reset", chunk.reset, b, t)
-    if chunk.y.shape[:2] != (b, t):
-        raise ValueError(
-            f"y: got {tuple(chunk.y.shape)}, expected {(b, t)} and more axes, or none: give y for each step"
-        )
+    for name, own in {"y": chunk.y, **{f"info[{name!r}]": own for name, own in chunk.info.items()}}.items():
+        if own.shape[:2] != (b, t):
+            raise ValueError(
+                f"{name}: got {tuple(own.shape)}, expected {(b, t)} and more axes, or none: give it for each step"
+            )
     return b
 
 
 def _like(chunk: Chunk, weight: Tensor) -> Chunk:
     """Return the chunk where and as the weight is."""
     device = weight.device
-    if not all(tensor.device == device and tensor.is_contiguous() for tensor in chunk):
-        chunk = Chunk(*(tensor.to(device).contiguous() for tensor in chunk))
+    if not all(tensor.device == device and tensor.is_contiguous() for tensor in (*chunk[:4], *chunk.info.values())):
+        chunk = chunk.map(lambda tensor: tensor.to(device).contiguous())
     return chunk._replace(x=chunk.x.to(weight.dtype)) if chunk.x.is_floating_point() else chunk

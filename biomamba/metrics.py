@@ -112,15 +112,15 @@ class Derived:
 
 
 class Total:
-    """The sum of a column of y (b, t, k), whole numbers, divided by `unit`: what was left out, say, in seconds."""
+    """The sum of whole numbers (b, t) in `chunk.info`, divided by `unit`: what was left out, say, in seconds."""
 
-    def __init__(self, column: int, unit: float = 1.0) -> None:
+    def __init__(self, name: str, unit: float = 1.0) -> None:
         """Start at 0."""
-        self.column, self.unit, self.total = column, unit, 0
+        self.name, self.unit, self.total = name, unit, 0
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
-        """Add the column."""
-        self.total += int(chunk.y[..., self.column].sum())
+        """Add the numbers of a chunk."""
+        self.total += int(chunk.info[self.name].sum())
 
     def get(self) -> float:
         """Return the sum so far."""

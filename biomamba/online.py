@@ -3,7 +3,7 @@
 Both loops are generators: printing, saving and stopping are the caller's. Memory does not grow with the stream.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from .inputs import check_parts, checked
 from .learner import Learner, LoopState, Report
 from .model import Model
 from .state import copy
-from .stream import Attentive, Chunk, Task
+from .stream import Chunk, StatefulStream, Task
 from .update import loss_of
 
 
@@ -25,10 +25,11 @@ def online(stream: Iterable[Chunk], learner: Learner, state: LoopState | None = 
     """
     if state is not None:
         learner.resume(state)
-    hear = _hearing(stream)
+    stream = StatefulStream.of(stream)
     for chunk in checked(stream, learner.model, learner.streams):
         report = learner.update(chunk)  # predicts, then learns
-        score(report.out, chunk, report.state, hear)  # of what was predicted before anything was learned
+        score(report.out, chunk, report.state)  # of what was predicted before anything was learned
+        stream.observe(report.out, chunk)
         yield report
 
 
@@ -43,26 +44,20 @@ def evaluate(
     check_parts(task, model)
     if state is not None:
         state.check(model)
-    count, hear = None, _hearing(stream)
+    stream, count = StatefulStream.of(stream), None
     for chunk in checked(stream, model, len(state.x) if state else None):
         state = state or LoopState.begin(chunk, task, model)
         count = count or threading.resolve(threads, state.nbytes(chunk.x.shape[1]))
         with threading.using(count), torch.no_grad():
             out, after, tapes = model(chunk.x, state.model_state, chunk.reset if bool(chunk.reset.any()) else None)
             loss, spikes = loss_of(task, out, chunk), model.spikes(tapes, chunk.x.shape[1]).mean()
-        score(out, chunk, state, hear)
+        score(out, chunk, state)
+        stream.observe(out, chunk)
         state.model_state, state.steps = copy(after), state.steps + chunk.x.shape[1]
         yield Report(chunk, out, loss, None, spikes, state, count)
 
 
-def score(out: Tensor, chunk: Chunk, state: LoopState, hear: Callable[[Tensor, Chunk], None] | None) -> None:
-    """Show the predictions to the meters, and to a stream that wants to hear them."""
+def score(out: Tensor, chunk: Chunk, state: LoopState) -> None:
+    """Show the predictions to the meters."""
     for meter in state.meters.values():
         meter.update(out, chunk)
-    if hear:
-        hear(out, chunk)
-
-
-def _hearing(stream: Iterable[Chunk]) -> Callable[[Tensor, Chunk], None] | None:
-    """Return what a stream is told the predictions by; asked once a loop, as asking takes 10 us."""
-    return stream.hear if isinstance(stream, Attentive) else None

@@ -5,9 +5,11 @@
 Shapes: b streams side by side, t steps of time.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 Split = Literal["train", "valid", "test", "all"]
@@ -17,20 +19,58 @@ class Chunk(NamedTuple):
     """The next t steps of b streams."""
 
     x: Tensor  # (b, t) tokens, int64, or (b, t, d_in) real values
-    y: Tensor  # (b, t) or (b, t, ...) what the task's loss and meters need to know
+    y: Tensor  # (b, t) or (b, t, ...) the target
     mask: Tensor  # (b, t) bool: this step has a loss; a chunk without one moves state and trace alone
     reset: Tensor  # (b, t) bool: a new sequence begins at this step
+    info: dict[str, Tensor] = {}  # noqa: RUF012 - by name (b, t, ...), for meters beside y; shared: nobody may write into it
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Chunk":
+        """Return the chunk with `function` applied to every tensor, those of `info` too."""
+        info = {name: function(own) for name, own in self.info.items()}
+        return Chunk(function(self.x), function(self.y), function(self.mask), function(self.reset), info)
+
+    def between(self, start: int, stop: int | None = None) -> "Chunk":
+        """Return the steps from `start` to before `stop` (default: to the end).
+
+        >>> Chunk(*torch.ones(4, 2, 9)).between(6).x.shape
+        torch.Size([2, 3])
+        """
+        return self.map(lambda tensor: tensor[:, start:stop])
 
 
-@runtime_checkable
-class Attentive(Protocol):
-    """A stream whose next chunk depends on what the model said of those before, so it must be told."""
+def join(chunks: Sequence[Chunk], axis: int = 1) -> Chunk:
+    """Return chunks of the same streams one after another, or, with axis 0, of other streams side by side."""
+    x, y, mask, reset = (torch.cat(parts, axis) for parts in zip(*(chunk[:4] for chunk in chunks), strict=True))
+    names = chunks[0].info
+    return Chunk(x, y, mask, reset, {name: torch.cat([chunk.info[name] for chunk in chunks], axis) for name in names})
 
-    def hear(self, out: Tensor, chunk: Chunk) -> None:
+
+class StatefulStream(Iterator[Chunk]):
+    """A stream whose next chunk may depend on what the model said of those before.
+
+    As it stands it gives the chunks it is made of, and depends on nothing. One that does depend overrides `observe`,
+    and the other two, with which an interrupted run goes on.
+    """
+
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
+        """Take the chunks."""
+        self.chunks = iter(chunks)
+
+    @classmethod
+    def of(cls, stream: Iterable[Chunk]) -> "StatefulStream":
+        """Return the stream itself, or chunks that depend on nothing as such a stream."""
+        return stream if isinstance(stream, StatefulStream) else StatefulStream(stream)
+
+    def __next__(self) -> Chunk:
+        """Return the next chunk."""
+        return next(self.chunks)
+
+    def observe(self, out: Tensor, chunk: Chunk) -> None:
         """Take in the predictions (b, t, d_out) for a chunk; the loops call it before they draw the next."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what `load_state_dict` needs to go on from here."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state, the stream having been started at that time step."""
@@ -64,42 +104,61 @@ class Meter(Protocol):
 
 
 class Task(Protocol):
-    """A source of streams, the loss on them and their scores; tasks implement this without inheriting."""
+    """A source of streams, the loss on them and their scores: all that the loops ask. No need to inherit from it."""
 
     @property
+    @abstractmethod
     def spec(self) -> Spec:
         """What the model must take and give."""
+
+    @abstractmethod
+    def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
+        """Return the split from time step `start` on, `length` steps at a time (the last may be shorter).
+
+        The chunks laid end to end depend neither on `length` nor on `start`. Where they depend on what the model says
+        of those before, the iterator is a `StatefulStream`.
+        """
+
+    @abstractmethod
+    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
+        """Return the scalar loss (nats) of the masked steps of a chunk; 0 where there is none."""
+
+    @abstractmethod
+    def meters(self) -> dict[str, Meter]:
+        """Return fresh meters by name, such as `accuracy`, `bits_per_byte`, `loss`."""
+
+
+class Benchmark(Task):
+    """A task with what experiments ask beside: inherit from it to say more than these defaults do."""
+
+    @classmethod
+    def of(cls, task: Task) -> "Benchmark":
+        """Return the task itself, or one that inherits from no benchmark with the defaults of one."""
+        return task if isinstance(task, Benchmark) else _Plain(task)
 
     @property
     def splits(self) -> Mapping[str, str]:
         """Every part of the data that can be asked for, by name, each in a few words."""
+        return {"all": "all there is"}
 
     @property
     def held_out(self) -> Split:
         """The split that scores what was learned from split "train"."""
+        return "all"
 
     @property
     def step_seconds(self) -> float | None:
         """How much of the world's time a time step brings, seconds; None where it brings none."""
+        return None
 
     @property
     def source(self) -> str:
         """One line naming the data in use, for example the file, or that it is simulated."""
+        return type(self).__name__
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int | None:
-        """Return how many time steps each stream of the split has, drawn by `seed`; None where it never ends."""
-
-    def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
-        """Yield the split from time step `start` on, `length` steps at a time (the last may be shorter).
-
-        The chunks laid end to end depend neither on `length` nor on `start`.
-        """
-
-    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
-        """Return the scalar loss (nats) of the masked steps of a chunk; 0 where there is none."""
-
-    def meters(self) -> dict[str, Meter]:
-        """Return fresh meters by name, such as `accuracy`, `bits_per_byte`, `loss`."""
+        """Return how many time steps each stream of the split has, drawn by `seed`; None where nobody knows."""
+        return None
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
@@ -108,9 +167,41 @@ class Task(Protocol):
 
         Each is {"score": {"all": x, "last_tenth": y}}, with the scores of `meters`.
         """
+        return {}
 
-    def parts(self, split: str) -> Mapping[str, "Task"]:
+    def parts(self, split: str) -> Mapping[str, Task]:
         """Return, by name, a task for each person or record of a split, to adapt to each from the same weights.
 
         Empty where the split does not come in parts.
         """
+        return {}
+
+
+class _Plain(Benchmark):
+    """A task that has what the loops ask, and the defaults of a benchmark."""
+
+    def __init__(self, task: Task) -> None:
+        """Take the task."""
+        self.task = task
+
+    @property
+    def spec(self) -> Spec:
+        """Return the task's."""
+        return self.task.spec
+
+    @property
+    def source(self) -> str:
+        """Return the name of the task's class."""
+        return type(self.task).__name__
+
+    def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
+        """Return the task's."""
+        return self.task.stream(split, batch=batch, length=length, seed=seed, start=start)
+
+    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
+        """Return the task's."""
+        return self.task.loss(out, chunk)
+
+    def meters(self) -> dict[str, Meter]:
+        """Return the task's."""
+        return self.task.meters()

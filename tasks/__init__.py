@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from biomamba.stream import Task
+from biomamba.stream import Benchmark
 
 from .arrays import Arrays
 from .delay import Delay
@@ -11,7 +11,7 @@ from .eeg import Eeg
 from .language import Language
 from .speech import Speech, SpeechCTC
 
-TASKS: dict[str, Callable[..., Task]] = {
+TASKS: dict[str, Callable[..., Benchmark]] = {
     "arrays": Arrays,
     "delay": Delay,
     "ecg": Ecg,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomamba.metrics import Accuracy, CrossEntropy, labelled_cross_entropy
-from biomamba.stream import Chunk, Meter, Spec, Split, Task
+from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
 from .common.files import check_split
 
@@ -29,7 +29,7 @@ BLOCK = 4096  # steps handed from numpy to torch at once; the streams do not dep
 
 
 @dataclass(frozen=True)
-class Delay:
+class Delay(Benchmark):
     """The store-recall stream with `delay` the longest wait, steps. Raises ValueError where it is below 2."""
 
     delay: int = 20
@@ -55,17 +55,9 @@ class Delay:
         return "valid"
 
     @property
-    def step_seconds(self) -> None:
-        """Return None: the steps have no length in time."""
-
-    @property
     def source(self) -> str:
         """Say that the data is simulated."""
         return f"simulated: store-recall, delay {self.delay}"
-
-    def steps(self, split: str, *, batch: int, seed: int = 0) -> int | None:
-        """Return None: the streams never end."""
-        return None
 
     def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
         """Yield chunks without end from time step `start` on; the splits differ in their seed alone.
@@ -94,10 +86,6 @@ class Delay:
         """Return chance: one of eight symbols, and the loss (nats) of giving each the same probability."""
         scores = {"accuracy": 1 / SYMBOLS, "loss": math.log(SYMBOLS)}
         return {"chance": {name: {"all": score, "last_tenth": score} for name, score in scores.items()}}
-
-    def parts(self, split: str) -> dict[str, Task]:
-        """Return none."""
-        return {}
 
     def _chunks(self, generators: list[np.random.Generator], length: int, start: int) -> Iterator[Chunk]:
         """Cut the streams side by side into chunks; a block holds whole chunks only."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import CrossEntropy, bits, labelled_cross_entropy
-from biomamba.stream import Chunk, Meter, Spec, Split, Task
+from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
 from . import byte_counter
 from .common.files import check_split
@@ -33,7 +33,7 @@ DATASET_BYTES = 10_000_000  # read of a dataset where max_bytes does not say: so
 
 
 @dataclass(frozen=True)
-class Language:
+class Language(Benchmark):
     """Next-byte prediction on one text, named by at most one of `path`, `paths`, `corpus` and `dataset`.
 
     path: text files, or folders, of which every *.txt is read in sorted order, those in subfolders too.
@@ -77,10 +77,6 @@ class Language:
     def held_out(self) -> Split:
         """Return valid."""
         return "valid"
-
-    @property
-    def step_seconds(self) -> None:
-        """Return None: reading takes no time of its own."""
 
     @property
     def source(self) -> str:
@@ -136,10 +132,6 @@ class Language:
         score = {"all": float(scores.mean()), "last_tenth": float(scores[len(scores) * 9 // 10 :].mean())}
         loss = {part: value * math.log(2) for part, value in score.items()}
         return {"order5_counter": {"bits_per_byte": score, "loss": loss}}
-
-    def parts(self, split: str) -> dict[str, Task]:
-        """Return none."""
-        return {}
 
     def _bytes(self, split: str) -> bytes:
         """Return the bytes of a split: the first 90 %, the rest, or all of them."""

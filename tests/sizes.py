@@ -1,5 +1,6 @@
 """Small random models and streams for the laws: odd sizes, nothing left at its initial value."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from torch.nn import functional as F
 
 import biomamba
 from biomamba.rules import LearningRule
-from biomamba.state import Tree, copy
+from biomamba.state import Tree, copy, leaves
+from biomamba.stream import Chunk, join
 
 BLOCKS: dict[str, dict[str, Any]] = {
     "mamba2": {"d_state": 5, "headdim": 4},
@@ -86,6 +88,17 @@ def chunks(x: Tensor, y: Tensor, length: int, reset: Tensor | None = None) -> li
     reset = torch.zeros_like(mask) if reset is None else reset
     cuts = [slice(s, s + length) for s in range(0, x.shape[1], length)]
     return [biomamba.Chunk(x[:, at], y[:, at], mask[:, at], reset[:, at]) for at in cuts]
+
+
+def joined(chunks: Iterable[Chunk]) -> Chunk:
+    """Return chunks laid end to end as one."""
+    return join([*chunks])
+
+
+def same(one: Chunk, other: Chunk) -> bool:
+    """Say whether two chunks are equal to the bit, NaN where the other has NaN."""
+    a, b = dict(leaves(one)), dict(leaves(other))
+    return a.keys() == b.keys() and all(torch.equal(a[n].nan_to_num(0.25), b[n].nan_to_num(0.25)) for n in a)
 
 
 class SummedLoss:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     "ops",
     "plasticity",
+    "plugins",
     "state",
     "stream",
     "metrics",
@@ -25,6 +26,7 @@ LEVELS = [
     "compiled",
     "learner",
     "online",
+    "testing",
 ]
 LEVELS += ["analysis", "tasks", "experiment", "report", "cli"]
 HEAVY = {"datasets", "transformers", "mamba_ssm"}

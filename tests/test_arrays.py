@@ -35,6 +35,7 @@ from biomamba.tasks.arrays.drift import Errors
 from biomamba.tasks.arrays.scores import R2, Average, Last
 from biomamba.tasks.arrays.stream import Running
 from biomamba.tasks.arrays.task import Arrays
+from sizes import joined, same
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("class", "value", "none")
@@ -66,23 +67,12 @@ def task(path: str, **options: object) -> Arrays:
     return Arrays(path, **{**named, **options})  # type: ignore[arg-type]
 
 
-def joined(chunks: Iterator[Chunk]) -> Chunk:
-    return Chunk(*(torch.cat(field, dim=1) for field in zip(*chunks, strict=True)))
-
-
 def whole(own: Arrays, batch: int = 1, length: int = 7, start: int = 0, split: str = "all") -> Chunk:
     return joined(own.stream(split, batch=batch, length=length, seed=0, start=start))
 
 
-def same(one: Chunk, other: Chunk) -> bool:
-    """Say whether two chunks are equal to the bit, NaN where the other has NaN."""
-    return all(
-        a.shape == b.shape and torch.equal(a.isnan(), b.isnan()) for a, b in zip(one, other, strict=True)
-    ) and all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True))
-
-
 def after(chunk: Chunk, start: int) -> Chunk:
-    return Chunk(*(field[:, start:] for field in chunk))
+    return chunk.between(start)
 
 
 def pipe(monkeypatch: pytest.MonkeyPatch, data: bytes | None = None) -> int:
@@ -135,7 +125,7 @@ def test_chunks_end_to_end_depend_on_nothing(
         assert same(whole(own, batch=3, length=length, start=start), after(one, start))
     assert list(own.stream("all", batch=3, length=4, seed=0, start=one.x.shape[1])) == []
     assert same(whole(own, batch=3), one)  # again
-    assert not same(whole(own, batch=3, start=1), Chunk(*(field[:, :-1] for field in one)))  # control
+    assert not same(whole(own, batch=3, start=1), one.between(0, -1))  # control
     for block in (1, 7):
         monkeypatch.setattr(arrays_table, "BLOCK", block)
         monkeypatch.setattr(arrays_text, "BLOCK", block)
@@ -148,9 +138,10 @@ def test_shapes_and_kinds(kind: str, tmp_path: Path) -> None:
     size = {"class": 3, "value": 1, "none": 2}[kind]
     assert own.spec._asdict() == {"d_in": 2, "vocab": None, "d_out": size}
     chunk = next(own.stream("all", batch=2, length=5, seed=0))
-    assert (chunk.x.shape, chunk.y.shape) == ((2, 5, 2), (2, 5, 4 if kind == "none" else 3))
+    assert (chunk.x.shape, chunk.y.shape) == ((2, 5, 2), (2, 5) if kind == "class" else (2, 5, size))
     assert chunk.mask.shape == chunk.reset.shape == (2, 5)
-    assert [field.dtype for field in chunk] == [torch.float32, torch.float64, torch.bool, torch.bool]
+    y = torch.int64 if kind == "class" else torch.float64
+    assert [field.dtype for field in chunk[:4]] == [torch.float32, y, torch.bool, torch.bool]
     assert own.steps("all", batch=2) == (ROWS - (kind == "none")) // 2
     assert own.parts("test") == {}
     assert own.held_out in own.splits
@@ -162,16 +153,16 @@ def test_streams_are_contiguous_parts_and_splits_the_first_nine_tenths_and_the_r
     chunk = whole(own, batch=4)
     assert torch.equal(chunk.x.flatten(0, 1), torch.from_numpy(data[:, :2]).float())
     assert torch.equal(chunk.y[..., 0].flatten(), torch.from_numpy(data[:, 2]))
-    assert chunk.y[..., 1].flatten().tolist() == list(range(ROWS))
+    assert chunk.info["row"].flatten().tolist() == list(range(ROWS))
     assert chunk.reset.flatten().tolist() == [bool(r) or i % 15 == 0 for i, r in enumerate(data[:, 3])]
-    assert whole(own, split="train").y[0, :, 1].tolist() == list(range(54))
-    assert whole(own, split="test").y[0, :, 1].tolist() == list(range(54, 60))
+    assert whole(own, split="train").info["row"][0].tolist() == list(range(54))
+    assert whole(own, split="test").info["row"][0].tolist() == list(range(54, 60))
     ahead = whole(task(str(tmp_path / "t.csv"), scale=False, kind="none"), batch=2)
-    assert torch.equal(ahead.x[:, 1:].double(), ahead.y[:, :-1, :2].float().double())
+    assert torch.equal(ahead.x[:, 1:].double(), ahead.y[:, :-1].float().double())
     assert ahead.y[1, -1, 0] == data[58, 0]  # the last row is a target alone
-    parted = np.flatnonzero(data[:, 3])
-    assert [row for row in parted if row in ahead.y[..., 2][ahead.mask] + 1] == []  # none is predicted across a reset
-    assert set(ahead.y[..., 2][~ahead.mask].long().tolist()) == {row - 1 for row in parted if 0 < row < 59}
+    parted, row = np.flatnonzero(data[:, 3]), ahead.info["row"]
+    assert [own for own in parted if own in row[ahead.mask] + 1] == []  # none is predicted across a reset
+    assert set(row[~ahead.mask].tolist()) == {own - 1 for own in parted if 0 < own < 59}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npz"])
@@ -200,7 +191,7 @@ def test_changing_the_future_leaves_the_past_as_it_was(at: int, kind: str, value
     data[at:, :2] = value
     two = whole(task(write(tmp_path / "b.npy", data), kind=kind))
     past = at - (kind == "none")
-    assert same(*(Chunk(*(field[:, :past] for field in chunk)) for chunk in (one, two)))
+    assert same(*(chunk.between(0, past) for chunk in (one, two)))
     assert not same(after(one, past), after(two, past))  # control
     assert torch.equal(one.x[:, :at], two.x[:, :at])
 
@@ -232,7 +223,7 @@ def test_bad_rows_are_not_shown_counted_and_move_no_weight(tmp_path: Path) -> No
     data[20, 2] = np.nan  # no label is no bad row
     own = task(write(tmp_path / "t.npy", data), scale=False)
     chunk = whole(own)
-    assert chunk.y[0, :, 2].nonzero().flatten().tolist() == [0, 10, 11]
+    assert chunk.info["skipped"][0].nonzero().flatten().tolist() == [0, 10, 11]
     assert (~chunk.mask[0]).nonzero().flatten().tolist() == [0, 10, 11, 20]
     assert torch.equal(chunk.x[0, 10], chunk.x[0, 9]) and torch.equal(chunk.x[0, 11], chunk.x[0, 9])
     assert not chunk.x[0, 0].any() and chunk.x.isfinite().all()
@@ -241,8 +232,8 @@ def test_bad_rows_are_not_shown_counted_and_move_no_weight(tmp_path: Path) -> No
     meters = own.meters()
     meters["skipped_rows"].update(torch.zeros(1, 40, 3), chunk)
     assert meters["skipped_rows"].get() == 3
-    bad = Chunk(*(field[:, 10:12] for field in chunk))
-    good = Chunk(*(field[:, 12:14] for field in chunk))
+    bad = chunk.between(10, 12)
+    good = chunk.between(12, 14)
     for shown, moves in ((bad, False), (good, True)):  # the second: control
         model = Model(d_in=2, d_out=3, d_model=8, block="mamba2", d_state=4, headdim=4)
         before = [p.clone() for p in model.parameters()]
@@ -279,15 +270,15 @@ def test_classes_are_words_or_numbers_found_or_given(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,what\n1,walk\n2,run\n3,\n4,walk\n5,None\n")
     own = Arrays(str(tmp_path / "t.csv"))
     chunk = whole(own)
-    assert chunk.y[0, :, 0].nan_to_num(-1).tolist() == [1, 0, -1, 1, -1]
+    assert chunk.y[0].tolist() == [1, 0, -1, 1, -1]
     assert chunk.mask[0].tolist() == [True, True, False, True, False]
     assert own.meters()["accuracy"].classes == ["run", "walk"]  # type: ignore[attr-defined]
     given = Arrays(str(tmp_path / "t.csv"), classes=("walk", "sit", "run"))
-    assert whole(given).y[0, :2, 0].tolist() == [0, 2] and given.spec.d_out == 3
+    assert whole(given).y[0, :2].tolist() == [0, 2] and given.spec.d_out == 3
     (tmp_path / "n.csv").write_text("1,10\n1,2.0\n1,-1\n1,2\n")
     assert Arrays(str(tmp_path / "n.csv")).meters()["accuracy"].classes == ["-1", "2", "10"]  # type: ignore[attr-defined]
     np.save(tmp_path / "n.npy", np.array([[1, 10], [1, 2], [1, 2]]))
-    assert whole(Arrays(str(tmp_path / "n.npy"))).y[0, :, 0].tolist() == [1, 0, 0]
+    assert whole(Arrays(str(tmp_path / "n.npy"))).y[0].tolist() == [1, 0, 0]
     assert Arrays(str(tmp_path / "n.npy"), classes=("11",)).spec.d_out == 11
 
 
@@ -301,7 +292,7 @@ def test_a_chunk_comes_as_soon_as_its_lines_are_there(lines: int) -> None:
         os.write(lines, b"%d,%d\n" % (t, 10 * t))
         if t % 2:
             chunk = next(stream)  # would wait for ever for a line more
-            assert chunk.y[0, :, 1].tolist() == [t - 1, t]
+            assert chunk.info["row"][0].tolist() == [t - 1, t]
     os.write(lines, b"7,7\n")
     os.close(lines)
     assert [c.x.shape[1] for c in stream] == [1]  # what is left, and the end
@@ -316,7 +307,7 @@ def test_what_came_in_can_be_read_again_up_to_a_bound(monkeypatch: pytest.Monkey
         first = whole(own)
         sys.stdin.close()
         assert first.x.shape[1] == 1000
-        assert same(whole(own), Chunk(*(field[:, :held] for field in first)))
+        assert same(whole(own), first.between(0, held))
     pipe(monkeypatch, text)
     assert same(whole(Arrays("-", kind="value"), start=700), after(first, 700))  # resumed: the lines come again
     sys.stdin.close()
@@ -397,12 +388,12 @@ def test_r2_is_that_of_scikit_learn_whatever_the_chunks() -> None:
     rng = np.random.default_rng(0)
     y, out = rng.normal(loc=[0, 1e4], size=(2, 50, 2))
     mask = rng.random(50) < 0.8
-    chunk = Chunk(*(torch.from_numpy(a)[None] for a in (y, np.column_stack([y, np.zeros((50, 2))]), mask, ~mask)))
+    chunk = Chunk(*(torch.from_numpy(a)[None] for a in (y, y, mask, ~mask)))
     meter = R2()
     for part in (slice(0, 1), slice(1, 1), slice(1, 30), slice(30, None)):
         saved, meter = json.loads(json.dumps(meter.state_dict())), R2()
         meter.load_state_dict(saved)
-        meter.update(torch.from_numpy(out)[None, part], Chunk(*(field[:, part] for field in chunk)))
+        meter.update(torch.from_numpy(out)[None, part], chunk.between(part.start, part.stop))
     assert meter.get() == pytest.approx(r2_score(y[mask], out[mask], multioutput="variance_weighted"))
     assert meter.get() < 0 and math.isnan(R2().get())
 
@@ -432,14 +423,13 @@ def test_baselines_know_the_past_alone(length: int, tmp_path: Path) -> None:
 
 def errors_of(values: np.ndarray, marked: int | None, parts: int = 7) -> Errors:
     """Return the meter after errors that are given, in some parts, saved and loaded between them."""
-    meter = Errors(lambda out, y: out[:, 0], -2, marked)
+    meter = Errors(lambda out, y: out[:, 0], marked)
     for part in np.array_split(np.arange(len(values)), parts):
         saved = json.loads(json.dumps(meter.state_dict()))
-        meter = Errors(lambda out, y: out[:, 0], -2, marked)
+        meter = Errors(lambda out, y: out[:, 0], marked)
         meter.load_state_dict(saved)
-        y = torch.from_numpy(np.stack([part * 1.0, part * 0.0], axis=1))[None]
-        mask = torch.ones(1, len(part), dtype=torch.bool)
-        meter.update(torch.from_numpy(values[part])[None, :, None], Chunk(y, y, mask, mask))
+        row, mask = torch.from_numpy(part)[None], torch.ones(1, len(part), dtype=torch.bool)
+        meter.update(torch.from_numpy(values[part])[None, :, None], Chunk(row, row, mask, mask, {"row": row}))
     return meter
 
 

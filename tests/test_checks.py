@@ -288,6 +288,9 @@ def test_chunks_are_looked_at_in_the_midst_of_a_stream() -> None:
         (a._replace(mask=a.mask.long()), TypeError, "mask: got int64, expected bool"),
         (a._replace(reset=no), ValueError, r"reset: got \(3, 3\), expected \(3, 2\), as x has"),
         (a._replace(y=a.y[:, :1]), ValueError, r"y: got \(3, 1\), expected \(3, 2\)"),
+        (a._replace(info={"at": no}), ValueError, r"info\['at'\]: got \(3, 3\), expected \(3, 2\) and more axes"),
+        (a._replace(info={"at": a.x.numpy()}), TypeError, r"info\['at'\]: got ndarray, expected a tensor"),
+        (a._replace(info=[no]), TypeError, "info: got list, expected tensors by name"),
         (
             a._replace(y=a.y * 0 + D_OUT),
             ValueError,

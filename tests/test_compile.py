@@ -32,7 +32,7 @@ def after(
     torch.manual_seed(1)
     (x, y), reset = random_tokens(t), torch.rand(BATCH, t) < resets
     stream = [chunk._replace(mask=chunk.mask & (i % 3 == 0)) for i, chunk in enumerate(chunks(x, y, length, reset))]
-    stream[::2] = [biomamba.Chunk(*map(column_major, chunk)) for chunk in stream[::2]]  # however its numbers lie
+    stream[::2] = [chunk.map(column_major) for chunk in stream[::2]]  # however its numbers lie
     spiking = {"threshold": 0.5, "spike_rate": 0.2, "feedback": "random"} if rule == "stllr" else {}
     model = random_model(block, n_layers=2 if window else 1, **spiking)
     options: dict[str, Any] = {"a_post": 0.2} if rule == "rtrl_stdp" else {}
@@ -99,12 +99,46 @@ def test_compiled_is_plain(
         )
 
 
+class Weighted(Labelled):
+    """A loss that reads `info`: each step by its weight."""
+
+    def loss(self, out: torch.Tensor, chunk: biomamba.Chunk) -> torch.Tensor:
+        """Return the weighted sum, nats."""
+        each = torch.nn.functional.cross_entropy(out.transpose(1, 2), chunk.y, reduction="none")
+        return (each * chunk.info["weight"] * chunk.mask).sum()
+
+
+def learned(fuse: bool, task: Any, named: bool = True, weights: bool = True) -> dict[str, torch.Tensor]:
+    """Return weights and losses after a few chunks, each with a weight of its own in its info where named."""
+    torch.manual_seed(1)
+    stream = chunks(*random_tokens(12), 2)
+    if named:
+        stream = [
+            chunk._replace(info={"weight": chunk.mask * (i if weights else 1.0)}) for i, chunk in enumerate(stream)
+        ]
+    model = random_model("diagonal")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for _ in biomamba.online(stream, task, model, RULES["bptt"](model.blocks), optimizer, compile=fuse):
+        pass
+    return {name: own.clone() for name, own in model.state_dict().items()}
+
+
+def test_a_graph_takes_the_info_of_each_chunk_and_needs_none() -> None:
+    plain, fused = (learned(fuse, Weighted()) for fuse in (False, True))
+    for name, own in plain.items():
+        torch.testing.assert_close(fused[name], own, rtol=1e-9, atol=1e-12)
+    even = learned(False, Weighted(), weights=False)
+    assert not torch.allclose(even["head.weight"], plain["head.weight"])  # control: the weights are read
+    bare, named = (learned(True, Labelled(), own) for own in (False, True))
+    assert all(torch.equal(bare[name], own) for name, own in named.items())
+
+
 @pytest.mark.parametrize("task", [Delay(), Language()], ids=["delay", "language"])
 def test_a_loss_has_the_same_shapes_for_any_number_of_labels(task: Any) -> None:
     """A graph is made once, for any labels: a loss that picks them out cannot be made one."""
     chunk = next(task.stream("all", batch=2, length=30, seed=0))
     with FakeTensorMode() as shapes:
-        fake = biomamba.Chunk(*(shapes.from_tensor(tensor) for tensor in chunk))
+        fake = chunk.map(shapes.from_tensor)
         out = torch.randn(2, 30, task.spec.d_out)
         assert task.loss(out, fake).shape == ()
         with pytest.raises(DynamicOutputShapeException):

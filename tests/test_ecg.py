@@ -6,7 +6,7 @@ import shutil
 import socket
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from biomamba.tasks.ecg import simulated as ecg_simulated
 from biomamba.tasks.ecg.files import BLOCK, CLASSES, KIND, RATE, read_beats
 from biomamba.tasks.ecg.rhythm import Rhythm
 from biomamba.tasks.ecg.signal import WINDOW, good
-from biomamba.tasks.ecg.stream import LEARN, LOST, SCORE, SKIPPED
 from biomamba.tasks.ecg.task import COUNTS, SPLITS, Ecg
+from sizes import joined, same
 
 wfdb = pytest.importorskip("wfdb", reason='wfdb reads the records: pip install "biomamba[ecg]"')
 pytest.importorskip("neurokit2", reason='neurokit2 simulates ECG: pip install "biomamba[ecg]"')
@@ -109,16 +109,8 @@ def own(folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def join(chunks: Iterator[Chunk]) -> Chunk:
-    return Chunk(*(torch.cat(field, dim=1) for field in zip(*chunks, strict=True)))
-
-
 def whole(task: Ecg, split: str = "test", batch: int = 1, length: int = 500, seed: int = 0, start: int = 0) -> Chunk:
-    return join(task.stream(split, batch=batch, length=length, seed=seed, start=start))
-
-
-def same(one: Chunk, other: Chunk) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return joined(task.stream(split, batch=batch, length=length, seed=seed, start=start))
 
 
 def of(folder: Path, **options: Any) -> Ecg:
@@ -136,8 +128,8 @@ def test_shapes(folder: Path, leads: Any, decimate: int) -> None:
     assert task.spec == (5, None, c)
     assert task.steps("train", batch=2) == 2 * (SAMPLES // decimate)
     chunk = next(task.stream("train", batch=2, length=100, seed=0))
-    assert [field.shape for field in chunk] == [(2, 100, c), (2, 100, 4), (2, 100), (2, 100)]
-    assert [field.dtype for field in chunk] == [torch.float32, torch.int64, torch.bool, torch.bool]
+    assert [field.shape for field in chunk[:4]] == [(2, 100, c), (2, 100), (2, 100), (2, 100)]
+    assert [field.dtype for field in chunk[:4]] == [torch.float32, torch.int64, torch.bool, torch.bool]
     assert task.step_seconds == decimate / 360
 
 
@@ -148,7 +140,7 @@ def test_streams_repeat_and_depend_neither_on_length_nor_on_start(folder: Path, 
     assert same(one, whole(task, "train", batch=2, length=333))
     for start in (1, 1234, SAMPLES // 4):
         rest = whole(task, "train", batch=2, start=start)
-        assert same(rest, Chunk(*(field[:, start:] for field in one)))
+        assert same(rest, one.between(start))
     assert not torch.equal(whole(task, "train", batch=2, seed=1).x, one.x)  # control: another order
 
 
@@ -179,13 +171,14 @@ def test_leads_are_taken_by_name(folder: Path) -> None:
 
 def test_a_beat_is_decided_at_the_first_step_that_reaches_its_decision(folder: Path) -> None:
     beats, kinds = read_beats(folder, "100", SAMPLES)
-    y = whole(of(folder, decimate=3, decision=0.4, records=("100",))).y[0]
-    steps = (y[:, SCORE] >= 0).nonzero()[:, 0]
+    chunk = whole(of(folder, decimate=3, decision=0.4, records=("100",)))
+    learn, score = chunk.y[0], chunk.info["score"][0]
+    steps = (score >= 0).nonzero()[:, 0]
     reached = 3 * steps.numpy() + 2  # the last sample that a step has heard of
     assert len(steps) == len(beats)
     assert ((reached >= beats + 144) & (reached < beats + 147)).all()
-    assert y[steps, SCORE].tolist() == kinds.tolist()
-    assert torch.equal(y[:, LEARN], y[:, SCORE])
+    assert score[steps].tolist() == kinds.tolist()
+    assert torch.equal(learn, score)
 
 
 @pytest.mark.parametrize("delay", [0, 2])
@@ -212,11 +205,11 @@ def test_the_future_of_the_signal_changes_nothing_before_it(folder: Path, own: P
 def test_minutes_that_are_labelled_and_scored(folder: Path) -> None:
     beats, _ = read_beats(folder, "100", SAMPLES)
     task = of(folder, records=("100", "101"), labelled=0.5, score_from=0.25)
-    y = whole(task).y[0]
-    assert int((y[:, LEARN] >= 0).sum()) == int((beats < 0.5 * 60 * RATE).sum()) > 0
-    assert int((y[:, SCORE] >= 0).sum()) == int((beats >= 0.25 * 60 * RATE).sum()) > 0
+    chunk = whole(task)
+    assert int((chunk.y >= 0).sum()) == int((beats < 0.5 * 60 * RATE).sum()) > 0
+    assert int((chunk.info["score"] >= 0).sum()) == int((beats >= 0.25 * 60 * RATE).sum()) > 0
     trained, _ = read_beats(folder, "101", SAMPLES)
-    assert int((whole(task, "train").y[0, :, LEARN] >= 0).sum()) == len(trained)  # `labelled` is for the test alone
+    assert int((whole(task, "train").y[0] >= 0).sum()) == len(trained)  # `labelled` is for the test alone
 
 
 def test_splits_parts_and_the_same_person(folder: Path) -> None:
@@ -278,17 +271,18 @@ def test_late_rows_hear_what_live_rows_heard_and_carry_the_labels(folder: Path) 
     pair = whole(of(folder, records=("100",), label_delay=3), batch=2)
     lag = math.ceil(int((beats[3:] - beats[:-3]).max()) / 4)
     assert torch.equal(pair.x[0], plain.x[0])
-    assert torch.equal(pair.y[0, :, SCORE], plain.y[0, :, SCORE])
-    assert (pair.y[0, :, LEARN] == -1).all() and (pair.y[1, :, SCORE] == -1).all() and not pair.mask[0].any()
+    score = pair.info["score"]
+    assert torch.equal(score[0], plain.info["score"][0])
+    assert (pair.y[0] == -1).all() and (score[1] == -1).all() and not pair.mask[0].any()
     assert torch.equal(pair.x[1, lag:], plain.x[0, :-lag]) and not pair.x[1, :lag].any()
-    assert torch.equal(pair.y[1, lag:, LEARN], plain.y[0, :-lag, LEARN])
+    assert torch.equal(pair.y[1, lag:], plain.y[0, :-lag])
     assert torch.equal(pair.mask[1, lag:], plain.mask[0, :-lag]) and not pair.mask[1, :lag].any()
 
 
 def test_a_label_arrives_so_many_beats_late_at_least(folder: Path) -> None:
     for delay in (1, 5):
-        pair = whole(of(folder, records=("100",), label_delay=delay), batch=2).y
-        live, late = (pair[row, :, column].ge(0).nonzero()[:, 0] for row, column in ((0, SCORE), (1, LEARN)))
+        pair = whole(of(folder, records=("100",), label_delay=delay), batch=2)
+        live, late = (classes.ge(0).nonzero()[:, 0] for classes in (pair.info["score"][0], pair.y[1]))
         followed = live[:-delay]  # so many beats come after them
         between = [int(((live > own) & (live <= then)).sum()) for own, then in zip(followed, late, strict=False)]
         assert min(between) == delay  # and once it is no more
@@ -328,7 +322,7 @@ def test_delayed_labels_need_pairs_of_rows(folder: Path) -> None:
 
 def test_a_record_with_too_few_beats_never_gets_its_labels(folder: Path) -> None:
     pair = whole(of(folder, records=("100",), label_delay=10_000), batch=2)
-    assert not pair.mask.any() and (pair.y[0, :, SCORE] >= 0).any()
+    assert not pair.mask.any() and (pair.info["score"][0] >= 0).any()
 
 
 # the quality gate
@@ -369,7 +363,7 @@ def test_a_bad_window_is_cut_out_as_if_it_had_never_been(monkeypatch: pytest.Mon
     cut = whole(Ecg(**BRIEF))
     assert torch.equal(cut.x[:, :-n], plain.x[:, :-n])  # filters and stream go on where they were
     assert not cut.x[:, -n:].any() and not cut.mask[:, -n:].any()  # filled up at the end
-    assert cut.y[..., SKIPPED].sum() == WINDOW and plain.y[..., SKIPPED].sum() == 0
+    assert cut.info["skipped"].sum() == WINDOW and plain.info["skipped"].sum() == 0
     assert torch.isfinite(cut.x).all()
 
 
@@ -381,18 +375,18 @@ def test_beats_within_a_bad_window_are_lost_and_counted(monkeypatch: pytest.Monk
         return signal
 
     playing(monkeypatch, spoil)
-    y = whole(Ecg(**BRIEF)).y
+    chunk = whole(Ecg(**BRIEF))
 
     def spoilt(at: NDArray[np.int64]) -> Any:
         return (at >= 30 * WINDOW) & (at < 33 * WINDOW)
 
     lost = int((spoilt(record.beats) | spoilt(record.beats + round(0.35 * RATE))).sum())
     assert lost > 0
-    assert int(y[..., LOST].sum()) == lost
-    assert int((y[..., SCORE] >= 0).sum()) == len(record.beats) - lost
+    assert int(chunk.info["lost"].sum()) == lost
+    assert int((chunk.info["score"] >= 0).sum()) == len(record.beats) - lost
     meters = ecg_scores.meters()
     for meter in meters.values():
-        meter.update(torch.zeros(1, y.shape[1], 5), Chunk(y, y, y[..., 0] >= 0, y[..., 0] >= 0))
+        meter.update(torch.zeros(*chunk.y.shape, 5), chunk)
     assert meters["skipped_seconds"].get() == 3 and meters["lost_beats"].get() == lost
 
 
@@ -423,14 +417,15 @@ def test_scores_are_those_of_scikit_learn() -> None:
     draw = np.random.default_rng(0)
     true = draw.choice(5, p=[0.7, 0.1, 0.15, 0.04, 0.01], size=600)
     said = np.where(draw.random(600) < 0.7, true, draw.integers(5, size=600))
-    y = torch.full((3, 400, 4), -1)
-    y[..., SKIPPED:] = 0
+    none, zero = torch.full((3, 400), -1), torch.zeros(3, 400, dtype=torch.int64)
+    score = none.clone()
     places = draw.choice(1200, size=600, replace=False)
-    y.view(-1, 4)[places, SCORE] = torch.from_numpy(true)
+    score.view(-1)[places] = torch.from_numpy(true)
     out = torch.randn(1200, 5)
     out[places, said] = 100.0
     meters = ecg_scores.meters()
-    chunk = Chunk(out.view(3, 400, 5), y, y[..., LEARN] >= 0, y[..., LEARN] >= 0)  # nothing is learned: scored it is
+    info = {"score": score, "skipped": zero, "lost": zero}
+    chunk = Chunk(out.view(3, 400, 5), none, none >= 0, none >= 0, info)  # nothing is learned: scored it is
     for meter in meters.values():
         meter.update(chunk.x, chunk)
     got = {name: meter.get() for name, meter in meters.items()}
@@ -464,9 +459,9 @@ def test_j_counts_what_is_undefined_as_nothing() -> None:
 
 
 def test_loss_weighs_classes_and_sums_over_beats() -> None:
-    y = torch.full((2, 30, 4), -1)
-    y[0, 3, LEARN], y[1, 5, LEARN], y[1, 9, LEARN] = 0, 1, 4
-    mask = y[..., LEARN] >= 0
+    y = torch.full((2, 30), -1)
+    y[0, 3], y[1, 5], y[1, 9] = 0, 1, 4
+    mask = y >= 0
     chunk = Chunk(torch.zeros(2, 30, 2), y, mask, torch.zeros_like(mask))
     out = torch.zeros(2, 30, 5, requires_grad=True)
     assert Ecg(balance=0.0).loss(out, chunk).item() == pytest.approx(3 * math.log(5) / 2)
@@ -486,9 +481,9 @@ def test_last_label_repeats_what_was_known_by_then(folder: Path, delay: int) -> 
     for step in range(chunk.x.shape[1]):
         if chunk.reset[0, step]:
             known = 0
-        if (true := int(chunk.y[0, step, SCORE])) >= 0:
+        if (true := int(chunk.info["score"][0, step])) >= 0:
             counts[true, known] += 1
-        if (told := int(chunk.y[batch - 1, step, LEARN])) >= 0:
+        if (told := int(chunk.y[batch - 1, step])) >= 0:
             known = told
     wanted = biomamba.metrics.Confusion(CLASSES, ecg_scores.decisions)
     wanted.matrix = counts
@@ -510,8 +505,7 @@ def test_without_data_and_network_it_is_simulated_and_says_so(monkeypatch: pytes
     monkeypatch.setattr(files, "CACHE", tmp_path)
     task = Ecg()
     assert task.source.startswith("SIMULATED ECG")
-    y = whole(task, batch=3).y
-    assert set(y[..., SCORE].unique().tolist()) == {-1, 0, 1, 2}
+    assert set(whole(task, batch=3).info["score"].unique().tolist()) == {-1, 0, 1, 2}
     assert list(task.parts("test")) == ["simulated-test-0", "simulated-test-1", "simulated-test-2"]
 
 
@@ -759,9 +753,9 @@ def test_counts_are_those_of_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
     for split, counts in wanted.items():
         kinds = [read_beats(folder, name, 650_000)[1] for name in SPLITS[split].split()]
         assert np.bincount(np.concatenate(kinds), minlength=5).tolist() == counts
-    y = whole(Ecg(records=("114", "209"), decimate=6), "train", length=5000).y
-    assert y[..., SKIPPED:].sum() == 0
-    assert [int((y[..., SCORE] == kind).sum()) for kind in range(5)] == [4441, 395, 44, 4, 0]
+    info = whole(Ecg(records=("114", "209"), decimate=6), "train", length=5000).info
+    assert info["skipped"].sum() == 0 and info["lost"].sum() == 0
+    assert [int((info["score"] == kind).sum()) for kind in range(5)] == [4441, 395, 44, 4, 0]
 
 
 @real

@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +26,9 @@ from biomamba.tasks.eeg import signal as eeg_signal
 from biomamba.tasks.eeg.files import MONTAGE, RATE, check, read
 from biomamba.tasks.eeg.scores import Decisions, Latency
 from biomamba.tasks.eeg.simulated import simulate
-from biomamba.tasks.eeg.stream import CLASS, SINCE, SKIPPED, UNIT, WINDOW, Grid, Span, recording
+from biomamba.tasks.eeg.stream import Grid, Span, recording
 from biomamba.tasks.eeg.task import Eeg
+from sizes import joined, same
 
 DATA = os.environ.get("BIOMAMBA_DATA")
 REAL = bool(DATA) and (Path(DATA or "") / "eegmmi").is_dir()
@@ -99,18 +100,9 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Eeg]:
     }
 
 
-def join(chunks: Iterator[Chunk]) -> Chunk:
-    """Return chunks laid end to end as one."""
-    return Chunk(*(torch.cat(field, dim=1) for field in zip(*chunks, strict=True)))
-
-
 def take(task: Eeg, split: str = "train", batch: int = 2, length: int = 10**6, seed: int = 0, start: int = 0) -> Chunk:
     """Return a whole split."""
-    return join(task.stream(split, batch=batch, length=length, seed=seed, start=start))
-
-
-def same(one: Chunk, other: Chunk) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return joined(task.stream(split, batch=batch, length=length, seed=seed, start=start))
 
 
 def message(error: pytest.ExceptionInfo[Exception]) -> str:
@@ -127,15 +119,15 @@ def message(error: pytest.ExceptionInfo[Exception]) -> str:
 def test_shapes(tasks: dict[str, Eeg], name: str, length: int) -> None:
     task = tasks[name]
     chunk = next(task.stream("train", batch=3, length=length, seed=0))
-    assert [tuple(field.shape) for field in chunk] == [(3, length, task.spec.d_in), (3, length, 5), *[(3, length)] * 2]
-    assert [field.dtype for field in chunk] == [torch.float32, torch.int64, torch.bool, torch.bool]
+    assert [tuple(field.shape) for field in chunk[:4]] == [(3, length, task.spec.d_in), *[(3, length)] * 3]
+    assert [field.dtype for field in chunk[:4]] == [torch.float32, torch.int64, torch.bool, torch.bool]
     whole = take(task)
     assert whole.x.shape[1] == task.steps("train", batch=2)
     assert torch.isfinite(whole.x).all() and whole.x.std() > 0.1
-    assert torch.equal(whole.mask, whole.y[..., CLASS] >= 0)
-    assert set(whole.y[whole.mask][:, CLASS].tolist()) == {0, 1}
-    assert not (whole.y[..., WINDOW] > whole.mask).any()
-    assert not (whole.y[..., UNIT] > whole.y[..., WINDOW]).any()
+    assert torch.equal(whole.mask, whole.y >= 0)
+    assert set(whole.y[whole.mask].tolist()) == {0, 1}
+    assert not (whole.info["window"] > whole.mask).any()
+    assert not (whole.info["unit"] > whole.info["window"]).any()
 
 
 @pytest.mark.parametrize("name", ["eyes", "imagery"])
@@ -154,21 +146,21 @@ def test_chunks_end_to_end_depend_neither_on_length_nor_on_start(
 ) -> None:
     whole = take(tasks[name])
     part = take(tasks[name], length=length, start=start)
-    assert same(part, Chunk(*(field[:, start:] for field in whole)))
+    assert same(part, whole.between(start))
     assert not same(part, take(tasks[name], start=start, seed=3))  # control
 
 
 def test_a_recording_begins_with_a_reset(tasks: dict[str, Eeg]) -> None:
     eyes = take(tasks["eyes"], batch=1)
     assert eyes.reset[0].nonzero()[:, 0].tolist() == [0, 200, 400, 600]  # 2 blocks of 5 s at 40 Hz, twice
-    assert eyes.y[0, eyes.reset[0], SINCE].tolist() == [4] * 4
+    assert eyes.info["since"][eyes.reset].tolist() == [4] * 4
     assert take(tasks["imagery"], batch=1).reset[0].nonzero()[:, 0].tolist() == [0, 400]  # 2 runs of 20 s at 20 Hz
 
 
 def test_more_rows_than_recordings_are_filled_up(tasks: dict[str, Eeg]) -> None:
     chunk = take(tasks["eyes"], "test", batch=3)
     assert not chunk.x[2].any() and not chunk.mask[2].any()
-    assert (chunk.y[2, :, CLASS] == -1).all()
+    assert (chunk.y[2] == -1).all()
     assert chunk.mask[:2].any()  # control
 
 
@@ -262,28 +254,28 @@ def test_what_is_no_eeg_is_cut_out_and_counted(kind: str) -> None:
     form = FORMS[1]
     made = recording(spoiled(kind), [Span(0, 10 * RATE, 0)], GRID, form)
     clean = recording(noise(10 * RATE), [Span(0, 10 * RATE, 0)], GRID, form)
-    cut = int(made.piece.y[0, SKIPPED])
+    cut = int(made.piece.info["skipped"][0])
     assert cut == pytest.approx({"flat": 2.75, "large": 1.5, "nan": 1.5, "inf": 1.5}[kind] * RATE, abs=2)
-    assert clean.piece.y[0, SKIPPED] == 0  # control
+    assert clean.piece.info["skipped"][0] == 0  # control
     assert made.steps == clean.steps - cut // GRID.every
     assert torch.isfinite(made.piece.x).all() and made.piece.x.abs().max() < 20
     assert made.piece.mask.sum() <= clean.piece.mask.sum() - (cut + RATE - 2) // GRID.every  # a second to settle again
-    assert made.piece.y[:, UNIT].sum() == 1
+    assert made.piece.info["unit"].sum() == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 2500.0])
 def test_a_signal_with_nothing_good_in_it_moves_no_weight(value: float) -> None:
     def moved(signal: NDArray[np.float64]) -> bool:
         made = recording(signal, [Span(0, len(signal), 1)], Grid(4, 0, RATE), FORMS[1])
-        x, y, mask = (field[None] for field in made.piece)
-        reset = torch.zeros_like(mask)
+        x, y, mask = (field[None] for field in made.piece[:3])
+        chunk = Chunk(x, y, mask, torch.zeros_like(mask), {name: own[None] for name, own in made.piece.info.items()})
         whole = Eeg(simulate=True)
         task = SimpleNamespace(loss=whole.loss, meters=whole.meters)  # of other inputs than its own streams bring
         model = biomamba.Model(d_in=x.shape[-1], d_out=2, d_model=4, d_state=2, headdim=1)
         before = [p.clone() for p in model.parameters()]
         optimizer = torch.optim.Adam(model.parameters())
         rule = biomamba.rules.RTRL(model.blocks)
-        last = list(biomamba.online([Chunk(x, y, mask, reset)], biomamba.Learner(task, model, rule, optimizer)))[-1]
+        last = list(biomamba.online([chunk], biomamba.Learner(task, model, rule, optimizer)))[-1]
         assert last.scores["skipped_seconds"] == pytest.approx(float((~eeg_signal.good(signal)).sum()) / RATE)
         return not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
@@ -310,7 +302,7 @@ def test_meters_go_on_from_json_and_do_not_depend_on_chunks(tasks: dict[str, Eeg
     for step in range(0, out.shape[1], length):
         part = slice(step, step + length)
         for meter in meters.values():
-            meter.update(out[:, part], Chunk(*(field[:, part] for field in whole)))
+            meter.update(out[:, part], whole.between(part.start, part.stop))
         if step % 5 == 0:
             saved = json.loads(json.dumps({key: meter.state_dict() for key, meter in meters.items()}))
             meters = task.meters()
@@ -322,20 +314,20 @@ def test_meters_go_on_from_json_and_do_not_depend_on_chunks(tasks: dict[str, Eeg
     assert 0 < expected["balanced_accuracy"].get() < 1  # control: there was something to decide
 
 
-@pytest.mark.parametrize("ends", [WINDOW, UNIT])
-def test_a_decision_is_the_mean_over_its_window_or_trial(tasks: dict[str, Eeg], ends: int) -> None:
+@pytest.mark.parametrize("ends", ["window", "unit"])
+def test_a_decision_is_the_mean_over_its_window_or_trial(tasks: dict[str, Eeg], ends: str) -> None:
     chunk = take(tasks["imagery"], batch=1)
     out, y = predictions(chunk), chunk.y[0]
     logs, said, true, first = out[0].double().log_softmax(-1), [], [], 0
-    for end in y[:, ends].nonzero()[:, 0].tolist():
+    for end in chunk.info[ends][0].nonzero()[:, 0].tolist():
         own = chunk.mask[0].clone()
         own[:first], own[end + 1 :] = False, False
         said.append(int(logs[own].mean(0).argmax()))
-        true.append(int(y[end, CLASS]))
+        true.append(int(y[end]))
         first = end + 1
     meter = Decisions(("left", "right"), ends)
     meter.update(out, chunk)
-    assert len(said) == {UNIT: 8, WINDOW: 16}[ends]
+    assert len(said) == {"unit": 8, "window": 16}[ends]
     assert meter.balanced_accuracy() == pytest.approx(balanced_accuracy_score(true, said))
     assert meter.kappa() == pytest.approx(cohen_kappa_score(true, said))
 
@@ -343,14 +335,12 @@ def test_a_decision_is_the_mean_over_its_window_or_trial(tasks: dict[str, Eeg], 
 def test_latency_is_when_the_decision_is_right_for_good() -> None:
     """Four blocks of three windows of a second: right at once, from the third on, never, and all but at the end."""
     steps = 12
-    y = torch.zeros(1, steps, 5, dtype=torch.int64)
-    y[..., WINDOW] = 1
-    y[0, 2::3, UNIT] = 1
-    y[0, :, SINCE] = torch.tensor([RATE, 2 * RATE, 3 * RATE] * 4)
+    y = torch.zeros(1, steps, dtype=torch.int64)
+    info = {"window": y + 1, "unit": torch.tensor([[0, 0, 1] * 4]), "since": torch.tensor([[1, 2, 3] * 4]) * RATE}
     right = torch.tensor([1, 1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0])
     mask = torch.ones(1, steps, dtype=torch.bool)
     meter = Latency()
-    meter.update(torch.stack([right, 1 - right], -1)[None].float(), Chunk(y[..., :1], y, mask, ~mask))
+    meter.update(torch.stack([right, 1 - right], -1)[None].float(), Chunk(y, y, mask, ~mask, info))
     assert meter.times == [1.0, 3.0]
     assert meter.get() == 2.0
     assert meter.never() == 0.5
@@ -574,16 +564,16 @@ def test_real_runs_hold_what_the_data_set_says(monkeypatch: pytest.MonkeyPatch) 
     for fold in range(3):
         task = Eeg("imagery", fold=fold, decimate=8)
         assert task.source == "EEGMMI S001 R04 R08 R12 in folder eegmmi"
-        y = take(task, "test", batch=1).y[0]
-        trials.append(torch.bincount(y[y[:, UNIT] == 1, CLASS]).tolist())
+        chunk = take(task, "test", batch=1)
+        trials.append(torch.bincount(chunk.y[chunk.info["unit"] == 1]).tolist())
     assert [sum(counts) for counts in trials] == [15, 15, 15]
     assert [sum(counts) for counts in zip(*trials, strict=True)] == [23, 22]
     rest = Eeg()
     assert rest.steps("test", batch=1) == 2 * 400 and rest.steps("train", batch=10) == 400
     assert rest._pick(rest._read(1), "").shape == (9600, 3 + 64)
     chunk = take(rest, batch=10)
-    assert chunk.y[..., SKIPPED].sum() == 0
-    assert chunk.y[..., WINDOW].sum() == 10 * 9
+    assert chunk.info["skipped"].sum() == 0
+    assert chunk.info["window"].sum() == 10 * 9
 
 
 @real

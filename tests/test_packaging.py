@@ -1,5 +1,6 @@
 """The wheel in a fresh environment: the commands, from a folder that holds a tasks.py and a configs/ of one's own."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,6 +24,58 @@ TINY = ["--model.d_model", "4", "--model.d_state", "2", "--model.headdim", "4", 
 TINY += ["--stream.length", "4", "--stream.steps", "40", "--run.kernels", "torch"]
 MINE = "task: {name: delay, delay: 3}\nrun: {seed: 7, baselines: false}\n"
 
+PLUGIN = {  # a package of a task and a rule: what anybody can write
+    "pyproject.toml": """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "theirs"
+version = "1"
+[tool.setuptools]
+py-modules = ["theirs", "broken"]
+[project.entry-points."biomamba.tasks"]
+echo = "theirs:Echo"
+arrays = "theirs:Echo"
+broken = "broken:Task"
+[project.entry-points."biomamba.rules"]
+scaled = "theirs:Scaled"
+""",
+    "broken.py": "raise RuntimeError('imported though nobody asked for it')\n",
+    "theirs.py": """
+from dataclasses import dataclass
+import torch
+from biomamba import Chunk, Spec
+from biomamba.metrics import Accuracy, labelled_cross_entropy
+from biomamba.rules import RTRL
+
+@dataclass(frozen=True)
+class Echo:
+    back: int = 2
+
+    spec = Spec(vocab=4, d_out=4)
+
+    def stream(self, split, *, batch, length, seed, start=0):
+        x = torch.randint(4, (batch, 1000), generator=torch.Generator().manual_seed(seed))
+        whole = Chunk(x, x.roll(self.back, 1), x >= 0, x < 0)
+        return (whole.between(at, at + length) for at in range(start, 1000, length))
+
+    def loss(self, out, chunk):
+        return labelled_cross_entropy(out, chunk) / chunk.mask.sum().clamp(min=1)
+
+    def meters(self):
+        return {"accuracy": Accuracy()}
+
+class Scaled(RTRL):
+    def __init__(self, blocks, gain: float = 1.0):
+        super().__init__(blocks)
+        self.gain = gain
+
+    def backward(self, loss, *given, **named):
+        return super().backward(self.gain * loss, *given, **named)
+""",
+}
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,11 +88,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     own = ["--no-deps", "--no-index"]  # nothing is fetched: setuptools is in the running environment
-    subprocess.run([*pip, "wheel", *own, "--no-build-isolation", "-w", folder, source], check=True)
-    (wheel,) = folder.glob("biomamba-*.whl")
+    plugin = folder / "plugin"
+    plugin.mkdir()
+    for name, text in PLUGIN.items():
+        (plugin / name).write_text(text)
+    for project in (source, plugin):
+        subprocess.run([*pip, "wheel", *own, "--no-build-isolation", "-w", folder, project], check=True)
+    wheels = [next(folder.glob(f"{name}-*.whl")) for name in ("biomamba", "theirs")]
     venv.create(folder / "env", with_pip=False, symlinks=True)
     python = folder / "env" / "bin" / "python"
-    subprocess.run([*pip, "--python", python, "install", *own, "--ignore-installed", wheel], check=True)
+    subprocess.run([*pip, "--python", python, "install", *own, "--ignore-installed", *wheels], check=True)
     (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
     (packages / "running.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files are not read
     return folder / "env"
@@ -85,6 +143,51 @@ def test_a_name_is_the_packaged_config_and_a_path_the_users_own(run: Run, tmp_pa
         folder = f"runs/{delay}"
         assert run("biomamba", "train", "--config", given, *TINY, "--run.dir", folder).returncode == 0
         assert f"delay: {delay}\n" in (tmp_path / folder / "config.yaml").read_text()
+
+
+def test_a_package_adds_a_task_and_a_rule_by_name(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "echo.yaml").write_text("task: {name: echo, back: 3}\nrule: {name: scaled, gain: 0.5}\n")
+    for words in (
+        ["train", "--config", "echo.yaml", *TINY, "--run.held_out", "true", "--run.dir", "runs/echo"],
+        ["evaluate", "runs/echo", "--steps", "20"],
+        ["compare", "--config", "echo.yaml", *TINY, "--rules", "rtrl,scaled", "--seeds", "1", "--fidelity", "8",
+         "--run.dir", "runs/both"],
+        ["compare", "--config", "delay", "--task.name", "echo", *TINY, "--rules", "bptt,scaled", "--rule.gain", "0.5",
+         "--seeds", "1", "--fidelity", "0", "--costs", "false", "--run.dir", "runs/other"],
+    ):  # fmt: skip
+        done = run("biomamba", *words)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+    summary = json.loads((tmp_path / "runs" / "echo" / "summary.json").read_text())
+    assert (summary["task"], summary["source"], summary["rule"]) == ("echo", "Echo", "scaled")
+    assert {"all", "last_tenth", "held_out"} == summary["scores"]["accuracy"].keys()
+    assert "back: 3" in (tmp_path / "runs" / "echo" / "config.yaml").read_text()
+    assert "gain: 0.5" in (tmp_path / "runs" / "echo" / "config.yaml").read_text()
+    checked = "from biomamba.testing import check_task; import biomamba; check_task(biomamba.make_task('echo', back=1))"
+    assert run("python", "-c", checked).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--task.name", "arrays"], "biomamba.tasks: arrays is what biomamba itself and package theirs call their own"),
+        (["--task.name", "broken"], "biomamba.tasks: broken of package theirs does not import (RuntimeError: imported"),
+        (["--task.name", "ech"], "task.name: got 'ech', expected one of arrays, delay"),
+        (["--task.name", "theirs:Echo"], "task.name: got 'theirs:Echo', expected one of"),
+        (["--task.name", "echo", "--rule.gain", "2"], "rule.gain: unknown key"),
+    ],
+)
+def test_what_is_wrong_with_a_name_is_one_line(run: Run, given: list[str], said: str) -> None:
+    done = run("biomamba", "train", "--config", "language", *TINY, *given)
+    assert done.returncode == 2 and done.stderr.startswith(f"biomamba: {said}"), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_nothing_of_a_package_is_imported_before_it_is_asked_for(run: Run) -> None:
+    text = "import sys; from biomamba.experiment import parse; parse.parse([])"
+    text += "; print(*{'theirs', 'broken'} & {*sys.modules})"
+    assert run("python", "-c", text).stdout == "\n"
+    asked = text.replace("parse.parse([])", "parse.parse(['--task.name', 'echo'])")
+    assert run("python", "-c", asked).stdout == "theirs\n"  # control
 
 
 def test_the_users_tasks_would_be_told(run: Run) -> None:

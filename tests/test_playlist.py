@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from biomamba.stream import Chunk
 from biomamba.tasks.common.packing import Piece, deal, play, steps
+from sizes import joined, same
 
-BLANK = Piece(torch.full((1, 2), -1.0), torch.full((1,), -1), torch.zeros(1, dtype=torch.bool))
+NONE = torch.full((1,), -1)
+BLANK = Piece(torch.full((1, 2), -1.0), NONE, torch.zeros(1, dtype=torch.bool), {"name": NONE})
 
 
 @dataclass
@@ -28,23 +30,16 @@ class Counted:
         for first in range(0, self.holds, self.piece):
             at = torch.arange(first, min(first + self.piece, self.holds))
             self.read_to = max(self.read_to, first + len(at))
-            yield Piece((1000 * self.name + at).float()[:, None].expand(-1, 2), at, torch.ones(len(at), dtype=bool))
+            x, info = (1000 * self.name + at).float()[:, None].expand(-1, 2), {"name": torch.full_like(at, self.name)}
+            yield Piece(x, at, torch.ones(len(at), dtype=torch.bool), info)
 
 
 def recordings(*sizes: int) -> list[Counted]:
     return [Counted(name, size, size) for name, size in enumerate(sizes, start=1)]
 
 
-def joined(chunks: Iterator[Chunk]) -> Chunk:
-    return Chunk(*(torch.cat(part, dim=1) for part in zip(*chunks, strict=True)))
-
-
-def same(one: Chunk, other: Chunk) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
 def after(chunk: Chunk, start: int) -> Chunk:
-    return Chunk(*(part[:, start:] for part in chunk))
+    return chunk.between(start)
 
 
 def test_each_goes_to_the_row_that_ends_first() -> None:
@@ -67,11 +62,12 @@ def test_every_recording_is_played_once_in_order_and_the_rest_is_blank(
         assert list(play(rows, BLANK, length)) == []
         return
     chunk = joined(play(rows, BLANK, length))
-    for row, x, y, mask, reset in zip(rows, *chunk, strict=True):
+    for row, x, y, mask, reset, name in zip(rows, *chunk[:4], chunk.info["name"], strict=True):
         whole = [1000 * recording.name + at for recording in row for at in range(recording.steps)]
         blank = [-1] * (steps(rows) - len(whole))
         assert x[:, 0].tolist() == whole + blank
         assert y.tolist() == [at % 1000 for at in whole] + blank
+        assert name.tolist() == [at // 1000 for at in whole] + blank
         assert mask.tolist() == [True] * len(whole) + [False] * len(blank)
         firsts = {1000 * recording.name for recording in row if recording.steps}
         assert [at for at, begins in zip(whole, reset, strict=False) if begins] == sorted(firsts)
@@ -112,7 +108,7 @@ def test_empty_pieces_are_nothing() -> None:
     class Halting(Counted):
         def read(self) -> Iterator[Piece]:
             for piece in super().read():
-                yield Piece(*(part[:0] for part in piece))
+                yield Piece(piece.x[:0], piece.y[:0], piece.mask[:0], {"name": piece.info["name"][:0]})
                 yield piece
 
     rows, halting = ([[kind(1, 12, 12), kind(2, 3, 3)]] for kind in (Counted, Halting))

@@ -10,11 +10,11 @@ import struct
 import sys
 import tarfile
 import tracemalloc
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,27 +31,23 @@ from biomamba.cli.main import main
 from biomamba.experiment import checkpoint
 from biomamba.experiment.files import CONFIGS
 from biomamba.rules import RULES, LearningRule
-from biomamba.stream import Attentive, Chunk, Task
+from biomamba.stream import Chunk, StatefulStream, Task
 from biomamba.tasks.common import files
 from biomamba.tasks.speech import ctc
 from biomamba.tasks.speech import files as corpora
 from biomamba.tasks.speech import signal as audio
 from biomamba.tasks.speech.scores import (
-    COLUMNS,
-    HEARD,
-    LAST,
+    AGAIN,
+    FIRST,
     LETTERS,
-    LOUD,
-    PLACE,
     SYMBOLS,
-    UTTERANCE,
     Transcripts,
     spelled,
 )
 from biomamba.tasks.speech.simulated import Simulated
-from biomamba.tasks.speech.stream import AGAIN, FIRST
 from biomamba.tasks.speech.task import Speech
 from biomamba.tasks.speech.task_ctc import SpeechCTC
+from sizes import joined, same
 
 DATA = os.environ.get("BIOMAMBA_DATA")
 real = pytest.mark.skipif(not DATA, reason="BIOMAMBA_DATA does not say where recorded speech is")
@@ -69,10 +65,6 @@ def corpus(folder: Path, labels: str = "0123456789") -> Path:
         wave = noise(0.1 + 0.01 * digit, 8000, seed=digit * 100 + index + 50 * (speaker == "bob"))
         soundfile.write(folder / "recordings" / f"{labels[digit]}_{speaker}_{index}.wav", wave, 8000, "PCM_16")
     return folder
-
-
-def joined(chunks: Iterator[Chunk]) -> Chunk:
-    return Chunk(*(torch.cat(field, dim=1) for field in zip(*chunks, strict=True)))
 
 
 def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
@@ -131,7 +123,7 @@ def test_labels_do_not_reach_the_input(tmp_path: Path) -> None:
         assert one.said == other.said  # in the order of their names, so that 9 of one is 0 of the other
     by_sound = [joined(task.stream("test", batch=60, length=50, seed=0)) for task in (plain, renamed)]
     order = [torch.argsort(chunk.x.flatten(1).sum(1)) for chunk in by_sound]
-    (x, y), (other_x, other_y) = ((c.x[o], c.y[o][..., 0]) for c, o in zip(by_sound, order, strict=True))
+    (x, y), (other_x, other_y) = ((c.x[o], c.y[o]) for c, o in zip(by_sound, order, strict=True))
     assert torch.equal(x, other_x)
     assert torch.equal(torch.where(y >= 0, (y + 1) % 10, -1), other_y)
 
@@ -141,18 +133,18 @@ def test_words_lie_one_after_another(task: Speech) -> None:
     total = task.steps("train", batch=4, seed=1)
     whole = joined(task.stream("train", batch=4, length=total, seed=1))
     assert whole.x.shape == (4, total, 40 * task.stack)
-    ends = whole.y[..., 1] == 1
+    ends = whole.info["last"]
     assert ends.sum() == len(task._utterances("train")) * task.passes
-    words = whole.y[..., 0]
-    assert torch.equal(torch.bincount(words[ends].long()), torch.full((10,), 48 * task.passes))
+    words = whole.y
+    assert torch.equal(torch.bincount(words[ends]), torch.full((10,), 48 * task.passes))
     begins = whole.reset & (words >= 0)
     assert begins.sum() == ends.sum()
     assert torch.equal(begins[:, 1:], (ends[:, :-1] & (words[:, 1:] >= 0)))  # a reset after every end
     assert (whole.mask == (words >= 0)).all()
     parts = joined(islice(task.stream("train", batch=4, length=7, seed=1), 40))
     late = joined(islice(task.stream("train", batch=4, length=64, seed=1, start=100), 3))
-    assert all(torch.equal(a[:, :280], b) for a, b in zip(whole, parts, strict=True))
-    assert all(torch.equal(a[:, 100:292], b) for a, b in zip(whole, late, strict=True))
+    assert same(whole.between(0, 280), parts)
+    assert same(whole.between(100, 292), late)
     other = joined(islice(task.stream("train", batch=4, length=50, seed=2), 1))
     assert not torch.equal(other.x, whole.x[:, :50])  # control
 
@@ -161,10 +153,10 @@ def test_loss_at_the_end_or_at_every_frame() -> None:
     every, end = (Speech(simulate=True, loss_at=at) for at in ("every", "end"))
     chunk, ends = (next(task.stream("train", batch=2, length=200, seed=0)) for task in (every, end))
     out = torch.randn(2, 200, 10)
-    each = F.cross_entropy(out.transpose(1, 2), chunk.y[..., 0].long(), reduction="none")
-    assert torch.allclose(every.loss(out, chunk), (each * chunk.y[..., 2]).mean())
-    assert torch.allclose(end.loss(out, ends), each[chunk.y[..., 1] == 1].sum() / 2)
-    assert torch.equal(ends.mask, chunk.y[..., 1] == 1)
+    each = F.cross_entropy(out.transpose(1, 2), chunk.y, reduction="none")
+    assert torch.allclose(every.loss(out, chunk), (each * chunk.info["weight"]).mean())
+    assert torch.allclose(end.loss(out, ends), each[chunk.info["last"]].sum() / 2)
+    assert torch.equal(ends.mask, chunk.info["last"])
     none = chunk._replace(mask=torch.zeros_like(chunk.mask))
     held = out.clone().requires_grad_()
     every.loss(held, none).backward()
@@ -174,13 +166,13 @@ def test_loss_at_the_end_or_at_every_frame() -> None:
 def test_words_are_scored_at_their_end() -> None:
     task = Speech(simulate=True)
     chunk = joined(task.stream("test", batch=3, length=50, seed=0))
-    ends = chunk.y[..., 1] == 1
-    right = F.one_hot(chunk.y[..., 0].long().clamp(min=0), 10).float()
+    ends = chunk.info["last"]
+    right = F.one_hot(chunk.y.clamp(min=0), 10).float()
     meters = task.meters()
     for meter in meters.values():
         meter.update(torch.where(ends[..., None], right, -right), chunk)
     assert meters["accuracy"].get() == 1
-    assert meters["running"].get() == pytest.approx(float(ends.sum() / (chunk.y[..., 0] >= 0).sum()))
+    assert meters["running"].get() == pytest.approx(float(ends.sum() / (chunk.y >= 0).sum()))
     assert task.baseline("test", batch=3, seed=0)["commonest_word"]["accuracy"]["all"] == 0.1
 
 
@@ -401,24 +393,16 @@ def test_the_loss_by_chunks_has_the_gradient_of_ctc(length: int) -> None:
         log_p.transpose(0, 1), torch.tensor([target]), torch.tensor([steps]), torch.tensor([5]), reduction="sum"
     )
     whole = torch.autograd.grad(loss, parameters)
-    y = torch.zeros(1, steps, COLUMNS, dtype=torch.float64)
-    y[0, :, :SYMBOLS] = ctc.posteriors(log_p[0], target)
-    chunk = Chunk(x, y, torch.ones_like(reset), reset)
+    no = torch.zeros(1, steps, dtype=torch.int64)
+    info = dict.fromkeys(("utterance", "pass", "last", "loud"), no)
+    chunk = Chunk(x, ctc.posteriors(log_p[0], target)[None], torch.ones_like(reset), reset, info)
 
     def summed(rule: str) -> list[Tensor]:
-        task, sums = SpeechCTC(simulate=True), [torch.zeros_like(p) for p in parameters]
+        own, sums = SpeechCTC(simulate=True), [torch.zeros_like(p) for p in parameters]
+        task: Any = SimpleNamespace(loss=own.loss, meters=own.meters)  # of other inputs than its spec
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        chunks = (Chunk(*(field[:, i : i + length] for field in chunk)) for i in range(0, steps, length))
-        for _ in online(
-            chunks,
-            Learner(
-                SimpleNamespace(loss=task.loss, meters=task.meters),
-                model,
-                RULES[rule](model.blocks),
-                optimizer,
-                clip=None,
-            ),
-        ):
+        chunks = (chunk.between(i, i + length) for i in range(0, steps, length))
+        for _ in online(chunks, Learner(task, model, RULES[rule](model.blocks), optimizer, clip=None)):
             for total, parameter in zip(sums, parameters, strict=True):
                 total += parameter.grad * length  # the loss is a mean over the steps of a chunk
         return sums
@@ -440,9 +424,9 @@ def hear_all(task: SpeechCTC, length: int, seed: int = 0) -> tuple[Chunk, Tensor
     lessons = task.stream("train", batch=2, length=length, seed=seed)
     for chunk in islice(lessons, 6 * task.align // length):
         generator = torch.Generator().manual_seed(0)
-        out = torch.randn(SYMBOLS, COLUMNS, generator=generator)  # a function of the input alone
-        out = chunk.x[..., :COLUMNS] @ out.T
-        lessons.hear(out, chunk)
+        out = torch.randn(SYMBOLS, 34, generator=generator)  # a function of the input alone
+        out = chunk.x[..., :34] @ out.T
+        lessons.observe(out, chunk)
         chunks.append(chunk)
         said.append(out)
     return joined(iter(chunks)), torch.cat(said, 1)
@@ -451,25 +435,24 @@ def hear_all(task: SpeechCTC, length: int, seed: int = 0) -> tuple[Chunk, Tensor
 def test_every_utterance_is_heard_twice_and_taught_the_second_time() -> None:
     task = SpeechCTC(simulate=True, align=64)
     chunk, out = hear_all(task, 16)
-    assert all(torch.equal(a, b) for a, b in zip(chunk, hear_all(task, 4)[0], strict=True))
-    heard = chunk.y[..., HEARD]
+    assert same(chunk, hear_all(task, 4)[0])
+    heard, place = chunk.info["pass"], chunk.info["place"]
     assert not chunk.mask[heard != AGAIN].any() and chunk.mask[heard == AGAIN].all()
-    assert not chunk.y[heard != AGAIN][:, :SYMBOLS].any()
+    assert not chunk.y[heard != AGAIN].any()
     for row in range(2):
-        place = chunk.y[row, 0, PLACE]
-        first, again = ((heard[row] == which) & (chunk.y[row, :, PLACE] == place) for which in (FIRST, AGAIN))
+        first, again = ((heard[row] == which) & (place[row] == place[row, 0]) for which in (FIRST, AGAIN))
         assert torch.equal(chunk.x[row][first], chunk.x[row][again])
-        text = task.utterances("all")[int(chunk.y[row, 0, UTTERANCE])].said
+        text = task.utterances("all")[int(chunk.info["utterance"][row, 0])].said
         gamma = ctc.posteriors(torch.log_softmax(out[row][first], -1), spelled(text)).float()
-        assert torch.equal(chunk.y[row][again][:, :SYMBOLS], gamma)
+        assert torch.equal(chunk.y[row][again], gamma)
         assert torch.allclose(gamma.sum(1), torch.ones(len(gamma)), atol=1e-4)
         assert chunk.reset[row].nonzero()[:2, 0].tolist() == [0, int(again.nonzero()[0])]
-        assert chunk.y[row][first][:, LAST].tolist() == [0.0] * (int(first.sum()) - 1) + [1.0]
-        assert chunk.y[row][first][:, LOUD].sum() == 3
+        assert chunk.info["last"][row][first].tolist() == [False] * (int(first.sum()) - 1) + [True]
+        assert chunk.info["loud"][row][first].sum() == 3
 
 
 def test_a_stream_that_is_not_told_says_so() -> None:
-    with pytest.raises(ValueError, match="call its `hear`") as error:
+    with pytest.raises(ValueError, match="call its `observe`") as error:
         list(islice(SpeechCTC(simulate=True, align=64).stream("train", batch=2, length=16, seed=0), 40))
     one_line(error)
     with pytest.raises(ValueError, match=r"stream\.length is 7, expected one that divides task.align, 16 steps"):
@@ -485,19 +468,19 @@ def test_transcripts_are_read_step_by_step() -> None:
         restored = Transcripts(pieces.texts, task.stack)
         restored.load_state_dict(json.loads(json.dumps(pieces.state_dict())))
         pieces = restored
-        pieces.update(out[:, i : i + 16], Chunk(*(field[:, i : i + 16] for field in chunk)))
+        pieces.update(out[:, i : i + 16], chunk.between(i, i + 16))
     assert whole.state_dict() == pieces.state_dict()
     errors = letters = 0
-    for row, place in itertools.product(range(2), chunk.y[..., PLACE].unique()):
-        first = (chunk.y[row, :, HEARD] == FIRST) & (chunk.y[row, :, PLACE] == place)
-        if chunk.y[row][first][:, LAST].any():
-            text = whole.texts[int(chunk.y[row][first][0, UTTERANCE])]
+    for row, place in itertools.product(range(2), chunk.info["place"].unique()):
+        first = (chunk.info["pass"][row] == FIRST) & (chunk.info["place"][row] == place)
+        if chunk.info["last"][row][first].any():
+            text = whole.texts[int(chunk.info["utterance"][row][first][0])]
             said = "".join(LETTERS[k - 1] for k in ctc.greedy(out[row][first].argmax(-1).tolist()))
             errors, letters = errors + edits(text, said), letters + len(text)
     assert letters > 0
     assert (whole.errors, whole.letters) == (errors, letters)
     late = Transcripts(whole.texts, task.stack)
-    late.update(out[:, 5:], Chunk(*(field[:, 5:] for field in chunk)))
+    late.update(out[:, 5:], chunk.between(5))
     assert late.letters < letters  # an utterance whose beginning was not heard is not scored
 
 
@@ -513,12 +496,12 @@ def edits(one: str, other: str) -> int:
 
 def test_latency_is_counted_from_sound_to_symbol() -> None:
     meter = Transcripts(["AB"], stack=3)
-    y = torch.zeros(1, 10, COLUMNS)
-    y[..., HEARD], y[0, 9, LAST], y[0, 2, LOUD], y[0, 6, LOUD] = FIRST, 1, 1, 2
+    step, zero = torch.arange(10)[None], torch.zeros(1, 10, dtype=torch.int64)
+    info = {"utterance": zero, "pass": zero + FIRST, "last": step == 9, "loud": (step == 2) + 2 * (step == 6)}
     out = torch.zeros(1, 10, SYMBOLS)
     out[0, :, 0], out[0, 4:6, 1], out[0, 8, 2] = 1, 2, 2
     reset = torch.arange(10)[None] == 0
-    meter.update(out, Chunk(torch.zeros(1, 10, 1), y, torch.zeros_like(reset), reset))
+    meter.update(out, Chunk(out, out, torch.zeros_like(reset), reset, info))
     assert (meter.get(), meter.wer(), meter.latency("first"), meter.latency("last")) == (0, 0, 6, 6)
 
 
@@ -541,7 +524,7 @@ def test_learning_goes_on_in_the_middle_of_an_utterance() -> None:
     broken = learner()
     chunks = task.stream("train", batch=2, length=16, seed=0)
     loop_state = learn(chunks, *broken)
-    assert isinstance(chunks, Attentive)
+    assert isinstance(chunks, StatefulStream)
     tensors, facts = checkpoint.collect(broken[0], broken[2], loop_state)
     state, again = chunks.state_dict(), learner()
     loop_state = checkpoint.restore(tensors, facts, task, *again, 2)

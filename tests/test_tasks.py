@@ -24,6 +24,7 @@ from biomamba.tasks.eeg.task import Eeg
 from biomamba.tasks.language import Language
 from biomamba.tasks.speech.task import Speech
 from biomamba.tasks.speech.task_ctc import SpeechCTC
+from sizes import joined, same
 
 ALL = [Delay(), Language(max_bytes=60_001)]
 BATCH, STEPS = 3, 15_000  # within the 20,000 steps that three streams over 60,001 bytes have, and beyond three blocks
@@ -40,20 +41,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def join(chunks: Iterator[Chunk]) -> Chunk:
-    """Return chunks laid end to end as one."""
-    return Chunk(*(torch.cat(field, dim=1) for field in zip(*chunks, strict=True)))
-
-
 def take(task: Task, steps: int, *, length: int, start: int = 0, seed: int = 0, split: str = "all") -> Chunk:
     """Return `steps` steps of BATCH streams from `start` on, whose chunks were `length` long."""
     stream = task.stream(split, batch=BATCH, length=length, seed=seed, start=start)
-    chunk = join(islice(stream, math.ceil(steps / length)))
-    return Chunk(*(field[:, :steps] for field in chunk))
-
-
-def same(one: Chunk, other: Chunk) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    chunk = joined(islice(stream, math.ceil(steps / length)))
+    return chunk.between(0, steps)
 
 
 def message(error: pytest.ExceptionInfo[Exception]) -> str:
@@ -76,8 +68,8 @@ def test_registry_builds_tasks_by_name() -> None:
 @pytest.mark.parametrize("length", [1, 7])
 def test_shapes(task: Task, length: int) -> None:
     chunk = next(task.stream("all", batch=BATCH, length=length, seed=0))
-    assert [field.shape for field in chunk] == [(BATCH, length)] * 4
-    assert [field.dtype for field in chunk] == [torch.int64, torch.int64, torch.bool, torch.bool]
+    assert [field.shape for field in chunk[:4]] == [(BATCH, length)] * 4
+    assert [field.dtype for field in chunk[:4]] == [torch.int64, torch.int64, torch.bool, torch.bool]
     long = take(task, 5000, length=100)
     assert task.spec.vocab is not None
     assert ((long.x >= 0) & (long.x < task.spec.vocab)).all()
@@ -90,8 +82,8 @@ def test_shapes(task: Task, length: int) -> None:
 def test_chunks_end_to_end_depend_neither_on_length_nor_on_start(task: Task, length: int, start: int) -> None:
     whole = take(task, STEPS, length=STEPS)
     steps = STEPS - start
-    assert same(take(task, steps, length=length, start=start), Chunk(*(field[:, start:] for field in whole)))
-    shifted = Chunk(*(field[:, start + 1 :] for field in whole))
+    assert same(take(task, steps, length=length, start=start), whole.between(start))
+    shifted = whole.between(start + 1)
     assert not same(take(task, steps - 1, length=length, start=start), shifted)  # control: one step off is noticed
 
 
@@ -139,8 +131,8 @@ def test_delay_differs_by_seed_and_split() -> None:
 
 
 def test_delay_stream_does_not_depend_on_batch() -> None:
-    few, many = (join(islice(Delay().stream("all", batch=b, length=100, seed=3), 20)) for b in (2, 5))
-    assert same(few, Chunk(*(field[:2] for field in many)))
+    few, many = (joined(islice(Delay().stream("all", batch=b, length=100, seed=3), 20)) for b in (2, 5))
+    assert same(few, many.map(lambda field: field[:2]))
     assert not torch.equal(few.x, many.x[2:4])  # control
 
 
@@ -149,7 +141,7 @@ def test_delay_may_start_anywhere() -> None:
     whole = next(Delay(2).stream("all", batch=1, length=2 * BLOCK, seed=0))
     for start in range(3384, 3784):
         part = next(Delay(2).stream("all", batch=1, length=BLOCK, seed=0, start=start))
-        assert same(part, Chunk(*(field[:, start : start + BLOCK] for field in whole)))
+        assert same(part, whole.between(start, start + BLOCK))
 
 
 @pytest.mark.parametrize("delay", [2, 5, 20])
@@ -232,7 +224,7 @@ def test_language_streams_are_contiguous_parts_and_targets_the_next_byte(tmp_pat
     task = Language(paths=(write(tmp_path / "a.bin", data),))
     n = task.steps("all", batch=batch)
     assert n == 999 // batch
-    chunk = join(task.stream("all", batch=batch, length=64, seed=0))
+    chunk = joined(task.stream("all", batch=batch, length=64, seed=0))
     assert chunk.x.shape == (batch, n)
     assert chunk.mask.all()
     assert bytes(chunk.x.flatten().tolist()) == data[: batch * n]
@@ -364,7 +356,7 @@ def test_language_streams_a_local_dataset(tmp_path: Path, monkeypatch: pytest.Mo
     text = "\n".join(f"row {i:03d}" for i in range(100)).encode()
     task = Language(dataset=name)
     assert task.source == f"dataset {name}, 799 bytes"
-    chunk = join(task.stream("all", batch=2, length=100, seed=0))
+    chunk = joined(task.stream("all", batch=2, length=100, seed=0))
     assert bytes(chunk.x.flatten().tolist()) == text[:798]
     assert Language(dataset=name, max_bytes=20).source == f"dataset {name}, 20 bytes"
     with pytest.raises(ValueError, match="has no text in column 'body', expected one of: text, id") as error:

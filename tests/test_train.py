@@ -328,7 +328,7 @@ def test_each_part_is_learned_by_itself_from_the_same_weights(tmp_path, capsys):
     words += ["--stream.steps", "2000", "--optim.lr", "0.01", "--run.report_every", "1000", "--task.decimate", "36"]
     assert run(tmp_path / "run", *words, "--run.baselines=false") == 0
     settings = parse(["--config", str(tmp_path / "run" / "config.yaml")])
-    settings, task = settings.config, build.make_task(settings.config)
+    settings, task = settings.config, build.make_task(settings.config.task.name, **settings.config.task.options)
     weights, _ = checkpoint.load(tmp_path / "run" / "model.safetensors")
     scored = evaluate.adapt(settings, task, "test", weights)
     parts = list(task.parts("test").values())

@@ -191,8 +191,8 @@ def held(label: str, model: Model, task: Task, rule: LearningRule, chunks: Seque
 
 def pieces(chunk: Chunk, total: int, length: int) -> list[Chunk]:
     """Return the first `total` steps of a chunk, cut into chunks of `length` in memory of their own."""
-    cuts = [slice(start, min(start + length, total)) for start in range(0, total, length)]
-    return [Chunk(*(tensor[:, cut].clone() for tensor in chunk)) for cut in cuts]
+    cuts = (chunk.between(start, min(start + length, total)) for start in range(0, total, length))
+    return [cut.map(Tensor.clone) for cut in cuts]
 
 
 def check(rule: LearningRule, chunk: Chunk) -> None:

@@ -14,7 +14,7 @@ from ..experiment.build import Experiment, make_task
 from ..experiment.config import Config
 from ..experiment.parse import parse
 from ..report.text import confusion_table, score_table
-from ..stream import Split, Task
+from ..stream import Benchmark, Split
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,11 @@ def run(argv: Sequence[str]) -> int:
     given = ["--help"] if asked else ["--config", str(run_config(folder))]
     parsed = parse([*given, *rest], Evaluate, "evaluate RUN_DIR ")
     settings, wanted = parsed.config, parsed.command.steps
-    task, learned, batch = make_task(settings), settings.stream.split, settings.stream.batch
+    task, learned, batch = (
+        make_task(settings.task.name, **settings.task.options),
+        settings.stream.split,
+        settings.stream.batch,
+    )
     split = parsed.command.split or task.held_out
     endless = task.steps(split, batch=batch) is None
     wanted = wanted or (settings.stream.steps if endless else None)
@@ -66,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def adapt(settings: Config, task: Task, split: Split, weights: checkpoint.Tensors) -> log.Scored:
+def adapt(settings: Config, task: Benchmark, split: Split, weights: checkpoint.Tensors) -> log.Scored:
     """Score each part of a split with learning on, every one from the same weights; the scores are of all together."""
     parts, whole, last_tenth = task.parts(split), task.meters(), task.meters()
     if not parts:
@@ -92,7 +96,7 @@ def run_config(folder: Path) -> Path:
     return folder / "config.yaml"
 
 
-def overlap(task: Task, learned: str, split: str, endless: bool) -> str:
+def overlap(task: Benchmark, learned: str, split: str, endless: bool) -> str:
     """Say in words what a split shares with the one that was learned from."""
     if learned == split:
         return f"the very stream that was learned from: its split was {learned} too"

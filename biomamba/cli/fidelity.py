@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
         ]
     after = f"after {asked.updates} updates of {settings.rule.name}" if asked.updates else "as drawn"
     found = {"steps": asked.segment, "streams": settings.stream.batch, "weights": after, "rows": rows}
-    source = make_task(settings).source
+    source = make_task(settings.task.name, **settings.task.options).source
     folder = create_comparison_dir(settings, "fidelity")
     log.write(folder / "fidelity.json", log.to_json({"task": settings.task.name, "source": source, **found}))
     print(f"{source}: {asked.segment} steps of {settings.stream.batch} streams, weights {after}")

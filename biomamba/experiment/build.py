@@ -6,6 +6,7 @@ config -> Experiment.from_config -> task, model, rule, optimizer -> online
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,28 +18,23 @@ from ..online import evaluate, online
 from ..ops.kernels import resolve
 from ..rules import RULES
 from ..rules.base import LearningRule
-from ..stream import Attentive, Chunk, Task
-from ..tasks import TASKS
+from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
 from . import config as configs
 from . import log
 from .config import Config
 from .memory import keep_freed_memory
-from .registry import OPTIMIZERS
+from .registry import OPTIMIZERS, TASKS
 
 LONG = 256  # steps per chunk where nothing is learned; the scores do not depend on it
 
 
-class limit:  # noqa: N801 - called like a function, as itertools.islice is
-    """The first `steps` steps of a stream, which may have to be told what the model says of them."""
+class limit(StatefulStream):  # noqa: N801 - called like a function, as itertools.islice is
+    """The first `steps` steps of a stream."""
 
     def __init__(self, stream: Iterator[Chunk], steps: int) -> None:
         """Take the stream."""
-        self.stream, self.left = stream, steps
-
-    def __iter__(self) -> Iterator[Chunk]:
-        """Return itself."""
-        return self
+        self.stream, self.left = StatefulStream.of(stream), steps
 
     def __next__(self) -> Chunk:
         """Return the next chunk, cut where the steps end."""
@@ -46,21 +42,19 @@ class limit:  # noqa: N801 - called like a function, as itertools.islice is
             raise StopIteration
         chunk = next(self.stream)
         left, self.left = self.left, self.left - chunk.x.shape[1]
-        return chunk if self.left >= 0 else Chunk(*(tensor[:, :left] for tensor in chunk))
+        return chunk if self.left >= 0 else chunk.between(0, left)
 
-    def hear(self, out: Tensor, chunk: Chunk) -> None:
+    def observe(self, out: Tensor, chunk: Chunk) -> None:
         """Pass on what the model says."""
-        if isinstance(self.stream, Attentive):
-            self.stream.hear(out, chunk)
+        self.stream.observe(out, chunk)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the stream's state; nothing where it has none."""
-        return self.stream.state_dict() if isinstance(self.stream, Attentive) else {}
+        """Return the stream's state."""
+        return self.stream.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Give the stream its state back."""
-        if isinstance(self.stream, Attentive):
-            self.stream.load_state_dict(state)
+        self.stream.load_state_dict(state)
 
 
 @dataclass
@@ -68,7 +62,7 @@ class Experiment:
     """A config, and the objects it stands for."""
 
     config: Config
-    task: Task
+    task: Benchmark
     model: Model
     rule: LearningRule
     optimizer: Optimizer
@@ -80,7 +74,7 @@ class Experiment:
 
         Sets the threads of the process. Raises ValueError and FileNotFoundError for what cannot be built.
         """
-        task = task or make_task(config)
+        task = Benchmark.of(task or make_task(config.task.name, **config.task.options))
         keep_freed_memory()
         if config.run.threads is not None:
             if config.run.threads > available():
@@ -147,9 +141,10 @@ class Experiment:
         return scores
 
     def add_held_out(self, scores: log.Scores, model: Model | None = None) -> None:
-        """Add the scores of the held-out split, read once with learning off."""
-        split = self.task.held_out
-        scored = self.evaluate(split, None, f"split {split}, learning off", model)
+        """Add the scores of the held-out split, read once, learning off; of an endless one as many steps as learned."""
+        split, own = self.task.held_out, self.config
+        endless = self.task.steps(split, batch=own.stream.batch, seed=own.run.seed) is None
+        scored = self.evaluate(split, self.total if endless else None, f"split {split}, learning off", model)
         for name, value in scored.scores.items():
             scores[name]["held_out"] = value["all"]
 
@@ -161,9 +156,18 @@ class Experiment:
                 group["lr"] = first + (last - first) * done / self.total
 
 
-def make_task(config: Config) -> Task:
-    """Return the config's task. Raises ValueError for options that no data can satisfy."""
-    return TASKS[config.task.name](**config.task.options)
+def make_task(name: str, **options: Any) -> Benchmark:
+    """Return a task by its name, that of the library or of an installed package, with the defaults of a benchmark.
+
+    Raises ValueError for a name that there is not and for options that no data can satisfy, ImportError for a package
+    that does not import.
+
+    >>> make_task("delay", delay=4).source
+    'simulated: store-recall, delay 4'
+    """
+    if name not in TASKS:
+        raise ValueError(f"task: got {name!r}, expected one of {', '.join(TASKS)}")
+    return Benchmark.of(TASKS[name](**options))
 
 
 def build_model(config: Config, task: Task) -> Model:
@@ -180,7 +184,7 @@ def build_model(config: Config, task: Task) -> Model:
     return model.to(config.run.device, getattr(torch, config.run.dtype))
 
 
-def steps_to_take(task: Task, split: str, batch: int, seed: int, wanted: int | None) -> int:
+def steps_to_take(task: Benchmark, split: str, batch: int, seed: int, wanted: int | None) -> int:
     """Return how many steps of each stream to take. Raises ValueError where that many are not available."""
     available = task.steps(split, batch=batch, seed=seed)
     if available is None and wanted is None:

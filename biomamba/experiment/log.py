@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..learner import LoopState, Report
 from ..metrics import Confusion
-from ..stream import Chunk, Meter, Task
+from ..stream import Meter, Task
 
 Scores = dict[str, dict[str, float]]  # {"accuracy": {"all": x, "last_tenth": y}}
 
@@ -268,7 +268,7 @@ def update_last_tenth(report: Report, meters: dict[str, Meter], total: int) -> N
     new = report.chunk.x.shape[1]
     before = max(0, total - total // 10 - (report.state.steps - new))
     if before < new:
-        chunk = Chunk(*(tensor[:, before:] for tensor in report.chunk))
+        chunk = report.chunk.between(before)
         for meter in meters.values():
             meter.update(report.out[:, before:], chunk)
 

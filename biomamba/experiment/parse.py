@@ -22,7 +22,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from ..rules import RULES
 from .config import SECTIONS, Config, from_values, to_yaml
 from .files import CONFIGS, locate, read
-from .registry import REGISTRIES, Registry
+from .registry import PLUGGABLE, REGISTRIES, Registry
 
 CHOSEN_BY = {"task": "name", "model": "block", "rule": "name", "optim": "name"}
 PRINTED = ("help", "print_config", "print_completion")  # keys that ask for something to be printed
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str], command: type | None = None, usage: str = "") -> 
     written = {key: value for _, keys in layers for key, value in keys.items()}
     names = {section: _chosen(section, REGISTRIES[section], written, typed) for section in CHOSEN_BY}
     options = _options(names, command)
-    ignored = _others() - options.keys()
+    ignored = _others(written, typed) - options.keys()
     for key in [*written, *typed]:
         if key not in options and key not in ignored and key not in PRINTED:
             raise ValueError(_unknown(key, [*options, *PRINTED, "config"]))
@@ -144,10 +144,16 @@ def _arguments(function: Callable[..., Any], prefix: str) -> dict[str, Option]:
     }
 
 
-def _others() -> set[str]:
-    """Return the options of all tasks, blocks and rules."""
-    entries = [(section, entry) for section in ("task", "model", "rule") for entry in REGISTRIES[section].values()]
-    return {key for section, entry in entries for key in _arguments(entry, f"{section}.")}
+def _others(written: Mapping[str, Any], typed: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the options of all tasks, blocks and rules: of packages, those whose names are given."""
+    found: set[str] = set()
+    for section, registry in PLUGGABLE.items():
+        key = f"{section}.{CHOSEN_BY[section]}"
+        given = {written.get(key), *typed.get(key, ()), *re.findall(r"[^\s,]+", " ".join(typed.get(f"{section}s", ())))}
+        added = [registry[name] for name in registry.added if name in given]
+        for entry in [*registry.own.values(), *added]:
+            found |= _arguments(entry, f"{section}.").keys()
+    return found
 
 
 def _tried(options: Mapping[str, Option], typed: Mapping[str, Sequence[str]]) -> set[str]:

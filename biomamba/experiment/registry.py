@@ -5,10 +5,13 @@ from typing import Any
 
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from .. import plugins
 from ..blocks import BLOCKS
 from ..rules import RULES
-from ..tasks import TASKS
+from ..tasks import TASKS as OWN
 
 Registry = Mapping[str, Callable[..., Any]]
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
-REGISTRIES: dict[str, Registry] = {"task": TASKS, "model": BLOCKS, "rule": RULES, "optim": OPTIMIZERS}
+TASKS = plugins.Registry("biomamba.tasks", OWN)
+PLUGGABLE: dict[str, plugins.Registry[Any]] = {"task": TASKS, "model": BLOCKS, "rule": RULES}
+REGISTRIES: dict[str, Registry] = {**PLUGGABLE, "optim": OPTIMIZERS}

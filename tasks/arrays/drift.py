@@ -37,22 +37,22 @@ class Change(NamedTuple):
 class Errors:
     """A meter of the error over time. Its own score is that before the change.
 
-    error: of the labelled steps (m,), from `out` (m, d_out) and y (m, k). row: the column of y that tells the time.
+    error: of the labelled steps (m,), from `out` (m, d_out) and y (m, ...); `info["row"]` tells the time.
     marked: the time when the stream is known to change, steps; without it, the first change that is found counts.
     accuracy: the scores are 1 - error.
     """
 
     def __init__(
-        self, error: Callable[[Tensor, Tensor], Tensor], row: int, marked: int | None = None, accuracy: bool = False
+        self, error: Callable[[Tensor, Tensor], Tensor], marked: int | None = None, accuracy: bool = False
     ) -> None:
         """Start with nothing seen."""
-        self.error, self.row, self.marked, self.accuracy = error, row, marked, accuracy
+        self.error, self.marked, self.accuracy = error, marked, accuracy
         self.size, self.blocks = 1, dict[int, list[float]]()  # sum and count by number, from the marked row
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Add the errors of the labelled steps."""
-        out, y = out[chunk.mask], chunk.y[chunk.mask]
-        numbers = torch.div(y[:, self.row] - (self.marked or 0), self.size, rounding_mode="floor").long()
+        out, y, row = (tensor[chunk.mask] for tensor in (out, chunk.y, chunk.info["row"]))
+        numbers = torch.div(row - (self.marked or 0), self.size, rounding_mode="floor")
         distinct, where = numbers.unique(return_inverse=True)
         sums = torch.zeros(len(distinct), dtype=torch.float64, device=out.device)
         sums.index_add_(0, where, self.error(out, y).double())

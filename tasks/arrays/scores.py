@@ -1,6 +1,6 @@
 """Scores of values, and the predictors that anyone would try first.
 
-Shapes: b streams, t steps, k targets; y (b, t, k + 2) as `stream` makes it.
+Shapes: b streams, t steps, k targets; y is (b, t, k) values, or (b, t) classes for `Last` and `Average`.
 """
 
 import math
@@ -10,23 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from biomamba.metrics import CrossEntropy, Mean
+from biomamba.metrics import Mean
 from biomamba.stream import Chunk
-
-from .stream import ROW
-
-
-def targets(y: Tensor) -> Tensor:
-    """Return the targets (..., k) in y (..., k + 2)."""
-    return y[..., :ROW]
-
-
-class ClassLoss(CrossEntropy):
-    """Mean cross entropy (nats) of the labelled steps."""
-
-    def values(self, out: Tensor, y: Tensor) -> Tensor:
-        """Return the cross entropy of each step."""
-        return super().values(out, y[:, 0].long())
 
 
 class SquaredError(Mean):
@@ -34,7 +19,7 @@ class SquaredError(Mean):
 
     def values(self, out: Tensor, y: Tensor) -> Tensor:
         """Return the error of each step, over its targets."""
-        return (out - targets(y)).square().mean(-1)
+        return (out - y).square().mean(-1)
 
 
 class AbsoluteError(Mean):
@@ -42,7 +27,7 @@ class AbsoluteError(Mean):
 
     def values(self, out: Tensor, y: Tensor) -> Tensor:
         """Return the error of each step, over its targets."""
-        return (out - targets(y)).abs().mean(-1)
+        return (out - y).abs().mean(-1)
 
 
 class R2:
@@ -55,7 +40,7 @@ class R2:
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Take in the labelled steps (Chan, Golub and LeVeque 1979: means and deviations of two parts joined)."""
-        y = targets(chunk.y[chunk.mask])
+        y = chunk.y[chunk.mask]
         if not len(y):
             return
         self.error += float((out[chunk.mask] - y).square().sum(dtype=torch.float64))
@@ -127,6 +112,6 @@ class Average:
 
 def _known(chunk: Chunk, classes: int | None) -> tuple[Tensor, Tensor]:
     """Return the targets (b, t, k), classes as 1 among 0s, and which were known (b, t)."""
-    y = targets(chunk.y)
-    known, y = ~y.isnan().any(-1), y.nan_to_num(0)
-    return (y if classes is None else F.one_hot(y[..., 0].long(), classes).double()), known
+    if classes is None:
+        return chunk.y.nan_to_num(0), ~chunk.y.isnan().any(-1)
+    return F.one_hot(chunk.y.clamp(min=0), classes).double(), chunk.y >= 0

@@ -21,7 +21,6 @@ from .table import Numbers
 
 HUGE = 1e18  # beyond it a number counts as not finite: its square would not be in float32
 WARM = 4096  # rows before a stream that its mean and deviation begin with
-ROW, SKIPPED = -2, -1  # the columns of y after the targets: the row of the table, and 1 where it was skipped
 
 
 class Rows(NamedTuple):
@@ -29,7 +28,7 @@ class Rows(NamedTuple):
 
     x: Numbers  # (n, d)
     label: Numbers  # (n,) NaN where there is none
-    row: Numbers  # (n,) number in the table
+    row: NDArray[Any]  # (n,) number in the table
     skipped: NDArray[Any]  # (n,) bool, as are the following
     mask: NDArray[Any]
     reset: NDArray[Any]
@@ -39,9 +38,11 @@ class Steps(NamedTuple):
     """Steps of one stream, as in Chunk without b."""
 
     x: Numbers  # (n, d)
-    y: Numbers  # (n, k + 2): targets, NaN where unknown; row; 1 where it was skipped
-    mask: NDArray[Any]  # (n,) bool
-    reset: NDArray[Any]  # (n,) bool
+    y: Numbers  # (n, k) targets, NaN where unknown
+    mask: NDArray[Any]  # (n,) bool, as are the following
+    reset: NDArray[Any]
+    skipped: NDArray[Any]
+    row: NDArray[Any]  # (n,) number in the table
 
 
 class Running:
@@ -86,8 +87,8 @@ def labelled(rows: Iterator[Rows], scale: bool) -> Iterator[Steps]:
     labels = Running(1, scale)
     for own in rows:
         target, known = labels.take(own.label[:, None])
-        y = np.column_stack([np.where(known[:, None], target, np.nan), own.row, own.skipped])
-        yield Steps(own.x, y, own.mask & known & ~own.skipped, own.reset)
+        y = np.where(known[:, None], target, np.nan)
+        yield Steps(own.x, y, own.mask & known & ~own.skipped, own.reset, own.skipped, own.row)
 
 
 def following(rows: Iterator[Rows]) -> Iterator[Steps]:
@@ -97,8 +98,9 @@ def following(rows: Iterator[Rows]) -> Iterator[Steps]:
         both = Rows(*map(np.concatenate, zip(*held, new, strict=True)))
         now, after = (Rows(*(field[part] for field in both)) for part in (slice(None, -1), slice(1, None)))
         held = [Rows(*(field[-1:] for field in both))]
-        y = np.column_stack([np.where(after.skipped[:, None], np.nan, after.x), now.row, now.skipped])
-        yield Steps(now.x, y, now.mask & ~now.skipped & ~after.skipped & ~after.reset, now.reset)
+        y = np.where(after.skipped[:, None], np.nan, after.x)
+        mask = now.mask & ~now.skipped & ~after.skipped & ~after.reset
+        yield Steps(now.x, y, mask, now.reset, now.skipped, now.row)
 
 
 def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: bool, begin: int) -> Iterator[Rows]:
@@ -111,7 +113,7 @@ def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: b
         x, good = running.take(block[:, :inputs])
         given = {role: block[:, inputs + i] for i, role in enumerate(roles)}
         none, ones = np.full(len(block), np.nan), np.ones(len(block))
-        row = np.arange(begin, begin + len(block), dtype=np.float64)
+        row = np.arange(begin, begin + len(block))
         yield Rows(x, given.get("label", none), row, ~good, given.get("mask", ones) > 0, given.get("reset", none) > 0)
         begin += len(block)
 
@@ -119,15 +121,18 @@ def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: b
 def stream_from(steps: Iterator[Steps], first: int) -> Iterator[Steps]:
     """Yield the steps of the rows from `first` on; a new sequence begins there."""
     for own in steps:
-        row = own.y[:, ROW]
-        yield Steps(*(field[row >= first] for field in own._replace(reset=own.reset | (row == first))))
+        yield Steps(*(field[own.row >= first] for field in own._replace(reset=own.reset | (own.row == first))))
 
 
-def side_by_side(streams: Iterable[Iterator[Steps]], length: int, start: int) -> Iterator[Chunk]:
-    """Yield chunks of streams that are equally long, from step `start` on; the last may be shorter."""
+def side_by_side(streams: Iterable[Iterator[Steps]], length: int, start: int, is_class: bool) -> Iterator[Chunk]:
+    """Yield chunks of streams that are equally long, from step `start` on; the last may be shorter.
+
+    is_class: y is (b, t) whole numbers, -1 where unknown.
+    """
     for parts in zip(*(_cut(steps, length, start) for steps in streams), strict=True):
-        x, y, mask, reset = (torch.from_numpy(np.stack(field)) for field in zip(*parts, strict=True))
-        yield Chunk(x.float(), y, mask, reset)
+        x, y, mask, reset, skipped, row = (torch.from_numpy(np.stack(field)) for field in zip(*parts, strict=True))
+        y = y[..., 0].nan_to_num(-1).long() if is_class else y
+        yield Chunk(x.float(), y, mask, reset, {"row": row, "skipped": skipped})
 
 
 def _cut(steps: Iterator[Steps], length: int, start: int) -> Iterator[Steps]:

@@ -5,8 +5,8 @@
 A batch of b streams over n rows is b contiguous parts side by side, n // b steps each ((n - 1) // b for none). What
 a step shows the model depends on the rows up to it alone, and never on a label.
 
-Shapes: b streams side by side, t steps, d inputs, k targets; y (b, t, k + 2) holds the targets (NaN where unknown), the
-row of the table, and 1 where that row was skipped.
+Shapes: b streams side by side, t steps, d inputs, k targets; y is (b, t) classes, -1 where unknown, or (b, t, k)
+values, NaN where unknown. info has the `row` of the table, and whether it was `skipped`.
 """
 
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from biomamba.metrics import Confusion, Derived, Total, labelled_cross_entropy
-from biomamba.stream import Chunk, Meter, Spec, Split, Task
+from biomamba.metrics import Confusion, CrossEntropy, Derived, Total, labelled_cross_entropy
+from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
 from ..common.baselines import score
 from ..common.files import check_split, package
 from .drift import Errors
 from .files import read
-from .scores import R2, AbsoluteError, Average, ClassLoss, Last, SquaredError, targets
+from .scores import R2, AbsoluteError, Average, Last, SquaredError
 from .simulated import CHANGE, simulated
-from .stream import ROW, SKIPPED, WARM, Steps, clean, following, labelled, side_by_side, stream_from
+from .stream import WARM, Steps, clean, following, labelled, side_by_side, stream_from
 from .table import Table
 
 PARTS = {"train": "the first 90 %", "test": "the last 10 %", "all": "every row"}
@@ -39,7 +39,7 @@ class Columns(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Benchmark):
     """A user's own signals, one row a time step; columns are named as in the first line, or numbered from 0.
 
     path: a .npy, .npz (arrays x, y, mask, reset) or .csv file; -: lines on standard input; null: a small simulated one.
@@ -145,14 +145,14 @@ class Arrays:
         else:
             begins = range(first, first + batch * steps, steps)
             parts = [self._part(begin, begin + steps + (self.kind == "none")) for begin in begins]
-        return side_by_side(parts, length, start)
+        return side_by_side(parts, length, start, self.kind == "class")
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean over the labelled steps, of the cross entropy (nats) or the squared error; 0 without one."""
         count = chunk.mask.sum().clamp(min=1)
-        y = targets(chunk.y).masked_fill(~chunk.mask[..., None], 0)
         if self.kind == "class":
-            return labelled_cross_entropy(out, chunk._replace(y=y[..., 0].long())) / count
+            return labelled_cross_entropy(out, chunk) / count
+        y = chunk.y.masked_fill(~chunk.mask[..., None], 0)
         return ((out - y.to(out.dtype)).square().mean(-1) * chunk.mask).sum() / count
 
     def meters(self) -> dict[str, Meter]:
@@ -163,11 +163,11 @@ class Arrays:
                 "accuracy": counts,
                 "balanced_accuracy": Derived(counts.balanced_accuracy),
                 "macro_f1": Derived(counts.macro_f1),
-                "loss": ClassLoss(),
+                "loss": CrossEntropy(),
             }
         else:
             scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2()}
-        return scores | {"skipped_rows": Total(SKIPPED)} | self._drift()
+        return scores | {"skipped_rows": Total("skipped")} | self._drift()
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
@@ -181,10 +181,6 @@ class Arrays:
         scores = score(predictors, self.stream(split, batch=batch, length=256, seed=seed), self.meters, total)
         scores.get("last_label", {}).pop("loss", None)  # it is as sure of what is wrong as of what is right
         return scores
-
-    def parts(self, split: str) -> dict[str, Task]:
-        """Return none."""
-        return {}
 
     @cached_property
     def _table(self) -> Table:
@@ -258,7 +254,7 @@ class Arrays:
         if marked is None and not self.detect:
             return {}
         error = _wrong if self.kind == "class" else AbsoluteError().values
-        errors = Errors(error, ROW, marked, accuracy=self.kind == "class")
+        errors = Errors(error, marked, accuracy=self.kind == "class")
         meters: dict[str, Meter] = {
             "score_before": errors,
             "score_after": Derived(errors.after),
@@ -280,12 +276,12 @@ class Arrays:
 
 def _decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Return the classes said and the true ones, of the labelled steps."""
-    return out[chunk.mask].argmax(-1), targets(chunk.y[chunk.mask])[:, 0].long()
+    return out[chunk.mask].argmax(-1), chunk.y[chunk.mask]
 
 
 def _wrong(out: Tensor, y: Tensor) -> Tensor:
     """Return 1 where the class said is not the true one, 0 where it is."""
-    return out.argmax(-1) != targets(y)[:, 0]
+    return out.argmax(-1) != y
 
 
 def _whole(name: str) -> bool:

@@ -22,9 +22,9 @@ def score(
         for name, predict in predictors.items():
             out = predict(chunk)
             for own, first in zip(scored[name], (0, end), strict=True):
-                part = slice(max(0, first - at), max(0, total - at))
+                start, stop = max(0, first - at), max(0, total - at)
                 for meter in own.values():
-                    meter.update(out[:, part], Chunk(*(field[:, part] for field in chunk)))
+                    meter.update(out[:, start:stop], chunk.between(start, stop))
         at += chunk.x.shape[1]
         if at >= total:
             break

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from biomamba.stream import Chunk
+from biomamba.stream import Chunk, join
 
 
 class Piece(NamedTuple):
@@ -26,6 +26,7 @@ class Piece(NamedTuple):
     x: Tensor  # (s, ...) as in Chunk, without b
     y: Tensor  # (s, ...)
     mask: Tensor  # (s,) bool
+    info: dict[str, Tensor] = {}  # noqa: RUF012 - (s, ...) by name; shared: nobody may write into it
 
 
 class Recording(Protocol):
@@ -77,8 +78,7 @@ def play(rows: Rows, blank: Piece, length: int, start: int = 0) -> Iterator[Chun
     players = [_Row(row, blank, total, start) for row in rows]
     for step in range(start, total, length):
         now = min(length, total - step)
-        pieces = [player.take(now) for player in players]
-        yield Chunk(*(torch.stack(field) for field in zip(*pieces, strict=True)))
+        yield join([player.take(now) for player in players], axis=0)
 
 
 class _Row:
@@ -87,53 +87,61 @@ class _Row:
     def __init__(self, recordings: Sequence[Recording], blank: Piece, total: int, start: int) -> None:
         """Take the recordings and what fills up, to `total` steps."""
         self.parts = self._parts(recordings, blank, total, start)
-        self.held: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.held: list[Chunk] = []
         self.size = 0
 
-    def take(self, length: int) -> tuple[Tensor, ...]:
-        """Return the next `length` steps: x, y, mask and reset."""
+    def take(self, length: int) -> Chunk:
+        """Return the next `length` steps."""
         while self.size < length:
             part = next(self.parts)
             self.held.append(part)
-            self.size += len(part[2])
-        joined = [torch.cat(field) if len(field) > 1 else field[0] for field in zip(*self.held, strict=True)]
-        self.held = [tuple(field[length:] for field in joined)]  # type: ignore[list-item]
+            self.size += part.mask.shape[1]
+        joined = join(self.held) if len(self.held) > 1 else self.held[0]
+        self.held = [joined.between(length)]
         self.size -= length
-        return tuple(field[:length] for field in joined)
+        return joined.between(0, length)
 
     @staticmethod
-    def _parts(
-        recordings: Sequence[Recording], blank: Piece, total: int, start: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield x, y, mask and reset of all that begins at `start`."""
+    def _parts(recordings: Sequence[Recording], blank: Piece, total: int, start: int) -> Iterator[Chunk]:
+        """Yield all that begins at `start`, as chunks of one row."""
         ends = list(accumulate(recording.steps for recording in recordings))
         for recording, end in zip(recordings, ends, strict=True):
             if end <= start:
                 continue
             at = end - recording.steps
             for piece in _filled(recording, blank):
-                reset = torch.zeros(len(piece.mask), dtype=torch.bool)
-                reset[:1] = at == end - recording.steps
-                skip = min(max(0, start - at), len(reset))
-                at += len(reset)
-                if skip < len(reset):
-                    yield piece.x[skip:], piece.y[skip:], piece.mask[skip:], reset[skip:]
+                size = piece.mask.shape[1]
+                skip = min(max(0, start - at), size)
+                if skip < size:
+                    yield _begun(piece, at == end - recording.steps).between(skip)
+                at += size
         end = ends[-1] if ends else 0
-        first = torch.zeros(total - max(end, start), dtype=torch.bool)
-        first[:1] = start <= end
-        yield (*_repeat(blank, len(first)), first)
+        yield _begun(_repeat(blank, total - max(end, start)), start <= end)
 
 
-def _filled(recording: Recording, blank: Piece) -> Iterator[Piece]:
-    """Yield the pieces of a recording, no more than its steps, and what they lack of these."""
+def _filled(recording: Recording, blank: Piece) -> Iterator[Chunk]:
+    """Yield the pieces of a recording as chunks of one row, no more than its steps, and what they lack of these."""
     left, pieces = recording.steps, recording.read()
     while left and (piece := next(pieces, None)) is not None:  # no further than its steps: it may hold many more
-        yield Piece(*(field[:left] for field in piece))
+        yield _row(piece).between(0, left)
         left -= min(left, len(piece.mask))
     if left:
         yield _repeat(blank, left)
 
 
-def _repeat(blank: Piece, count: int) -> Piece:
+def _row(piece: Piece) -> Chunk:
+    """Return a piece as a chunk of one row, without a reset."""
+    x, y, mask, info = piece
+    return Chunk(x, y, mask, torch.zeros_like(mask), info).map(lambda tensor: tensor[None])
+
+
+def _repeat(blank: Piece, count: int) -> Chunk:
     """Return `count` steps of the blank."""
-    return Piece(*(field.expand(count, *field.shape[1:]) for field in blank))
+    return _row(blank).map(lambda tensor: tensor.expand(1, count, *tensor.shape[2:]))
+
+
+def _begun(chunk: Chunk, begins: bool) -> Chunk:
+    """Return a chunk whose first step begins a new sequence, where it does."""
+    reset = torch.zeros_like(chunk.mask)
+    reset[:, :1] = begins
+    return chunk._replace(reset=reset)

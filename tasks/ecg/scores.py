@@ -15,7 +15,6 @@ from biomamba.metrics import Confusion, CrossEntropy, Derived, Total
 from biomamba.stream import Chunk, Meter
 
 from .files import CLASSES, RATE
-from .stream import LOST, SCORE, SKIPPED
 
 N, S, V, F, Q = range(len(CLASSES))
 
@@ -25,14 +24,15 @@ class ScoredLoss(CrossEntropy):
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Add the scored beats of `out` (b, t, 5)."""
-        true = chunk.y[..., SCORE]
+        true = chunk.info["score"]
         super().update(out, chunk._replace(y=true, mask=true >= 0))
 
 
 def decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Return the classes said (m,) and true (m,) of the scored beats."""
-    scored = chunk.y[..., SCORE] >= 0
-    return out[scored].argmax(-1), chunk.y[..., SCORE][scored]
+    true = chunk.info["score"]
+    scored = true >= 0
+    return out[scored].argmax(-1), true[scored]
 
 
 def j(counts: Confusion) -> float:
@@ -66,4 +66,4 @@ def meters() -> dict[str, Meter]:
     }
     derived: dict[str, Meter] = {name: Derived(score) for name, score in scores.items()}
     own: dict[str, Meter] = {"accuracy": counts, "loss": ScoredLoss()}
-    return derived | own | {"skipped_seconds": Total(SKIPPED, RATE), "lost_beats": Total(LOST)}
+    return derived | own | {"skipped_seconds": Total("skipped", RATE), "lost_beats": Total("lost")}

@@ -2,8 +2,8 @@
 
     R peak at sample r   ->   decided at the first step whose signal reaches r + decision
 
-y has four columns: the class to learn, the class to score (-1: none), and of what the quality gate cut out just
-before this step the samples and the beats.
+y is the class to learn, -1 where there is none; info has the class to `score` (-1: none), and of what the quality gate
+cut out just before this step the samples, `skipped`, and the beats, `lost`.
 
 With delayed labels the stream runs twice, a live row and a late one:
 
@@ -28,8 +28,6 @@ from ..common.packing import Piece
 from .files import Record
 from .rhythm import Rhythm
 from .signal import Filters, Level, good, varied
-
-LEARN, SCORE, SKIPPED, LOST = range(4)  # columns of y
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Beats:
         decided = np.minimum(self.record.beats + self.decision, self.record.samples - 1)
         alive = np.ones(len(decided), dtype=bool)
         front, at, done = Front(self), 0, 0
-        gone = torch.zeros(2, dtype=torch.int64)
+        skipped = lost = 0
         for block in self.record.blocks():
             kept, end = good(block), at + len(block)
             peaks = (self.record.beats >= at) & (self.record.beats < end)
@@ -84,37 +82,36 @@ class Beats:
             alive[now] &= kept[decided[now] - at]
             x = front(block[kept])
             places = (np.cumsum(kept) - 1)[decided[now] - at] // self.every
-            y = self._labels(np.flatnonzero(now & alive), places[alive[now]], len(x))
-            gone += torch.tensor([int((~kept).sum()), int((now & ~alive).sum())])
+            y, score = self._labels(np.flatnonzero(now & alive), places[alive[now]], len(x))
+            skipped, lost = skipped + int((~kept).sum()), lost + int((now & ~alive).sum())
             at, done = end, done + len(x)
             if len(x):
-                y[0, SKIPPED:], gone = gone, torch.zeros_like(gone)
-                yield self._piece(x, y)
+                yield self._piece(x, y, score, skipped, lost)
+                skipped = lost = 0
         rest = self.record.samples // self.every - done
         if rest:
-            y = self._labels(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), rest)
-            y[0, SKIPPED:] = gone
-            yield self._piece(torch.zeros(rest, x.shape[1]), y)
+            y, score = self._labels(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), rest)
+            yield self._piece(torch.zeros(rest, x.shape[1]), y, score, skipped, lost)
 
-    def _labels(self, which: NDArray[np.int64], places: NDArray[np.int64], steps: int) -> Tensor:
-        """Return y (t, 4) with the labels of some beats at their steps."""
-        y = torch.zeros(steps, 4, dtype=torch.int64)
-        y[:, [LEARN, SCORE]] = -1
+    def _labels(self, which: NDArray[np.int64], places: NDArray[np.int64], steps: int) -> tuple[Tensor, Tensor]:
+        """Return the classes to learn and to score (t,), those of some beats at their steps."""
+        y, score = torch.full((2, steps), -1)
         if steps:
             places, kinds = places.clip(max=steps - 1), self.record.kinds[which]
             known = self.record.beats[which] < self.labelled
             counted = self.record.beats[which] >= self.score_from
             if self.learn:
-                y[places[known], LEARN] = torch.from_numpy(kinds[known])
+                y[places[known]] = torch.from_numpy(kinds[known])
             if self.score:
-                y[places[counted], SCORE] = torch.from_numpy(kinds[counted])
-        return y
+                score[places[counted]] = torch.from_numpy(kinds[counted])
+        return y, score
 
-    def _piece(self, x: Tensor, y: Tensor) -> Piece:
+    def _piece(self, x: Tensor, y: Tensor, score: Tensor, skipped: int, lost: int) -> Piece:
         """Return a piece; the steps with a class to learn have a loss. What a late row skips is counted live alone."""
-        if not self.score:
-            y[:, SKIPPED:] = 0
-        return Piece(x, y, y[:, LEARN] >= 0)
+        gone = torch.zeros(2, len(y), dtype=torch.int64)
+        if self.score:
+            gone[:, 0] = torch.tensor([skipped, lost])
+        return Piece(x, y, y >= 0, {"score": score, "skipped": gone[0], "lost": gone[1]})
 
 
 class Front:
@@ -150,4 +147,6 @@ class Silence:
 
 def blank(channels: int) -> Piece:
     """Return a step of silence."""
-    return Piece(torch.zeros(1, channels), torch.tensor([[-1, -1, 0, 0]]), torch.zeros(1, dtype=torch.bool))
+    none, zero = torch.tensor([-1]), torch.tensor([0])
+    info = {"score": none, "skipped": zero, "lost": zero}
+    return Piece(torch.zeros(1, channels), none, torch.zeros(1, dtype=torch.bool), info)

@@ -1,6 +1,6 @@
 """ECG, beat by beat: the classes of AAMI EC57 on the MIT-BIH Arrhythmia Database, in a stream.
 
-    x  the leads, mV, high-passed at 0.5 Hz          y  see ecg_stream: the class of a beat, where it is decided
+    x  the leads, mV, high-passed at 0.5 Hz          y  the class of a beat, where it is decided; else -1
 
 The split between patients is de Chazal's (2004): DS1 to learn from, DS2 to be scored on, the four paced records left
 out. A beat is decided `decision` seconds after its R peak, whose place is given, as everywhere in this field: what is
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from biomamba.stream import Chunk, Meter, Spec, Split, Task
+from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split, Task
 
 from ..common.baselines import Predict, score
 from ..common.files import check_split, locate, package
@@ -32,7 +32,7 @@ from . import simulated as ecg_simulated
 from .files import CLASSES, LEAD, RATE, Record, open_record
 from .rhythm import CHANNELS
 from .signal import WINDOW
-from .stream import LEARN, Beats, blank
+from .stream import Beats, blank
 
 SPLITS = {  # of the records of de Chazal 2004
     "train": "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230",
@@ -44,7 +44,7 @@ LONG = 4096  # steps of a chunk where nothing is learned
 
 
 @dataclass(frozen=True)
-class Ecg:
+class Ecg(Benchmark):
     """Beats of the MIT-BIH Arrhythmia Database.
 
     path: folder of the records; null: mitdb in the one that BIOMAMBA_DATA names, else fetched, else simulated
@@ -142,7 +142,7 @@ class Ecg:
         Not the mean over the beats: how many a chunk holds would then change the weight of each.
         """
         nothing = -100
-        y = chunk.y[..., LEARN].masked_fill(~chunk.mask, nothing).flatten()
+        y = chunk.y.masked_fill(~chunk.mask, nothing).flatten()
         weights = self._weights.to(out)
         return F.cross_entropy(out.flatten(0, 1), y, weights, ignore_index=nothing, reduction="sum") / len(out)
 
@@ -157,7 +157,7 @@ class Ecg:
         total = steps or self.steps(split, batch=batch, seed=seed)
         known, kinds = torch.zeros(batch, dtype=torch.int64), len(CLASSES)
         predictors: dict[str, Predict] = {
-            "always_n": lambda chunk: F.one_hot(torch.zeros_like(chunk.y[..., LEARN]), kinds).float(),
+            "always_n": lambda chunk: F.one_hot(torch.zeros_like(chunk.y), kinds).float(),
             "last_label": lambda chunk: F.one_hot(_last_known(chunk, known, self.label_delay > 0), kinds).float(),
         }
         return score(predictors, self.stream(split, batch=batch, length=LONG, seed=seed), self.meters, total)
@@ -247,7 +247,7 @@ def _last_known(chunk: Chunk, known: Tensor, delayed: bool) -> Tensor:
 
     known (b,) goes from chunk to chunk: the last class at its beginning, N where there is none.
     """
-    learned = chunk.y[..., LEARN]
+    learned = chunk.y
     if delayed:
         learned = learned[len(learned) // 2 :].repeat(2, 1)
     told = torch.cat([known[:, None], learned], dim=1)

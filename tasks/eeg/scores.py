@@ -2,7 +2,7 @@
 
     said = argmax of the sum of log p over the labelled steps since the last decision
 
-Shapes: b streams, t steps, k classes; chunk.y is (b, t, 5) with the columns of eeg_recording.
+Shapes: b streams, t steps, k classes.
 """
 
 import math
@@ -11,19 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from biomamba.metrics import Confusion, CrossEntropy
+from biomamba.metrics import Confusion
 from biomamba.stream import Chunk
 
 from .files import RATE
-from .stream import CLASS, SINCE, UNIT, WINDOW
 
 
 class Evidence:
-    """The log probabilities summed, on each row, since the last decision; `ends` is the column that asks for one."""
+    """The log probabilities summed, on each row, since the last decision; `info[ends]` asks for one."""
 
-    def __init__(self, ends: int) -> None:
+    def __init__(self, ends: str) -> None:
         """Start with no evidence."""
         self.ends, self.held = ends, torch.zeros(0)
 
@@ -31,11 +29,12 @@ class Evidence:
         """Return what was decided in a chunk: row, step, class said, true class, in the order of time."""
         logs = out.detach().cpu().double().log_softmax(-1) * chunk.mask.cpu()[..., None]
         total, y = logs.cumsum(1), chunk.y.cpu()
+        ends = chunk.info[self.ends].cpu()
         if len(self.held) != len(total):
             self.held = torch.zeros(len(total), total.shape[-1], dtype=torch.float64)
         made = []
-        for step, row in y[..., self.ends].T.nonzero().tolist():
-            made.append((row, step, int((self.held[row] + total[row, step]).argmax()), int(y[row, step, CLASS])))
+        for step, row in ends.T.nonzero().tolist():
+            made.append((row, step, int((self.held[row] + total[row, step]).argmax()), int(y[row, step])))
             self.held[row] = -total[row, step]
         self.held = self.held + total[:, -1]
         return made
@@ -52,8 +51,8 @@ class Evidence:
 class Decisions(Confusion):
     """Which class was said of which at the ends of windows, or of blocks and trials."""
 
-    def __init__(self, classes: Sequence[str], ends: int) -> None:
-        """Start with nothing counted; `ends` is the column that asks for a decision."""
+    def __init__(self, classes: Sequence[str], ends: str) -> None:
+        """Start with nothing counted; `info[ends]` is 1 where a decision is asked for."""
         self.evidence = Evidence(ends)
         super().__init__(classes, self._decide)
 
@@ -79,7 +78,7 @@ class Latency:
 
     def __init__(self) -> None:
         """Start with nothing measured."""
-        self.evidence = Evidence(WINDOW)
+        self.evidence = Evidence("window")
         self.right: dict[str, int] = {}  # by row: samples after the onset since when it has been right; -1 if it is not
         self.times: list[float] = []
         self.missed = 0
@@ -87,7 +86,7 @@ class Latency:
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Follow the windows of a chunk."""
         for row, step, said, true in self.evidence.take(out, chunk):
-            since, ends = int(chunk.y[row, step, SINCE]), bool(chunk.y[row, step, UNIT])
+            since, ends = int(chunk.info["since"][row, step]), bool(chunk.info["unit"][row, step])
             before = self.right.pop(str(row), -1)
             now = -1 if said != true else before if before >= 0 else since
             if not ends:
@@ -117,11 +116,3 @@ class Latency:
         """Go on from a saved state."""
         self.right, self.times, self.missed = dict(state["right"]), list(state["times"]), state["missed"]
         self.evidence.load_state_dict(state)
-
-
-class Loss(CrossEntropy):
-    """Mean cross entropy of the labelled steps, nats."""
-
-    def values(self, out: Tensor, y: Tensor) -> Tensor:
-        """Return the cross entropy (nats) of each step from `out` (m, k) and `y` (m, 5)."""
-        return F.cross_entropy(out, y[:, CLASS], reduction="none")

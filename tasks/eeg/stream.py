@@ -3,6 +3,8 @@
     sample    0 ............... onset ....... warm ............................. end
     y, mask   no label          no label      class ... window ... window ...... window, unit
 
+y is the class, -1 where there is no label. info has 1 where a `window` or a block or trial (`unit`) ends, the samples
+`since` its onset, and, at the first step of a recording alone, the samples that the gate has cut out (`skipped`).
 Each stretch that the gate leaves without a break is filtered by itself; what the gate cuts out is no step.
 Shapes: n samples, c channels, s steps, f features.
 """
@@ -18,11 +20,6 @@ from torch import Tensor
 from ..common.packing import Piece
 from . import signal as eeg_signal
 from .files import Run
-
-CLASS, WINDOW, UNIT, SINCE, SKIPPED = range(
-    5
-)  # of y: the class or -1; 1 where a window, a block or trial ends; samples
-# since the onset of that block or trial; samples that the gate has cut out of the recording, at its first step alone
 
 
 class Span(NamedTuple):
@@ -79,19 +76,17 @@ def recording(signal: NDArray[np.float64], spans: Sequence[Span], grid: Grid, fo
     at = at[kept[at]]
     if len(at):
         x = torch.from_numpy(_stretches(signal, kept, form)[at].astype(np.float32))
-        y, mask = _labels(spans, kept, at, grid)
+        piece = _labelled(x, spans, kept, at, grid)
     else:
-        blank = nothing(form.size)
-        x, y, mask = blank.x, blank.y.clone(), blank.mask
-    y[0, SKIPPED] = int((~kept).sum())
-    return Recording(Piece(x, y, mask))
+        piece = nothing(form.size)
+    piece.info["skipped"][0] = int((~kept).sum())
+    return Recording(piece)
 
 
 def nothing(size: int) -> Piece:
     """Return one step of f = `size` features without a label."""
-    y = torch.zeros(1, 5, dtype=torch.int64)
-    y[:, CLASS] = -1
-    return Piece(torch.zeros(1, size), y, torch.zeros(1, dtype=torch.bool))
+    info = {name: torch.tensor([0]) for name in ("window", "unit", "since", "skipped")}
+    return Piece(torch.zeros(1, size), torch.tensor([-1]), torch.zeros(1, dtype=torch.bool), info)
 
 
 def _stretches(signal: NDArray[np.float64], kept: NDArray[np.bool_], form: eeg_signal.Form) -> NDArray[np.float64]:
@@ -103,8 +98,8 @@ def _stretches(signal: NDArray[np.float64], kept: NDArray[np.bool_], form: eeg_s
     return x
 
 
-def _labels(spans: Sequence[Span], kept: NDArray[np.bool_], at: NDArray[np.int64], grid: Grid) -> tuple[Tensor, Tensor]:
-    """Return y (s, 5) and mask (s,) at the samples `at`; the last window of a trial takes in what is left of it."""
+def _labelled(x: Tensor, spans: Sequence[Span], kept: NDArray[np.bool_], at: NDArray[np.int64], grid: Grid) -> Piece:
+    """Return x (s, f), the samples `at`, with labels; the last window of a trial takes in what is left of it."""
     label, since, unit, window = (np.full(len(kept), value) for value in (-1, 0, -1, 0))
     for number, (start, end, which) in enumerate(spans):
         own = slice(start, min(end, len(kept)))
@@ -113,12 +108,13 @@ def _labels(spans: Sequence[Span], kept: NDArray[np.bool_], at: NDArray[np.int64
         last = max(0, (own.stop - start - grid.warm) // grid.window - 1)
         window[own] = np.clip((since[own] - 1 - grid.warm) // grid.window, 0, last)
     mask = (eeg_signal.steady(kept) & (label >= 0) & (since > grid.warm))[at]
-    y = nothing(1).y.repeat(len(at), 1)
-    y[:, CLASS] = torch.from_numpy(np.where(mask, label[at], -1))
-    y[:, WINDOW] = _ends((unit * len(kept) + window)[at], mask)
-    y[:, UNIT] = _ends(unit[at], mask)
-    y[:, SINCE] = torch.from_numpy(since[at])
-    return y, torch.from_numpy(mask)
+    info = {
+        "window": _ends((unit * len(kept) + window)[at], mask),
+        "unit": _ends(unit[at], mask),
+        "since": torch.from_numpy(since[at]),
+        "skipped": torch.zeros(len(at), dtype=torch.int64),
+    }
+    return Piece(x, torch.from_numpy(np.where(mask, label[at], -1)), torch.from_numpy(mask), info)
 
 
 def _ends(key: NDArray[np.int64], mask: NDArray[np.bool_]) -> Tensor:

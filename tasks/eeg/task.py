@@ -21,17 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biomamba.metrics import Derived, Total, labelled_cross_entropy
-from biomamba.stream import Chunk, Meter, Spec, Split, Task
+from biomamba.metrics import CrossEntropy, Derived, Total, labelled_cross_entropy
+from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing as playlist
 from ..common.baselines import Predict, score
 from ..common.files import check_split
 from . import signal as eeg_signal
 from .files import MONTAGE, RATE, Run, find, read
-from .scores import Decisions, Latency, Loss
+from .scores import Decisions, Latency
 from .simulated import simulate
-from .stream import CLASS, SKIPPED, UNIT, WINDOW, Grid, Recording, blocks, nothing, recording, trials
+from .stream import Grid, Recording, blocks, nothing, recording, trials
 
 SETS = {
     "occipital": ("O1", "OZ", "O2"),
@@ -45,7 +45,7 @@ BANDS = {"eyes": ("8-13",), "imagery": ("8-30",)}  # alpha; mu and beta
 
 
 @dataclass(frozen=True)
-class Eeg:
+class Eeg(Benchmark):
     """Motor imagery and rest, one person of the EEG Motor Movement/Imagery data set (PhysioNet eegmmidb 1.0.0).
 
     contrast: eyes (open against closed) or imagery (left against right fist)
@@ -144,20 +144,20 @@ class Eeg:
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean cross entropy (nats) of `out` (b, t, 2) over the labelled steps; 0 where there are none."""
-        return labelled_cross_entropy(out, chunk._replace(y=chunk.y[..., CLASS])) / chunk.mask.sum().clamp(min=1)
+        return labelled_cross_entropy(out, chunk) / chunk.mask.sum().clamp(min=1)
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters: of windows for eyes, of whole trials for imagery; latency of windows in both."""
-        said = Decisions(CLASSES[self.contrast], WINDOW if self.contrast == "eyes" else UNIT)
+        said = Decisions(CLASSES[self.contrast], "window" if self.contrast == "eyes" else "unit")
         latency = Latency()
         return {
             "balanced_accuracy": Derived(said.balanced_accuracy),
             "kappa": Derived(said.kappa),
             "accuracy": said,
-            "loss": Loss(),
+            "loss": CrossEntropy(),
             "latency_seconds": latency,
             "never_right": Derived(latency.never),
-            "skipped_seconds": Total(SKIPPED, RATE),
+            "skipped_seconds": Total("skipped", RATE),
         }
 
     def baseline(
@@ -177,16 +177,13 @@ class Eeg:
         row; of the first, the commonest.
         """
         commonest = self._commonest()
-        return {"majority": torch.full_like(chunk.y[..., CLASS], commonest), "last_label": _last(chunk, commonest)}
-
-    def parts(self, split: str) -> dict[str, Task]:
-        """Return none: it is one person, and a fold's test part is a single run or a pair of blocks."""
-        return {}
+        return {"majority": torch.full_like(chunk.y, commonest), "last_label": _last(chunk, commonest)}
 
     def _commonest(self) -> int:
         """Return the class with most blocks or trials in split train; the first where there are as many of both."""
-        y = torch.cat([recording.piece.y for recording in self._recordings["train"]])
-        return int(torch.bincount(y[y[:, UNIT] == 1, CLASS], minlength=2).argmax())
+        pieces = [recording.piece for recording in self._recordings["train"]]
+        ended = torch.cat([piece.y[piece.info["unit"] == 1] for piece in pieces])
+        return int(torch.bincount(ended, minlength=2).argmax())
 
     def _order(self, split: str, seed: int) -> list[Recording]:
         """Return the recordings of a split in the order of the stream."""
@@ -266,12 +263,12 @@ def _unsure(classes: Tensor, chunk: Chunk) -> Tensor:
 
 def _last(chunk: Chunk, first: int) -> Tensor:
     """Return (b, t) the class of the block or trial before; `first` where there is none."""
-    said = torch.full_like(chunk.y[..., CLASS], first)
-    for row, y in enumerate(chunk.y):
+    said = torch.full_like(chunk.y, first)
+    for row, (y, ends) in enumerate(zip(chunk.y, chunk.info["unit"], strict=True)):
         known = first
         before = 0
-        for end in y[:, UNIT].nonzero()[:, 0].tolist():
+        for end in ends.nonzero()[:, 0].tolist():
             said[row, before : end + 1] = known
-            known, before = int(y[end, CLASS]), end + 1
+            known, before = int(y[end]), end + 1
         said[row, before:] = known
     return said

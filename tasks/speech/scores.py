@@ -1,4 +1,4 @@
-"""What was said, letter by letter: spelling, what y tells of each step, and the error rates of what was understood.
+"""What was said, letter by letter: spelling, loud steps, and the error rates of what was understood.
 
     CER = (substitutions + deletions + insertions) / letters of the transcription        WER: the same of words
 
@@ -20,9 +20,8 @@ from ..common.files import package
 from .simulated import LETTERS
 
 SYMBOLS = len(LETTERS) + 1
-PLACE, UTTERANCE, HEARD, LAST, LOUD = range(SYMBOLS, SYMBOLS + 5)  # columns of y, after those of gamma
-COLUMNS = SYMBOLS + 5
-BEGINS, ENDS = 1, 2  # bits of the column LOUD: the first and the last loud step
+FIRST, AGAIN = 1, 2  # of info "pass"; 0 where a pass is filled up
+BEGINS, ENDS = 1, 2  # bits of info "loud": the first and the last loud step
 
 
 def spelled(text: str) -> list[int]:
@@ -33,14 +32,14 @@ def spelled(text: str) -> list[int]:
 
 
 def loud(features: Tensor, stack: int, count: int) -> Tensor:
-    """Return (count,) the column LOUD of log-mel features (f, 40), before they are normalised."""
+    """Return (count,) the bits of the steps of log-mel features (f, 40), before they are normalised."""
     power = features.mean(1)
     middle = (torch.quantile(power, 0.1) + torch.quantile(power, 0.9)) / 2
     steps = (torch.nonzero(power >= middle)[:, 0] // stack).clamp(max=count - 1)
-    column = torch.zeros(count)
-    column[steps[0]] += BEGINS
-    column[steps[-1]] += ENDS
-    return column
+    bits = torch.zeros(count, dtype=torch.int64)
+    bits[steps[0]] += BEGINS
+    bits[steps[-1]] += ENDS
+    return bits
 
 
 class Transcripts:
@@ -56,17 +55,18 @@ class Transcripts:
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Read a chunk; an utterance counts when its end is heard, if its beginning was heard too."""
-        said, y, resets = out.argmax(-1).tolist(), chunk.y[..., SYMBOLS:].tolist(), chunk.reset.tolist()
-        for row, (symbols, told, begins) in enumerate(zip(said, y, resets, strict=True)):
-            for symbol, (_, number, heard, last, loudness), reset in zip(symbols, told, begins, strict=True):
+        names = ("utterance", "pass", "last", "loud")
+        told = [out.argmax(-1), chunk.reset, *(chunk.info[name] for name in names)]
+        for row, own in enumerate(zip(*(tensor.tolist() for tensor in told), strict=True)):
+            for symbol, reset, number, which, last, loudness in zip(*own, strict=True):
                 if reset:
                     self.rows.pop(row, None)
-                    if heard == 1:
+                    if which == FIRST:
                         self.rows[row] = {"said": [], "before": 0, "step": 0, "at": [], "loud": [0, 0]}
-                if heard == 1 and row in self.rows:
-                    self._step(self.rows[row], symbol, int(loudness))
+                if which == FIRST and row in self.rows:
+                    self._step(self.rows[row], symbol, loudness)
                     if last:
-                        self._count(self.rows.pop(row), self.texts[int(number)])
+                        self._count(self.rows.pop(row), self.texts[number])
 
     def get(self) -> float:
         """Return the character error rate so far; nan where no utterance has ended."""

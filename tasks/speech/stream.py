@@ -1,5 +1,7 @@
 """The chunks of `speech_ctc`: every utterance twice on its row, the second time with what the first has taught.
 
+y is gamma, 0 but in the second pass. info tells of each step the `utterance` by number, its `place` in the stream (-1
+where a row is filled up), which `pass` it is, whether it is the `last` step of one, and whether it is `loud`.
 Shapes: b rows, t steps, k symbols.
 """
 
@@ -10,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from biomamba.stream import Chunk
+from biomamba.stream import Chunk, StatefulStream
 
 from ..common import packing as playlist
 from ..common.packing import Piece
@@ -18,11 +20,17 @@ from . import signal as audio
 from .augment import AS_IT_IS, Change
 from .ctc import posteriors
 from .files import Utterance
-from .scores import COLUMNS, HEARD, LAST, LOUD, PLACE, SYMBOLS, UTTERANCE, loud, spelled
+from .scores import AGAIN, FIRST, SYMBOLS, loud, spelled
 
 RATE = audio.RATE["an4"]
-FIRST, AGAIN = 1.0, 2.0  # values of the column HEARD; 0 where a hearing is filled up
 Kept = dict[int, list[Tensor]]  # by place, the log probabilities (t, k) of a first hearing
+
+
+def nothing(steps: int, inputs: int) -> Piece:
+    """Return so many steps of silence without a label."""
+    no, zero = torch.zeros(steps, dtype=torch.bool), torch.zeros(steps, dtype=torch.int64)
+    info = {"utterance": zero, "place": zero - 1, "pass": zero.clone(), "last": no, "loud": zero.clone()}
+    return Piece(torch.zeros(steps, inputs), torch.zeros(steps, SYMBOLS), no.clone(), info)
 
 
 @dataclass(frozen=True)
@@ -47,19 +55,19 @@ class Lesson:
         """Return the steps of one hearing, a multiple of `align`."""
         return audio.steps(self.change.samples(self.samples), RATE, self.stack, self.align)
 
-    def hearing(self, which: float, gamma: Tensor | None = None) -> Piece:
-        """Return one hearing: inputs, and y of which the second has gamma."""
+    def hearing(self, which: int, gamma: Tensor | None = None) -> Piece:
+        """Return one hearing, the second with gamma."""
         features = audio.log_mel(self.change.wave(self.utterance.wave(RATE)), RATE)
         heard = audio.stacked(self.change.bands(audio.normalised(features)), self.stack)
         count = len(heard)
         x = torch.nn.functional.pad(heard, (0, 0, 0, self.half - count))
-        y = torch.zeros(self.half, COLUMNS)
-        y[:, PLACE], y[:, UTTERANCE], y[:count, HEARD] = self.place, self.number, which
-        y[:count, LOUD], y[count - 1, LAST] = loud(features, self.stack, count), 1
-        mask = torch.zeros(self.half, dtype=torch.bool)
+        piece = nothing(self.half, x.shape[1])
+        y, mask, info = piece.y, piece.mask, piece.info
+        info["utterance"][:], info["place"][:], info["pass"][:count] = self.number, self.place, which
+        info["last"][count - 1], info["loud"][:count] = True, loud(features, self.stack, count)
         if gamma is not None:
-            y[:count, :SYMBOLS], mask[:count] = gamma.float(), True
-        return Piece(x, y, mask)
+            y[:count], mask[:count] = gamma.float(), True
+        return piece._replace(x=x)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class _Hearing:
     """One of the two hearings of a lesson, as a recording of its own."""
 
     lesson: Lesson
-    which: float
+    which: int
     kept: Kept = field(repr=False)
 
     @property
@@ -82,12 +90,12 @@ class _Hearing:
             return
         said = self.kept.get(self.lesson.place)
         if not said:
-            raise ValueError("the stream was not told what the model said of its last chunk: call its `hear`")
+            raise ValueError("the stream was not told what the model said of its last chunk: call its `observe`")
         yield self.lesson.hearing(AGAIN, posteriors(torch.cat(said), spelled(self.lesson.utterance.said)))
 
 
-class Lessons:
-    """An iterator over chunks that must be told, by `hear`, what the model says of each before it gives the next."""
+class Lessons(StatefulStream):
+    """Chunks, of each of which `observe` must say what the model said before the next is asked for."""
 
     def __init__(self, rows: Iterable[Iterable[Lesson]], inputs: int, align: int, length: int, start: int) -> None:
         """Begin at time step `start` of the rows. Raises ValueError where `length` does not divide `align`.
@@ -97,26 +105,15 @@ class Lessons:
         length = min(length, align)
         if align % length:
             raise ValueError(f"stream.length is {length}, expected one that divides task.align, {align} steps")
-        nothing = torch.zeros(1, COLUMNS)
-        nothing[:, PLACE] = -1
-        blank = Piece(torch.zeros(1, inputs), nothing, torch.zeros(1, dtype=torch.bool))
         self.kept: Kept = {}
         hearings = [[_Hearing(one, which, self.kept) for one in row for which in (FIRST, AGAIN)] for row in rows]
-        self.chunks = playlist.play(hearings, blank, length, start)
+        super().__init__(playlist.play(hearings, nothing(1, inputs), length, start))
 
-    def __iter__(self) -> Iterator[Chunk]:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> Chunk:
-        """Return the next chunk. Raises ValueError where it needs what `hear` was not told."""
-        return next(self.chunks)
-
-    def hear(self, out: Tensor, chunk: Chunk) -> None:
+    def observe(self, out: Tensor, chunk: Chunk) -> None:
         """Keep what the model says (b, t, k) of the steps heard for the first time, as long as they are needed."""
         log_p = torch.log_softmax(out.detach(), -1).cpu()
-        places = chunk.y[..., PLACE].long().cpu()
-        for row, heard in enumerate(chunk.y[..., HEARD].cpu() == FIRST):
+        places = chunk.info["place"].cpu()
+        for row, heard in enumerate(chunk.info["pass"].cpu() == FIRST):
             if bool(heard.any()):
                 self.kept.setdefault(int(places[row][heard][0]), []).append(log_p[row, heard])
         for place in self.kept.keys() - set(places.flatten().tolist()):

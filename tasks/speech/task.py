@@ -1,8 +1,9 @@
 """Spoken words, frame by frame: which of a few words is it? Decided at every frame, and for good at the word's end.
 
-    frames of log-mel  ->  recording of one word on a row  ->  y = (class, is this the last frame)
+    frames of log-mel  ->  recording of one word on a row  ->  y = the word, -1 where a row is filled up
 
-A row begins each word with a reset. Shapes: b rows, t steps; a step is `stack` frames of 40 bands, `stack` * 10 ms.
+A row begins each word with a reset; info has the `last` step of a word, and the `weight` of each step in the loss.
+Shapes: b rows, t steps; a step is `stack` frames of 40 bands, `stack` * 10 ms.
 """
 
 import math
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import Accuracy, Confusion, CrossEntropy
-from biomamba.stream import Chunk, Meter, Spec, Split, Task
+from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing as playlist
 from ..common.files import check_split
@@ -33,7 +34,7 @@ DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
-class Speech:
+class Speech(Benchmark):
     """Classification of spoken words.
 
     corpus: fsdd (digits, 8 kHz) or speech_commands (keywords, 16 kHz)
@@ -112,17 +113,16 @@ class Speech:
     def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
         """Yield the split from time step `start` on; split train as often as `passes` says, `seed` shuffles it."""
         rows = self._rows(split, batch, seed)
+        no = torch.zeros(1, dtype=torch.bool)
         blank = Piece(
-            torch.zeros(1, self.stack * audio.BANDS), torch.tensor([[-1.0, 0, 0]]), torch.zeros(1, dtype=torch.bool)
+            torch.zeros(1, self.stack * audio.BANDS), torch.tensor([-1]), no, {"last": no, "weight": torch.zeros(1)}
         )
         return playlist.play(rows, blank, length, start)
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the cross entropy (nats) of `out` (b, t, words), each step by its weight, over b and, at every, t."""
-        each = torch.nn.functional.cross_entropy(
-            out.transpose(1, 2), chunk.y[..., 0].long().clamp(min=0), reduction="none"
-        )
-        total = (each * chunk.y[..., 2].to(out.dtype) * chunk.mask).sum()
+        each = torch.nn.functional.cross_entropy(out.transpose(1, 2), chunk.y.clamp(min=0), reduction="none")
+        total = (each * chunk.info["weight"].to(out.dtype) * chunk.mask).sum()
         return total / (chunk.mask.numel() if self.loss_at == "every" else len(out))
 
     def meters(self) -> dict[str, Meter]:
@@ -138,10 +138,6 @@ class Speech:
         share = sum(utterance.said == common for utterance in here) / len(here)
         scores = {"accuracy": share, "running": share, "loss": math.log(len(self.words))}
         return {"commonest_word": {name: {"all": score, "last_tenth": score} for name, score in scores.items()}}
-
-    def parts(self, split: str) -> dict[str, Task]:
-        """Return none."""
-        return {}
 
     @cached_property
     def _folder(self) -> Path | None:
@@ -193,7 +189,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class _Word:
-    """One word on a row: y = its class, whether this is its last step, and what the step weighs in the loss."""
+    """One word on a row."""
 
     utterance: Utterance
     samples: int
@@ -215,13 +211,13 @@ class _Word:
         last = torch.arange(count) == count - 1
         weight = (torch.arange(count) + 1) / count
         mask = last if self.task.loss_at == "end" else torch.ones_like(last)
-        yield Piece(x, torch.stack([torch.full((count,), float(word)), last.float(), weight], 1), mask)
+        yield Piece(x, torch.full((count,), word), mask, {"last": last, "weight": weight})
 
 
 def _final(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Return the words said at the words' last frames, and the true ones."""
-    last = chunk.y[..., 1] == 1
-    return out[last].argmax(-1), chunk.y[last][:, 0].long()
+    last = chunk.info["last"]
+    return out[last].argmax(-1), chunk.y[last]
 
 
 class _Running(Accuracy):
@@ -229,8 +225,7 @@ class _Running(Accuracy):
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Count the frames of a chunk."""
-        word = chunk.y[..., 0]
-        super().update(out, chunk._replace(y=word.long(), mask=word >= 0))
+        super().update(out, chunk._replace(mask=chunk.y >= 0))
 
 
 class _Final(CrossEntropy):
@@ -238,4 +233,4 @@ class _Final(CrossEntropy):
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Add the ends of a chunk."""
-        super().update(out, chunk._replace(y=chunk.y[..., 0].long(), mask=chunk.y[..., 1] == 1))
+        super().update(out, chunk._replace(mask=chunk.info["last"]))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import Derived
-from biomamba.stream import Chunk, Meter, Spec, Split, Task
+from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing as playlist
 from ..common.files import check_split
@@ -36,7 +36,7 @@ from .stream import Lesson, Lessons
 
 
 @dataclass(frozen=True)
-class SpeechCTC:
+class SpeechCTC(Benchmark):
     """Recognition of spelled speech (AN4) by letters.
 
     path: folder of AN4; null: under BIOMAMBA_DATA, else downloaded, else simulated
@@ -103,7 +103,7 @@ class SpeechCTC:
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return -sum_k gamma log p (nats) of `out` (b, t, k), over all b t steps of the chunk."""
-        gamma = chunk.y[..., :SYMBOLS].to(out.dtype) * chunk.mask[..., None]
+        gamma = chunk.y.to(out.dtype) * chunk.mask[..., None]
         return -(gamma * torch.log_softmax(out, -1)).sum() / chunk.mask.numel()
 
     def meters(self) -> dict[str, Meter]:
@@ -118,10 +118,6 @@ class SpeechCTC:
         """Return the error rates of saying nothing: 1."""
         scores = {"cer": 1.0, "wer": 1.0}
         return {"silence": {name: {"all": score, "last_tenth": score} for name, score in scores.items()}}
-
-    def parts(self, split: str) -> dict[str, Task]:
-        """Return none."""
-        return {}
 
     def utterances(self, split: str) -> Sequence[Utterance]:
         """Return the utterances of a split in the order of the corpus."""
