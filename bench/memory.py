@@ -43,12 +43,12 @@ def main() -> None:
     write([*rows, *largest], args.json)
 
 
-def loop(rule: str, length: int, kernels: str = "auto") -> Any:
+def loop(rule: str, length: int, backend: str = "auto") -> Any:
     """Return the online loop of one Mamba-2 block over bytes."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     task = Language()
-    model = biomamba.Model(vocab=256, d_out=256, d_model=64, d_state=16, headdim=64, kernels=kernels)
+    model = biomamba.Model(vocab=256, d_out=256, d_model=64, d_state=16, headdim=64, backend=backend)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     stream = task.stream("all", batch=STREAMS, length=length, seed=0)
     return biomamba.online(stream, biomamba.Learner(task, model, RULES[rule](model.blocks), optimizer))
@@ -73,16 +73,16 @@ def peak(rule: str, steps: int) -> Row:
     }
 
 
-def largest_piece(kernels: str) -> Row:
+def largest_piece(backend: str) -> Row:
     """Return the largest allocation inside an update of rtrl, beside the largest trace."""
-    updates = loop("rtrl", 1, kernels)
+    updates = loop("rtrl", 1, backend)
     for _ in range(8):
         next(updates)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         report = next(updates)
     traces = [tensor.nbytes for _, tensor in biomamba.state.leaves(report.state.trace)]
     return {
-        "kernels": kernels,
+        "backend": backend,
         "largest allocation in an update, MB": max(event.self_cpu_memory_usage for event in seen.events()) / 1e6,
         "largest trace, MB": max(traces) / 1e6,
     }

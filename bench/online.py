@@ -24,8 +24,8 @@ from tqdm import tqdm
 import biomamba
 from bench.grid import heading, markdown, write
 from biomamba.experiment.memory import keep_freed_memory
+from biomamba.ops.backend import resolve
 from biomamba.ops.influence import Drive, contract_and_advance
-from biomamba.ops.kernels import resolve
 from biomamba.rules import RULES
 from biomamba.state import nbytes
 from biomamba.tasks.language import Language
@@ -96,10 +96,10 @@ def online_row(setting: Row) -> Row:
     """Return the setting with what was measured."""
     torch.set_num_threads(setting["threads"])
     torch.manual_seed(0)
-    kernels, _, compiled = setting["backend"].partition(", ")
+    backend, _, compiled = setting["backend"].partition(", ")
     names = ("d_model", "d_state", "n_layers")
     sizes: dict[str, Any] = {name: setting[name] for name in names}
-    model = biomamba.Model(vocab=256, d_out=256, block="mamba2", headdim=64, kernels=kernels, **sizes)
+    model = biomamba.Model(vocab=256, d_out=256, block="mamba2", headdim=64, backend=backend, **sizes)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     task = Language()
     stream = task.stream("all", batch=setting["streams"], length=setting["length"], seed=0)

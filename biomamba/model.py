@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .blocks import BLOCKS, Block, Tape
 from .checks import Form, check_mask, check_sizes, check_tensor, check_tree, form, said
-from .ops.kernels import NAMES
+from .ops.backend import NAMES
 from .state import BlockState, Tree
 
 EPS = 1e-5  # of the norms, as in the official models
@@ -48,7 +48,7 @@ class Model(nn.Module):
         n_layers: int = 1,
         block: str = "mamba2",
         tied: bool = False,
-        kernels: str = "auto",
+        backend: str = "auto",
         threshold: float | None = None,
         steepness: float = 10.0,
         spike_rate: float | None = None,
@@ -58,19 +58,19 @@ class Model(nn.Module):
     ) -> None:
         """Draw initial weights.
 
-        tied: the head uses the embedding's weights. kernels: what does the work, see `ops.kernels`.
+        tied: the head uses the embedding's weights. backend: what does the work, see `ops.backend`.
         threshold: makes the blocks spike, see `ops.spike`; steepness: of their surrogate derivative; spike_rate: the
         share of spikes that `penalty` draws each block to, by spike_weight.
         feedback: symmetric or random, how the learning signal reaches the parts below the head.
-        Raises ValueError for an unknown block or kernels, for both or neither of vocab and d_in, and for a tied head
+        Raises ValueError for an unknown block or backend, for both or neither of vocab and d_in, and for a tied head
         that does not fit, and for sizes below 1; TypeError for an option the block does not have, and for sizes that
         are no whole numbers.
         """
         super().__init__()
         if (vocab is None) == (d_in is None):
             raise ValueError(f"give either vocab (tokens) or d_in (real values): got vocab={vocab}, d_in={d_in}")
-        if kernels not in NAMES:
-            raise ValueError(f"kernels: got {kernels!r}, expected one of {', '.join(NAMES)}")
+        if backend not in NAMES:
+            raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(NAMES)}")
         if feedback not in FEEDBACK:
             raise ValueError(f"feedback: got {feedback!r}, expected one of {', '.join(FEEDBACK)}")
         if spike_rate is not None and threshold is None:
@@ -89,7 +89,7 @@ class Model(nn.Module):
         self.head = nn.Linear(d_model, d_out, bias=False)
         self._initialise(tied)
         for each in self._blocks():
-            each.kernels, each.threshold, each.steepness = kernels, threshold, steepness
+            each.backend, each.threshold, each.steepness = backend, threshold, steepness
         self.feedback, self.spike_rate, self.spike_weight = feedback, spike_rate, spike_weight
         self._form: tuple[torch.dtype, torch.device, Form] | None = None
         if feedback == "random":  # drawn last: the weights are those of symmetric feedback

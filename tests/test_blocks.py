@@ -200,8 +200,8 @@ def test_the_chunk_of_mamba_ssm_is_ours(resets: bool, installed: bool, monkeypat
     layer, reset = model.blocks[0], torch.rand(BATCH, 9, device=device) < 0.3
     x, results = torch.randn(BATCH, 9, D_MODEL, device=device, dtype=dtype), []
     before = random_state(model)[0]
-    for kernels in ("torch", "mamba_ssm"):
-        layer.kernels = kernels
+    for backend in ("torch", "mamba_ssm"):
+        layer.backend = backend
         state = biomamba.cut(before)
         y, after, tape = layer.chunk(x, state, reset if resets else None)
         gradients = torch.autograd.grad(y.square().sum(), [*layer.parameters(), state.ssm, state.conv])
@@ -213,7 +213,7 @@ def test_the_chunk_of_mamba_ssm_is_ours(resets: bool, installed: bool, monkeypat
 
 def test_mamba_ssm_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    model = random_model("mamba2", kernels="mamba_ssm")
+    model = random_model("mamba2", backend="mamba_ssm")
     with pytest.raises(ImportError, match=r'pip install "biomamba\[mamba\]"'):
         model(torch.zeros(1, 2, dtype=torch.long), model.init_state(1))
     with pytest.raises(ValueError, match="no learning signal of single steps"):

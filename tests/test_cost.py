@@ -68,7 +68,7 @@ def flops(call: Callable[[], None]) -> int:
 def test_products_are_those_that_torch_counts(
     block: str, rule: str, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = random_model(block, n_layers=2, kernels="torch")
+    model = random_model(block, n_layers=2, backend="torch")
     loop = under_way(model, RULES[rule](model.blocks), length)
     for call in (loop.infer, loop.update):
         with monkeypatch.context() as patch:
@@ -81,25 +81,25 @@ def test_products_are_those_that_torch_counts(
             assert counted(call).multiply_accumulates > products
 
 
-@pytest.mark.parametrize("kernels", ["torch", "llvm"])
+@pytest.mark.parametrize("backend", ["torch", "llvm"])
 @pytest.mark.parametrize("length", [1, 8])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_our_own_part_is_its_closed_formula(block: str, length: int, kernels: str) -> None:
-    model = random_model(block, n_layers=2, kernels=kernels)
+def test_our_own_part_is_its_closed_formula(block: str, length: int, backend: str) -> None:
+    model = random_model(block, n_layers=2, backend=backend)
     states = 2 * BATCH * length * EXPAND * D_MODEL * BLOCKS[block]["d_state"] if length > 1 else 0
     bptt, rtrl = (under_way(model, rule(model.blocks), length) for rule in (BPTT, RTRL))
     # our kernels of a selective block take in drive, reading and taps too: 3 and k; twice that in the adjoints
     forward, taps = states, 0
-    if kernels == "llvm" and length > 1 and block != "diagonal":
+    if backend == "llvm" and length > 1 and block != "diagonal":
         channels = EXPAND * D_MODEL + (2 * BLOCKS[block]["d_state"] if block == "mamba2" else 0)
         forward, taps = 3 * states, 2 * BATCH * length * channels * TAPS
     assert counted(bptt.infer).multiply_accumulates == flops(bptt.infer) / 2 + forward + taps
     assert counted(bptt.update).multiply_accumulates == flops(bptt.update) / 2 + 3 * (forward + taps)
     extra = counted(rtrl.update).multiply_accumulates - counted(bptt.update).multiply_accumulates
-    assert extra == 2 * traces(block, length, kernels) > 0
+    assert extra == 2 * traces(block, length, backend) > 0
 
 
-def traces(block: str, t: int, kernels: str) -> int:
+def traces(block: str, t: int, backend: str) -> int:
     """Return the multiply-accumulates that a block's traces cost: Z meets the signal, decays, and takes in t drives."""
     b, d, e, n, k = BATCH, D_MODEL, EXPAND * D_MODEL, BLOCKS[block]["d_state"], TAPS
     alone, own = 2 * b * e * n, b * e * n * (k + 1) * (2 + t)
@@ -111,7 +111,7 @@ def traces(block: str, t: int, kernels: str) -> int:
     if block == "diagonal":
         return 3 * alone + b * e * n * d * (2 + t)
     if block == "mamba2":
-        drives = b * t * (e * n * (5 + (2 * k if t > 1 else 0)) + (e + n) * (2 * k + 1)) if kernels == "llvm" else 0
+        drives = b * t * (e * n * (5 + (2 * k if t > 1 else 0)) + (e + n) * (2 * k + 1)) if backend == "llvm" else 0
         return 2 * alone + b * e * n * d * (2 + t) + folded(e) + folded(n) + 2 * own + drives
     selective = 2 * b * e * n * e * (2 + t) * (1 + k + 1)  # delta and B, from u and from its taps
     return 2 * alone + selective + folded(e) + own + 3 * e * RANK * e  # dt_proj @ x_proj[:r] and its gradients
@@ -120,8 +120,8 @@ def traces(block: str, t: int, kernels: str) -> int:
 def test_what_an_operator_of_ours_calls_is_not_counted_again() -> None:
     a, b, h0 = torch.rand(2, 5, 3, 4), torch.rand(2, 5, 3, 4), torch.rand(2, 3, 4)
 
-    def scans(kernels: str) -> Operations:
-        return counted(lambda: torch.ops.biomamba.scan(a, b, h0, kernels))
+    def scans(backend: str) -> Operations:
+        return counted(lambda: torch.ops.biomamba.scan(a, b, h0, backend))
 
     assert scans("torch") == scans("llvm") == Operations(multiply_accumulates=b.numel(), bytes=4 * (3 * 120 + 24))
     by_hand = counted(lambda: biomamba.ops.scan.scan_naive(a, b, h0))
@@ -249,9 +249,9 @@ def test_a_fused_optimizer_costs_what_its_loop_does(optimizer: type, options: di
     assert found[0] == found[1] >= 37
 
 
-@pytest.mark.parametrize("kernels", ["torch", "llvm"])
-def test_traces_are_read_once_and_written_once(kernels: str) -> None:
-    model = random_model("mamba2", n_layers=2, kernels=kernels)
+@pytest.mark.parametrize("backend", ["torch", "llvm"])
+def test_traces_are_read_once_and_written_once(backend: str) -> None:
+    model = random_model("mamba2", n_layers=2, backend=backend)
     exact, half = (under_way(model, RTRL(model.blocks, dtype), 4) for dtype in (None, "bfloat16"))
     saved = biomamba.state.nbytes(exact.inputs.trace) - biomamba.state.nbytes(half.inputs.trace)
     assert counted(exact.update).bytes - counted(half.update).bytes == 2 * saved > 0
@@ -365,7 +365,7 @@ def test_a_window_is_replayed_at_every_update() -> None:
     [
         (lambda model, chunk: {"chunk": chunk._replace(mask=~chunk.mask)}, "chunk: got none with a label"),
         (lambda model, chunk: {"window": 3}, "window: got 3 steps, expected at least the 4"),
-        (lambda model, chunk: setattr(model.blocks[0], "kernels", "mamba_ssm") or {}, "kernels: got mamba_ssm"),
+        (lambda model, chunk: setattr(model.blocks[0], "backend", "mamba_ssm") or {}, "backend: got mamba_ssm"),
     ],
 )
 def test_what_cannot_be_measured_is_said(wrong: Callable[..., dict[str, Any]], line: str) -> None:

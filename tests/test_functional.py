@@ -35,10 +35,10 @@ class Labelled(SummedLoss):
 
 
 def update(
-    block: str, rule: str, t: int, kernels: str = "functional", optimizer: str = "adam", resets: bool = False
+    block: str, rule: str, t: int, backend: str = "functional", optimizer: str = "adam", resets: bool = False
 ) -> tuple[Callable[..., list[Tensor]], list[Tensor]]:
     """Return an update with its optimiser's formula as a function of tensors alone, and such tensors."""
-    model = random_model(block, kernels=kernels)
+    model = random_model(block, backend=backend)
     options = {"a_post": 0.2} if rule == "rtrl_stdp" else {}
     learning, (kind, constants, rates, averages) = RULES[rule](model.blocks, **options), OPTIMIZERS[optimizer]
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -144,8 +144,8 @@ def test_many_learners_at_once_are_one_by_one(block: str, rule: str, t: int, opt
 @pytest.mark.parametrize("block", BLOCKS)
 def test_they_learn_in_the_loop_like_others(block: str) -> None:
     found = []
-    for kernels in ("torch", "functional"):
-        model = random_model(block, n_layers=2, kernels=kernels)
+    for backend in ("torch", "functional"):
+        model = random_model(block, n_layers=2, backend=backend)
         torch.manual_seed(1)
         (x, y), mask = random_tokens(12, STREAMS), torch.ones(STREAMS, 3, dtype=torch.bool)
         parts = [biomamba.Chunk(x[:, s : s + 3], y[:, s : s + 3], mask, ~mask) for s in range(0, 12, 3)]

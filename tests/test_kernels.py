@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 import biomamba
-from biomamba.ops import kernels
-from biomamba.ops.kernels import NAMES, resolve
+from biomamba.ops import backend
+from biomamba.ops.backend import NAMES, resolve
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     """Let the test say what is installed."""
     names: set[str] = set()
-    monkeypatch.setattr(kernels, "_installed", names.__contains__)
+    monkeypatch.setattr(backend, "_installed", names.__contains__)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     resolve.cache_clear()
     yield names
@@ -51,5 +51,5 @@ def test_what_cannot_be_had_is_said(name: str, device: str, line: str, installed
 
 
 def test_a_model_knows_the_names() -> None:
-    with pytest.raises(ValueError, match="kernels: got 'cython'"):
-        biomamba.Model(vocab=3, d_out=3, d_model=8, kernels="cython")
+    with pytest.raises(ValueError, match="backend: got 'cython'"):
+        biomamba.Model(vocab=3, d_out=3, d_model=8, backend="cython")

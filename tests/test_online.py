@@ -180,11 +180,11 @@ def test_carry_is_plain_tensors_of_constant_size(rule: str, window: int | None) 
     assert sizes[-1] == sizes[len(sizes) // 2]
 
 
-@pytest.mark.parametrize("kernels, copies", [("llvm", False), ("torch", True)])
-def test_an_update_allocates_nothing_of_the_traces_size(kernels: str, copies: bool) -> None:
+@pytest.mark.parametrize("backend, copies", [("llvm", False), ("torch", True)])
+def test_an_update_allocates_nothing_of_the_traces_size(backend: str, copies: bool) -> None:
     """By torch's profiler; torch's own operations, the control, need as much again."""
     x, y = random_tokens(6)
-    model = random_model("mamba2", d_model=24, d_state=8, headdim=4, kernels=kernels)
+    model = random_model("mamba2", d_model=24, d_state=8, headdim=4, backend=backend)
     rule, optimizer = RTRL(model.blocks), torch.optim.Adam(model.parameters())
     loop = biomamba.online(chunks(x, y, 1), biomamba.Learner(SummedLoss(), model, rule, optimizer))
     for _ in range(4):

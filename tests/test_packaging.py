@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 TINY = ["--model.d_model", "4", "--model.d_state", "2", "--model.headdim", "4", "--stream.batch", "2"]
-TINY += ["--stream.length", "4", "--stream.steps", "40", "--run.kernels", "torch"]
+TINY += ["--stream.length", "4", "--stream.steps", "40", "--run.backend", "torch"]
 MINE = "task: {name: delay, delay: 3}\nrun: {seed: 7, baselines: false}\n"
 
 PLUGIN = {  # a package of a task and a rule: what anybody can write

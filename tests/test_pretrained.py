@@ -18,8 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("transformers", reason="the outside witness is transformers: pip install transformers")
 
 with pytest.MonkeyPatch.context() as patch:  # the plain torch path, also where the CUDA kernels are installed
-    for kernels in ("mamba_ssm", "causal_conv1d"):
-        patch.setitem(sys.modules, kernels, None)
+    for backend in ("mamba_ssm", "causal_conv1d"):
+        patch.setitem(sys.modules, backend, None)
     from transformers.models.mamba.modeling_mamba import MambaConfig, MambaForCausalLM, MambaMixer
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Config, Mamba2ForCausalLM, Mamba2Mixer
 from safetensors.torch import load_file, save_file

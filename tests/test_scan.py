@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from biomamba.blocks.mamba2 import Mamba2
+from biomamba.ops.backend import resolve
 from biomamba.ops.conv import conv, conv_naive, fold, tap_mask, windows
 from biomamba.ops.influence import (
     Drive,
@@ -17,7 +18,6 @@ from biomamba.ops.influence import (
     influence_naive,
     shape,
 )
-from biomamba.ops.kernels import resolve
 from biomamba.ops.scan import scan, scan_naive
 from biomamba.ops.ssm import readout, selective_scan
 from biomamba.state import BlockState
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture(params=["torch", "functional", "llvm, 1 thread", "llvm, 2 threads", "triton"])
-def kernels(request: pytest.FixtureRequest, all_threads: None) -> Iterator[str]:
+def backend(request: pytest.FixtureRequest, all_threads: None) -> Iterator[str]:
     """Name all kernels in turn; new tensors lie where they work: triton's on a GPU, else its interpreter runs them."""
     name, _, threads = request.param.partition(", ")
     torch.set_num_threads(int(threads[:1] or 1))
@@ -48,11 +48,11 @@ def walled(tensor: torch.Tensor, wall: int = 256) -> tuple[torch.Tensor, torch.T
 
 
 def crossed(
-    Z: torch.Tensor, axes: str, arrived: Drive, decay: torch.Tensor, signal: torch.Tensor, go: bool, kernels: str
+    Z: torch.Tensor, axes: str, arrived: Drive, decay: torch.Tensor, signal: torch.Tensor, go: bool, backend: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradient, and the trace at the end of the chunk: in the memory given, unless by functional kernels."""
-    if kernels != "functional":
-        (gradient,) = contract_and_advance([Z], [axes], [arrived], decay, signal, torch.tensor(go), kernels)
+    if backend != "functional":
+        (gradient,) = contract_and_advance([Z], [axes], [arrived], decay, signal, torch.tensor(go), backend)
         return gradient, Z
     before = Z.clone()
     (gradient,), (after,) = contract_and_advance_functional([Z], [axes], [arrived], decay, signal, torch.tensor(go))
@@ -68,9 +68,9 @@ def ordered(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("wide", [True, False])
-def test_scan_is_its_naive_twin(t: int, wide: bool, kernels: str) -> None:
+def test_scan_is_its_naive_twin(t: int, wide: bool, backend: str) -> None:
     def scan_fast(a: torch.Tensor, b: torch.Tensor, h0: torch.Tensor) -> torch.Tensor:
-        return scan(a, b, h0, kernels)
+        return scan(a, b, h0, backend)
 
     a, b, h0 = torch.rand(3, t, 4, 5 if wide else 1), torch.randn(3, t, 4, 5), torch.randn(3, 4, 5)
     weights = torch.randn(3, t, 4, 5)
@@ -87,11 +87,11 @@ def test_scan_is_its_naive_twin(t: int, wide: bool, kernels: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*deterministic")
 @pytest.mark.usefixtures("nan_memory")
 @pytest.mark.parametrize("b", [1, 3])
-def test_scan_uses_only_what_was_written(kernels: str, b: int) -> None:
+def test_scan_uses_only_what_was_written(backend: str, b: int) -> None:
     sizes = (b, 7, 30, 1), (b, 7, 30, 5), (b, 30, 5)
     inputs = [walled(torch.randn(size))[0].requires_grad_() for size in sizes]
     results = []
-    for h in (scan_naive(*inputs), scan(*inputs, kernels)):
+    for h in (scan_naive(*inputs), scan(*inputs, backend)):
         results.append([h, *torch.autograd.grad(h.square().sum(), inputs)])
     for naive, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
@@ -112,7 +112,7 @@ def walk_naive(
 @pytest.mark.parametrize("b, e, heads, n", [(1, 4, 4, 5), (3, 7, 1, 1), (3, 4, 2, 16), (2, 3, 3, 33)])
 @pytest.mark.parametrize("wide", [True, False])
 def test_recur_and_read_are_a_scan_and_a_product(
-    t: int, b: int, e: int, heads: int, n: int, wide: bool, kernels: str
+    t: int, b: int, e: int, heads: int, n: int, wide: bool, backend: str
 ) -> None:
     """Values, and gradients to every input, with some that arrive at the states themselves, as learning rules ask."""
     sizes = (b, t, heads, n if wide else 1), (b, t, heads), (b, t, e), (b, t, n), (b, t, n), (b, e, n)
@@ -122,8 +122,8 @@ def test_recur_and_read_are_a_scan_and_a_product(
     for fast in (False, True):
         a, delta, u, B, C, h0 = inputs = [tensor.clone().requires_grad_() for tensor in given]
         if fast:
-            h = selective_scan(a, delta, u, B, h0, kernels)
-            y = readout(h, C, kernels)
+            h = selective_scan(a, delta, u, B, h0, backend)
+            y = readout(h, C, backend)
         else:
             h, y = walk_naive(*inputs)
         results.append([h, y, *torch.autograd.grad((h * on_h).sum() + (y * on_y).sum(), inputs)])
@@ -145,13 +145,13 @@ def test_scan_passes_gradcheck(t: int) -> None:
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("taps", [1, 4])
 @pytest.mark.parametrize("resets", [False, True])
-def test_conv_is_its_naive_twin(t: int, taps: int, resets: bool, kernels: str) -> None:
+def test_conv_is_its_naive_twin(t: int, taps: int, resets: bool, backend: str) -> None:
     x, weight, bias = torch.randn(3, taps - 1 + t, 5), torch.randn(5, taps), torch.randn(5)
-    within = tap_mask(torch.rand(3, t) < 0.3, taps) if resets else None
+    mask = tap_mask(torch.rand(3, t) < 0.3, taps) if resets else None
     results = []
     for fast in (False, True):
         inputs = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
-        out = conv(*inputs, within, kernels) if fast else conv_naive(*inputs, within)
+        out = conv(*inputs, mask, backend) if fast else conv_naive(*inputs, mask)
         results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
     for naive, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
@@ -192,10 +192,10 @@ def drive(axes: str, taps: bool, t: int, n: int, e: int = 4, j: int = 33, b: int
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("n, decays", [(5, 5), (5, 1), (2, 1)])
 def test_cross_is_its_naive_twin(
-    kernels: str, t: int, axes: str, taps: bool, resets: bool, n: int, decays: int
+    backend: str, t: int, axes: str, taps: bool, resets: bool, n: int, decays: int
 ) -> None:
     """One pass gives both the gradient before the chunk and the trace after it; where told to stay, it stays."""
-    if kernels == "triton" and not torch.cuda.is_available() and (t == 64 or (n, decays) == (5, 1)):
+    if backend == "triton" and not torch.cuda.is_available() and (t == 64 or (n, decays) == (5, 1)):
         pytest.skip("triton's interpreter takes its time, and the kernel sees nothing new in these sizes")
     push = drive(axes, taps, t, n)
     log_a, signal = -torch.rand(3, t, 4, decays), torch.randn(3, 4, n)
@@ -204,10 +204,10 @@ def test_cross_is_its_naive_twin(
     gradient, after = contract_naive(signal, Z, axes), influence_naive(Z.clone(), log_a, reset, axes, push)
     kept, ahead = Z.clone(), decay_products(log_a, reset)
     arrived = discount_to_end(push, ahead, axes)
-    got, moved = crossed(kept, axes, arrived, ahead.start, signal, True, kernels)
+    got, moved = crossed(kept, axes, arrived, ahead.start, signal, True, backend)
     torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(moved, after, rtol=1e-9, atol=1e-12)
-    _, moved = crossed(Z.clone(), axes, arrived, ahead.start, signal, False, kernels)
+    _, moved = crossed(Z.clone(), axes, arrived, ahead.start, signal, False, backend)
     assert torch.equal(moved, Z)
 
 
@@ -216,7 +216,7 @@ def test_cross_is_its_naive_twin(
 @pytest.mark.parametrize("t", [1, 7])
 @pytest.mark.parametrize("b", [1, 3])
 @pytest.mark.parametrize("axes, taps", AXES)
-def test_cross_uses_only_what_was_written(kernels: str, t: int, b: int, axes: str, taps: bool) -> None:
+def test_cross_uses_only_what_was_written(backend: str, t: int, b: int, axes: str, taps: bool) -> None:
     """No tile holds all of these traces; a number from beyond one, or from before it is written, would be NaN."""
     e, n, j = {"ej": 6, "nj": 40}.get(axes, 130), 5, 130
     push = drive(axes, taps, t, n, e, j, b)
@@ -226,7 +226,7 @@ def test_cross_uses_only_what_was_written(kernels: str, t: int, b: int, axes: st
     kept, whole = walled(Z)
     ahead = decay_products(log_a)
     arrived = Drive(*(x if x is None else walled(x)[0] for x in discount_to_end(push, ahead, axes)))
-    got, moved = crossed(kept, axes, arrived, ahead.start, signal, True, kernels)
+    got, moved = crossed(kept, axes, arrived, ahead.start, signal, True, backend)
     torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(moved, after, rtol=1e-9, atol=1e-12)
     assert int(whole.isfinite().sum()) == Z.numel(), "it wrote beyond the trace"
@@ -264,12 +264,12 @@ def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
     before = {name: torch.randn(size).to(dtype) for name, size in sizes.items()}
     results = []
     torch.set_num_threads(threads)
-    for block.kernels in ("torch", "llvm"):
+    for block.backend in ("torch", "llvm"):
         traces = {name: walled(Z) for name, Z in before.items()}
-        within = {name: trace for name, (trace, _) in traces.items()}
-        block.contract_and_advance(tape, within, signal, torch.tensor(False))
-        assert all(torch.equal(within[name], Z) for name, Z in before.items())
-        results.append(block.contract_and_advance(tape, within, signal, torch.tensor(True)))
+        trace = {name: trace for name, (trace, _) in traces.items()}
+        block.contract_and_advance(tape, trace, signal, torch.tensor(False))
+        assert all(torch.equal(trace[name], Z) for name, Z in before.items())
+        results.append(block.contract_and_advance(tape, trace, signal, torch.tensor(True)))
         assert all(int(whole.isfinite().sum()) == Z.numel() for Z, whole in traces.values()), "it wrote beyond a trace"
     (expected, after), (got, moved) = results
     for name, naive, fast in zip(block.influences, expected, got, strict=True):
@@ -281,7 +281,7 @@ def test_a_mamba2_block_crosses_a_chunk_without_writing_its_drives(
 
 def test_a_trace_that_does_not_lie_in_one_piece_is_an_error() -> None:
     block = Mamba2(3, d_state=5, headdim=3)
-    block.kernels = "llvm"
+    block.backend = "llvm"
     *_, tape = block.chunk(torch.randn(1, 1, 3), block.init_state(1))
     sizes = {name: shape(axes, 1, 6, 5, block.fan_in.get(name, 0)) for name, axes in block.influences.items()}
     trace = {name: torch.randn(size) for name, size in sizes.items()}
@@ -293,7 +293,7 @@ def test_a_trace_that_does_not_lie_in_one_piece_is_an_error() -> None:
 
 @pytest.mark.parametrize("t", [1, 7])
 @pytest.mark.parametrize("axes, taps", AXES)
-def test_a_trace_may_be_kept_in_bfloat16(kernels: str, t: int, axes: str, taps: bool) -> None:
+def test_a_trace_may_be_kept_in_bfloat16(backend: str, t: int, axes: str, taps: bool) -> None:
     """Only what is stored is rounded: to a unit after one step; a chunk may be rounded before its products too."""
     push = Drive(*(x if x is None else x.float() for x in drive(axes, taps, t, 5)))
     log_a, signal = -torch.rand(3, t, 4, 5).float(), torch.randn(3, 4, 5).float()
@@ -301,7 +301,7 @@ def test_a_trace_may_be_kept_in_bfloat16(kernels: str, t: int, axes: str, taps: 
     Z = exact.bfloat16()
     gradient, after = contract_naive(signal, Z.float(), axes), influence_naive(Z.float(), log_a, None, axes, push)
     kept, ahead = Z.clone(), decay_products(log_a)
-    got, kept = crossed(kept, axes, discount_to_end(push, ahead, axes), ahead.start, signal, True, kernels)
+    got, kept = crossed(kept, axes, discount_to_end(push, ahead, axes), ahead.start, signal, True, backend)
     torch.testing.assert_close(got, gradient, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(contract_naive(signal, exact, axes), gradient, rtol=1e-4, atol=1e-4), "Z was not rounded"
     apart = (ordered(kept) - ordered(after.bfloat16())).abs()

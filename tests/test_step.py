@@ -114,7 +114,7 @@ def test_another_error_of_the_optimizer_is_the_users() -> None:
 
 def learned(name: str, rate: float, compiled: bool = False) -> tuple[biomamba.Model, list[biomamba.Report], Any]:
     """Return the model after a short stream, with its reports, and all it and the optimiser held before."""
-    model = random_model("mamba2", kernels="torch")
+    model = random_model("mamba2", backend="torch")
     optimizer = OPTIMIZERS[name](model.parameters(), lr=rate)
     before = everything(model.parameters(), optimizer)
     stream = chunks(*random_tokens(8), 2) * 5
@@ -162,7 +162,7 @@ def test_the_same_compiled() -> None:
 def _lose_the_rate(name: str, rate: float) -> None:
     results = []
     for compiled in (False, True):
-        model = random_model("mamba2", kernels="torch")
+        model = random_model("mamba2", backend="torch")
         optimizer = OPTIMIZERS[name](model.parameters(), lr=1e-2)
         stream = chunks(*random_tokens(8), 2) * 3
         seen = []

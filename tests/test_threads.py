@@ -138,7 +138,7 @@ def test_a_graph_is_made_for_a_number_of_threads(monkeypatch: pytest.MonkeyPatch
             return biomamba.metrics.labelled_cross_entropy(out, chunk)
 
     for number in (1, 2):
-        model = random_model("mamba2", kernels="torch")
+        model = random_model("mamba2", backend="torch")
         optimizer = torch.optim.Adam(model.parameters())
         parts = Labelled(), model, RTRL(model.blocks), optimizer
         list(biomamba.online(chunks(*random_tokens(6), 2), biomamba.Learner(*parts, compile=True, threads=number)))

@@ -127,7 +127,7 @@ def measure(
     """Return what it costs to read and to learn from `chunk`, once streams of such chunks are under way.
 
     The chunk is learned from again and again; then weights and optimiser are put back as they were, gradients cleared.
-    Raises ValueError for a chunk without a label, a window shorter than the chunk, and the kernels mamba_ssm, whose
+    Raises ValueError for a chunk without a label, a window shorter than the chunk, and the backend mamba_ssm, whose
     work torch does not see; FloatingPointError where an update is not finite.
     """
     check(rule, chunk)
@@ -199,8 +199,8 @@ def check(rule: LearningRule, chunk: Chunk) -> None:
     """Raise ValueError where there would be nothing to count, or it would not be inputs."""
     if not bool(chunk.mask.any()):
         raise ValueError("chunk: got none with a label, expected at least one labelled step, as learning begins there")
-    if any(block.kernels == "mamba_ssm" for block in rule.blocks):
-        raise ValueError("kernels: got mamba_ssm, whose operations torch does not see: give auto")
+    if any(block.backend == "mamba_ssm" for block in rule.blocks):
+        raise ValueError("backend: got mamba_ssm, whose operations torch does not see: give auto")
 
 
 @contextmanager

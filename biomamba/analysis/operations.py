@@ -165,8 +165,8 @@ def _product(sizes: dict[str, int], names: str) -> int:
 
 
 OURS: dict[str, Callable[..., int]] = {
-    "scan": lambda a, b, h0, kernels: b.numel(),
-    "scan_adjoint": lambda a, g, h0, h, kernels: 2 * h.numel(),
+    "scan": lambda a, b, h0, backend: b.numel(),
+    "scan_adjoint": lambda a, g, h0, h, backend: 2 * h.numel(),
     "contract_and_advance": _of_traces,
 }  # multiply-accumulates, of what an operator is given
 KERNELS: dict[str, Callable[[dict[str, int]], int]] = {

@@ -5,7 +5,6 @@
 Shapes: b streams, t steps, d model width, e channels, n states, k conv taps, j inputs of a weight matrix.
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.backend import resolve
 from ..ops.conv import tap_mask
 from ..ops.influence import (
     Drive,
@@ -21,7 +21,6 @@ from ..ops.influence import (
     decay_products,
     discount_to_end,
 )
-from ..ops.kernels import resolve
 from ..ops.scan import scan
 from ..ops.spike import spike
 from ..ops.ssm import by_channel, drive, selective_scan
@@ -45,7 +44,7 @@ class Block(nn.Module, ABC):
 
     `influences` names what reaches the state, as `effective` returns it, with the axes of each: a first
     letter e or n (channel or state), then n for a second state axis, j for the inputs of a weight matrix, or k for
-    inputs of the channel's or state's own. `ops.influence` tells more. `kernels` names what does the work.
+    inputs of the channel's or state's own. `ops.influence` tells more. `backend` names what does the work.
     """
 
     influences: dict[str, str]
@@ -53,7 +52,7 @@ class Block(nn.Module, ABC):
     shape: tuple[int, int]  # (e, n)
     fan_in: dict[str, int]  # j of each influence that has one
     d_model: int
-    kernels: str = "auto"
+    backend: str = "auto"
     threshold: float | None = None  # where the block spikes: out_proj then receives 0 or 1; None: real values
     steepness: float = 10.0  # of the surrogate derivative of a spike
 
@@ -96,23 +95,23 @@ class Block(nn.Module, ABC):
         """Return the gradient of each influence at the tape's start, and its trace moved to the tape's end.
 
         signal (b, e, n) is that to the states at the start; go () bool: where it is false nothing moves. The memory of
-        the trace given is used again, except by the kernels functional. See `ops.influence.contract_and_advance`.
+        the trace given is used again, except by the backend functional. See `ops.influence.contract_and_advance`.
         """
         ahead, axes = decay_products(tape.log_a, tape.reset), list(self.influences.values())
         drives = self.drives(tape)
         arrived = [discount_to_end(drives[name], ahead, a) for name, a in self.influences.items()]
         Z = [trace[name] for name in self.influences]
-        if resolve(self.kernels, signal.device.type) == "functional":
+        if resolve(self.backend, signal.device.type) == "functional":
             gradients, moved = contract_and_advance_functional(Z, axes, arrived, ahead.start, signal, go)
             return gradients, dict(zip(self.influences, moved, strict=True))
-        return contract_and_advance(Z, axes, arrived, ahead.start, signal, go, self.kernels), trace
+        return contract_and_advance(Z, axes, arrived, ahead.start, signal, go, self.backend), trace
 
     def states(self, a: Tensor, b: Tensor, h0: Tensor, local: bool) -> Tensor:
         """Return every h_t = a_t h_{t-1} + b_t (b, t, e, n), with h_{t-1} held for the gradient where local."""
         if not local:
-            return scan(a, b, h0, self.kernels)
+            return scan(a, b, h0, self.backend)
         with torch.no_grad():
-            h = scan(a, b, h0, self.kernels)
+            h = scan(a, b, h0, self.backend)
         return a * torch.cat([h0.detach().unsqueeze(1), h[:, :-1]], dim=1) + b
 
     def _selective_states(self, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, local: bool) -> Tensor:
@@ -122,7 +121,7 @@ class Block(nn.Module, ABC):
         """
         if local:
             return self.states(by_channel(a, u.shape[2]), drive(delta, u, B), h0, local)
-        return selective_scan(a, delta, u, B, h0, self.kernels)
+        return selective_scan(a, delta, u, B, h0, self.backend)
 
     def pre_activation(self, y: Tensor) -> Tensor:
         """Return y (..., e), of a spiking block scaled to a mean square of 1: a threshold means the same everywhere."""
@@ -139,17 +138,10 @@ class Block(nn.Module, ABC):
         rows = tape.inputs[:, advance : advance + self.taps - 1]
         if tape.reset is not None:
             # the next step's history is what the last step's taps saw, less the oldest
-            within = tap_mask(tape.reset[:, :advance], self.taps)
-            assert within is not None
-            rows = rows * within[:, -1, 1:, None]
+            mask = tap_mask(tape.reset[:, :advance], self.taps)
+            assert mask is not None
+            rows = rows * mask[:, -1, 1:, None]
         return BlockState(conv=rows, ssm=tape.h[:, advance - 1])
-
-
-def no_inputs(block: Block, name: str, batch: int) -> Tensor:
-    """Return zero traces of an influence's inputs, as `ops.traces` has them: (b, K, j), or (b, 1, c, k) of its own."""
-    axes, inputs = block.influences[name], block.fan_in[name]
-    own = (1, block.shape["en".index(axes[0])], inputs) if axes[1] == "k" else (block.taps, inputs)
-    return next(block.parameters()).new_zeros(batch, *own)
 
 
 def head(tape: Tape, steps: int) -> Tape:
@@ -157,52 +149,3 @@ def head(tape: Tape, steps: int) -> Tape:
     drop = tape.h.shape[1] - steps
     h0, *rows = tape
     return Tape(h0, *tree_map(lambda tensor: tensor[:, : tensor.shape[1] - drop], rows))
-
-
-def to_decay(log_a: Tensor, reset: Tensor | None) -> Tensor:
-    """Return the decay a = exp(log_a), zero where a new sequence begins."""
-    a = log_a.exp()
-    return a if reset is None else a.masked_fill(reset[..., None, None], 0)
-
-
-def dt_bias_init(size: int, dt_min: float, dt_max: float, floor: float = 1e-4) -> Tensor:
-    """Return biases whose softplus is log-uniform in [dt_min, dt_max] (the official initialisation)."""
-    dt = torch.exp(torch.rand(size) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min)).clamp(min=floor)
-    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
-
-
-def dsilu(x: Tensor) -> Tensor:
-    """Return silu'(x)."""
-    s = x.sigmoid()
-    return s * (1 + x * (1 - s))
-
-
-def kernel(conv1d: nn.Conv1d) -> tuple[Tensor, Tensor]:
-    """Return the taps (c, k) and the bias (c,) of a depthwise convolution."""
-    assert conv1d.bias is not None
-    return conv1d.weight.squeeze(1), conv1d.bias
-
-
-def conv_sides(raw: Tensor, slope: Tensor, weight: Tensor, within: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return what silu(conv(raw)) passes on: of each tap (b, t, c, k), and to the taps and bias (b, t, c, k + 1).
-
-    raw (b, k-1+t, c), slope (b, t, c) silu' after the convolution, weight (c, k), within as `tap_mask` gives it.
-    """
-    t, k = slope.shape[1], weight.shape[1]
-    taps, seen = slope.unsqueeze(-1) * weight, [raw[:, i : i + t] for i in range(k)]
-    if within is not None:
-        taps = taps * within.unsqueeze(2)
-        seen = [row * within[:, :, i, None] for i, row in enumerate(seen)]
-    own = torch.stack([*seen, torch.ones_like(slope)], dim=2) * slope.unsqueeze(2)
-    return taps, own.transpose(2, 3)  # in memory the channels lie side by side, as a trace wants them
-
-
-def conv_drives(
-    post: Tensor, inputs: Tensor, raw: Tensor, slope: Tensor, weight: Tensor, within: Tensor | None
-) -> tuple[Drive, Drive]:
-    """Return the drives of a projection and of the taps, where silu(conv(projection)) pushes by `post`.
-
-    post (b, t, e, n), inputs (b, k-1+t, d) of the projection, the rest as `conv_sides` takes it.
-    """
-    taps, own = conv_sides(raw, slope, weight, within)
-    return Drive(post, inputs.detach(), taps), Drive(post, own)

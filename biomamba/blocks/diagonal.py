@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from ..checks import check_range, check_sizes
 from ..ops.influence import Drive
+from ..ops.scan import to_decay
 from ..state import BlockState
-from .base import Block, Tape, dt_bias_init, to_decay
+from .base import Block, Tape
+from .init import dt_bias_init
 
 
 class Diagonal(Block):
@@ -92,10 +94,10 @@ class Diagonal(Block):
         """Return the drives of A_log, dt_bias, B and in_proj's u half."""
         u = tape.own.unsqueeze(-1)
         delta, _ = self.rates()
-        leak = -self.A_log.exp() * (tape.h - delta * self.B * u)  # A a h_prev
+        decay_term = -self.A_log.exp() * (tape.h - delta * self.B * u)  # A a h_prev
         return {
-            "A_log": Drive(delta * leak),
-            "dt_bias": Drive((leak + self.B * u) * self.dt_bias.sigmoid().unsqueeze(-1)),
-            "B": Drive((delta * u).expand_as(leak)),
-            "in_proj.u": Drive((delta * self.B).expand_as(leak), tape.inputs.detach()),
+            "A_log": Drive(delta * decay_term),
+            "dt_bias": Drive((decay_term + self.B * u) * self.dt_bias.sigmoid().unsqueeze(-1)),
+            "B": Drive((delta * u).expand_as(decay_term)),
+            "in_proj.u": Drive((delta * self.B).expand_as(decay_term), tape.inputs.detach()),
         }

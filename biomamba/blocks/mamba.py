@@ -21,9 +21,12 @@ from torch.nn import functional as F
 from ..checks import check_range, check_sizes
 from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
+from ..ops.scan import to_decay
 from ..ops.ssm import readout
 from ..state import BlockState
-from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, kernel, to_decay
+from .base import Block, Tape
+from .conv import conv_drives, dsilu, kernel
+from .init import dt_bias_init
 
 
 class Saved(NamedTuple):
@@ -119,14 +122,14 @@ class Mamba(Block):
         inputs = torch.cat([state.conv, x], dim=1)
         raw, z = self.in_proj(inputs).chunk(2, dim=-1)
         z = z[:, self.taps - 1 :]
-        summed = conv(raw, *kernel(self.conv1d), tap_mask(reset, self.taps), self.kernels)
+        summed = conv(raw, *kernel(self.conv1d), tap_mask(reset, self.taps), self.backend)
         u = F.silu(summed)
         low, B, C = self.x_proj(u).split([self.rank, n, n], dim=-1)
         delta_raw = self.dt_proj(low)
         delta = F.softplus(delta_raw)
         log_a = -delta.unsqueeze(-1) * self.A_log.exp()
         h = self._selective_states(to_decay(log_a, reset), delta, u, B, state.ssm, local)
-        y = readout(h, C, self.kernels) + self.D * u
+        y = readout(h, C, self.backend) + self.D * u
         pre_activation = self.pre_activation(y * F.silu(z))
         own = Saved(
             delta=delta.detach(),
@@ -164,24 +167,24 @@ class Mamba(Block):
 
     @torch.no_grad()
     def drives(self, tape: Tape) -> dict[str, Drive]:
-        """Return the drives; with m = (A a h_prev + B u) softplus', the derivative to delta_raw."""
+        """Return the drives; with d_delta_raw = (A a h_prev + B u) softplus', the derivative to delta_raw."""
         own = tape.own
         delta, u, B = own.delta.unsqueeze(-1), own.u.unsqueeze(-1), own.B.unsqueeze(2)
-        leak = -self.A_log.exp() * (tape.h - delta * u * B)  # A a h_prev
-        m = (leak + B * u) * own.delta_slope.unsqueeze(-1)
-        to_B = (delta * u).expand_as(m)
+        decay_term = -self.A_log.exp() * (tape.h - delta * u * B)  # A a h_prev
+        d_delta_raw = (decay_term + B * u) * own.delta_slope.unsqueeze(-1)
+        to_B = (delta * u).expand_as(d_delta_raw)
         weight, _ = kernel(self.conv1d)
         in_proj, taps = conv_drives(delta * B, tape.inputs, own.raw, own.slope, weight, tap_mask(tape.reset, self.taps))
         drives = {
-            "A_log": Drive(delta * leak),
-            "dt_proj.bias": Drive(m),
-            "delta": Drive(m, own.u),
+            "A_log": Drive(delta * decay_term),
+            "dt_proj.bias": Drive(d_delta_raw),
+            "delta": Drive(d_delta_raw, own.u),
             "B": Drive(to_B, own.u),
             "in_proj.x": in_proj,
             "conv1d": taps,
         }
         if "conv1d.delta" in self.influences:
             assert taps.pre is not None
-            drives["conv1d.delta"] = Drive(m, taps.pre.flatten(2))
+            drives["conv1d.delta"] = Drive(d_delta_raw, taps.pre.flatten(2))
             drives["conv1d.B"] = Drive(to_B, taps.pre.flatten(2))
         return drives

@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check_range, check_sizes
+from ..ops.backend import resolve
 from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
-from ..ops.kernels import resolve
 from ..ops.mamba2 import Given, contract_and_advance_mamba2
+from ..ops.scan import to_decay
 from ..ops.ssd import ssd
 from ..ops.ssm import readout, selective_scan
 from ..state import BlockState, tree_map
-from .base import Block, Tape, conv_drives, dsilu, dt_bias_init, kernel, to_decay
+from .base import Block, Tape
+from .conv import conv_drives, dsilu, kernel
+from .init import dt_bias_init
 
 
 class Saved(NamedTuple):
@@ -119,13 +122,13 @@ class Mamba2(Block):
         # one product for all, though z and dt have no use for the rows before the chunk
         z, raw, dt = self.in_proj(inputs).split([e, e + 2 * n, self.sizes[-1]], dim=-1)
         z, dt = z[:, self.taps - 1 :], dt[:, self.taps - 1 :]
-        summed = conv(raw, *kernel(self.conv1d), tap_mask(reset, self.taps), self.kernels)
+        summed = conv(raw, *kernel(self.conv1d), tap_mask(reset, self.taps), self.backend)
         u, B, C = F.silu(summed).split([e, n, n], dim=-1)
         delta_raw = dt + self.dt_bias
         delta = F.softplus(delta_raw)
         log_a = (-delta * self.A_log.exp()).unsqueeze(-1)  # of heads
         a = to_decay(log_a, reset)
-        if self.kernels == "mamba_ssm":  # gives y alone: the states are for the rule, and carry no gradient
+        if self.backend == "mamba_ssm":  # gives y alone: the states are for the rule, and carry no gradient
             heads = len(x), t, -1, self.headdim
             h0 = state.ssm.view(len(x), -1, self.headdim, n)
             y = ssd(u.reshape(heads), delta, -self.A_log.exp(), B, C, self.D, h0, reset).flatten(2)
@@ -133,7 +136,7 @@ class Mamba2(Block):
                 h = selective_scan(a, delta, u, B, state.ssm)
         else:
             h = self._selective_states(a, delta, u, B, state.ssm, local)
-            y = readout(h, C, self.kernels) + self.per_channel(self.D) * u
+            y = readout(h, C, self.backend) + self.per_channel(self.D) * u
         own = Saved(
             delta=delta.detach(),
             delta_slope=delta_raw.detach().sigmoid(),
@@ -164,26 +167,26 @@ class Mamba2(Block):
 
     @torch.no_grad()
     def drives(self, tape: Tape) -> dict[str, Drive]:
-        """Return the drives; with m = (A a h_prev + B x) softplus', the derivative to dt."""
+        """Return the drives; with d_delta_raw = (A a h_prev + B x) softplus', the derivative to dt."""
         (e, n), own = self.shape, tape.own
         delta, delta_slope = (self.per_channel(each).unsqueeze(-1) for each in (own.delta, own.delta_slope))
         x, B = own.x.unsqueeze(-1), own.B.unsqueeze(2)
-        leak = -self.per_channel(self.A_log.exp()).unsqueeze(-1) * (tape.h - delta * x * B)  # A a h_prev
-        m = (leak + B * x) * delta_slope
-        within = tap_mask(tape.reset, self.taps)
+        decay_term = -self.per_channel(self.A_log.exp()).unsqueeze(-1) * (tape.h - delta * x * B)  # A a h_prev
+        d_delta_raw = (decay_term + B * x) * delta_slope
+        mask = tap_mask(tape.reset, self.taps)
         weight, _ = kernel(self.conv1d)
         raw_x, raw_B = own.raw.split([e, n], dim=-1)
         slope_x, slope_B = own.slope.split([e, n], dim=-1)
-        by_x = conv_drives(delta * B, tape.inputs, raw_x, slope_x, weight[:e], within)
-        by_B = conv_drives((delta * x).expand_as(m), tape.inputs, raw_B, slope_B, weight[e : e + n], within)
+        drives_x = conv_drives(delta * B, tape.inputs, raw_x, slope_x, weight[:e], mask)
+        drives_B = conv_drives((delta * x).expand_as(d_delta_raw), tape.inputs, raw_B, slope_B, weight[e : e + n], mask)
         return {
-            "A_log": Drive(delta * leak),
-            "dt_bias": Drive(m),
-            "in_proj.dt": Drive(m, tape.inputs[:, self.taps - 1 :].detach()),
-            "in_proj.x": by_x[0],
-            "in_proj.B": by_B[0],
-            "conv1d.x": by_x[1],
-            "conv1d.B": by_B[1],
+            "A_log": Drive(delta * decay_term),
+            "dt_bias": Drive(d_delta_raw),
+            "in_proj.dt": Drive(d_delta_raw, tape.inputs[:, self.taps - 1 :].detach()),
+            "in_proj.x": drives_x[0],
+            "in_proj.B": drives_B[0],
+            "conv1d.x": drives_x[1],
+            "conv1d.B": drives_B[1],
         }
 
     @torch.no_grad()
@@ -191,7 +194,7 @@ class Mamba2(Block):
         self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the gradients and the traces moved; our kernel for the CPU works out the drives on the way."""
-        if resolve(self.kernels, signal.device.type) != "llvm":
+        if resolve(self.backend, signal.device.type) != "llvm":
             return super().contract_and_advance(tape, trace, signal, go)
         (e, n), own, Z = self.shape, tape.own, [trace[name] for name in self.influences]
         given = Given(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..ops.kernels import module, resolve
+from ..ops.backend import module, resolve
 
 ROOT = Path(__file__).parents[1]
 REQUIREMENT = re.compile(r"^([\w.-]+)")
@@ -20,7 +20,7 @@ SETS = ("all", "dev", "docs")  # extras that no run needs
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print versions, kernels, threads, GPU, and which optional packages are installed."""
+    """Print versions, backend, threads, GPU, and which optional packages are installed."""
     if argv and argv[0] not in ("-h", "--help"):
         raise ValueError(f"info: got {' '.join(argv)}, expected nothing after it")
     if argv:
@@ -36,17 +36,17 @@ def run(argv: Sequence[str]) -> int:
 
 
 def facts() -> dict[str, str]:
-    """Return versions, processor, GPU and kernels in words."""
+    """Return versions, processor, GPU and backend in words."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    kernels = {device: resolve("auto", device) for device in ("cpu", *(["cuda"] if gpus else []))}
-    kept = f"; kept in {module('llvm.compile').cache_folder()}" if kernels["cpu"] == "llvm" else ""
+    backend = {device: resolve("auto", device) for device in ("cpu", *(["cuda"] if gpus else []))}
+    kept = f"; kept in {module('llvm.compile').cache_folder()}" if backend["cpu"] == "llvm" else ""
     return {
         "biomamba": f"{__version__} in {ROOT}",
         "python": f"{platform.python_version()}, {platform.platform()}",
         "torch": f"{torch.__version__}, numpy {version('numpy')}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
         "GPU": ", ".join(gpus) or "none that torch can use",
-        "kernels": ", ".join(f"{name} on {device}" for device, name in kernels.items()) + kept,
+        "backend": ", ".join(f"{name} on {device}" for device, name in backend.items()) + kept,
     }
 
 

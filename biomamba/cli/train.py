@@ -11,7 +11,7 @@ from ..experiment.build import Experiment
 from ..experiment.log import Summary
 from ..experiment.parse import parse
 from ..experiment.run import Run, find_run_dir
-from ..ops.kernels import resolve
+from ..ops.backend import resolve
 from ..report.text import bytes_text, confusion_table, score_table
 
 
@@ -50,12 +50,12 @@ def print_summary(run: Run, notes: Sequence[str]) -> None:
     for note in notes:
         print(note)
     parameters = sum(p.numel() for p in experiment.model.parameters())
-    kernels = resolve(own.run.kernels, torch.device(own.run.device).type)
+    backend = resolve(own.run.backend, torch.device(own.run.device).type)
     print(f"{own.task.name}: {experiment.task.source}")
     print(
         f"{own.stream.batch} streams of {experiment.total:,} steps, {own.stream.length} per update; "
         f"{own.model.block}, {parameters:,} parameters; {own.rule.name}; "
-        f"kernels {kernels}{', compiled' if own.run.compile else ''}; {run.folder}"
+        f"backend {backend}{', compiled' if own.run.compile else ''}; {run.folder}"
     )
     if run.state is not None:
         print(f"resumed at step {run.done:,}")

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..learner import Learner, LoopState, Report
 from ..model import Model
 from ..online import evaluate, online
-from ..ops.kernels import resolve
+from ..ops.backend import resolve
 from ..rules import RULES
 from ..rules.base import LearningRule
 from ..stream import Benchmark, Chunk, StatefulStream, Task
@@ -176,10 +176,10 @@ def build_model(config: Config, task: Task) -> Model:
         torch.empty(0, device=config.run.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"run.device: got {config.run.device!r}, which torch cannot use here: give cpu") from error
-    resolve(config.run.kernels, torch.device(config.run.device).type)
+    resolve(config.run.backend, torch.device(config.run.device).type)
     torch.manual_seed(config.run.seed)
     own = config.model
-    given = asdict(own) | own.options | {"kernels": config.run.kernels, "feedback": config.rule.feedback}
+    given = asdict(own) | own.options | {"backend": config.run.backend, "feedback": config.rule.feedback}
     model = Model(**task.spec._asdict(), **{name: value for name, value in given.items() if name != "options"})
     return model.to(config.run.device, getattr(torch, config.run.dtype))
 

@@ -110,7 +110,7 @@ class RunConfig:
     device: cpu, cuda, cuda:1, ...
     dtype: precision of weights, state and trace
     threads: of the processor, at most as many as there are; null: as torch chooses
-    kernels: what does the work: auto (its choice is printed), torch, functional, llvm (CPU), triton, mamba_ssm (GPU)
+    backend: what does the work: auto (its choice is printed), torch, functional, llvm (CPU), triton, mamba_ssm (GPU)
     compile: make one graph of the update: half a minute to begin with, then faster; needs g++
     report_every: time steps between two lines of metrics.jsonl
     save_every: seconds between two checkpoints; null: only when stopped and at the end
@@ -126,7 +126,7 @@ class RunConfig:
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     threads: PositiveInt | None = None
-    kernels: str = "auto"
+    backend: str = "auto"
     compile: bool = False
     report_every: PositiveInt = 1000
     save_every: NonNegativeFloat | None = 60.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .kernels import call, resolve
+from .backend import call, resolve
 
 
 def tap_mask(reset: Tensor | None, taps: int) -> Tensor | None:
@@ -22,27 +22,27 @@ def tap_mask(reset: Tensor | None, taps: int) -> Tensor | None:
     return sequence.unfold(1, taps, 1) == sequence[:, taps - 1 :, None]
 
 
-def windows(x: Tensor, taps: int, within: Tensor | None) -> Tensor:
+def windows(x: Tensor, taps: int, mask: Tensor | None) -> Tensor:
     """Return (b, t, c, k): what the taps of each step see; zero beyond a reset."""
     seen = x.unfold(1, taps, 1)
-    return seen if within is None else seen * within.unsqueeze(2)
+    return seen if mask is None else seen * mask.unsqueeze(2)
 
 
-def conv_naive(x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None = None) -> Tensor:
+def conv_naive(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return c (b, t, c): the definition."""
-    return (windows(x, weight.shape[1], within) * weight).sum(-1) + bias
+    return (windows(x, weight.shape[1], mask) * weight).sum(-1) + bias
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None = None, kernels: str = "auto") -> Tensor:
+def conv(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None, backend: str = "auto") -> Tensor:
     """Return c (b, t, c): one shifted multiply-add per tap; the same values and gradients as `conv_naive`."""
     t = x.shape[1] - weight.shape[1] + 1
-    if t > 1 and resolve(kernels, x.device.type) == "llvm":
-        y: Tensor = _Conv.apply(x, weight, bias, within)  # type: ignore[no-untyped-call]
+    if t > 1 and resolve(backend, x.device.type) == "llvm":
+        y: Tensor = _Conv.apply(x, weight, bias, mask)  # type: ignore[no-untyped-call]
         return y
     out = bias
     for i in range(weight.shape[1]):
         term = x[:, i : i + t] * weight[:, i]
-        out = out + (term if within is None else term * within[:, :, i, None])
+        out = out + (term if mask is None else term * mask[:, :, i, None])
     return out
 
 
@@ -58,17 +58,17 @@ def fold(post: Tensor, taps: Tensor) -> Tensor:
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, within: Tensor | None) -> Tensor:
-        within = x.new_empty(0, dtype=torch.bool) if within is None else within
-        x, weight, within = (tensor.contiguous() for tensor in (x, weight, within))
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        mask = x.new_empty(0, dtype=torch.bool) if mask is None else mask
+        x, weight, mask = (tensor.contiguous() for tensor in (x, weight, mask))
         y = x.new_empty(x.shape[0], x.shape[1] - weight.shape[1] + 1, x.shape[2])
-        call("conv.conv", x, weight, bias.contiguous(), within, y)
-        ctx.save_for_backward(x, weight, within)
+        call("conv.conv", x, weight, bias.contiguous(), mask, y)
+        ctx.save_for_backward(x, weight, mask)
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, within = ctx.saved_tensors
-        by = x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
-        call("conv.conv_adjoint", x, weight, within, g.contiguous(), *by)
-        return *by, None
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mask = ctx.saved_tensors
+        grads = x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
+        call("conv.conv_adjoint", x, weight, mask, grad_y.contiguous(), *grads)
+        return *grads, None

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .backend import LIBRARY, call, module, resolve
 from .conv import fold, windows
-from .kernels import LIBRARY, call, module, resolve
 
 
 class Drive(NamedTuple):
@@ -111,17 +111,17 @@ def contract_and_advance(
     decay: Tensor,
     signal: Tensor,
     go: Tensor,
-    kernels: str = "auto",
+    backend: str = "auto",
 ) -> list[Tensor]:
     """Return the gradients at the start of the chunk, and move every Z in place to its end.
 
     arrived holds the drives as `discount_to_end` gives them; decay (b, e, n or 1) is that of the whole chunk,
     `DecayProducts.start`. go is a () bool: where it is false nothing moves, and the gradients mean nothing.
     """
-    start, kernels = decay.expand_as(signal), resolve(kernels, signal.device.type)
+    start, backend = decay.expand_as(signal), resolve(backend, signal.device.type)
     by_e = [start.contiguous(), signal.contiguous()]
     by_n = [tensor.transpose(1, 2).contiguous() for tensor in (start, signal)]
-    if kernels == "llvm":
+    if backend == "llvm":
         own = [by_e if a in ("e", "en", "ej") else by_n for a in axes]
         each = zip(Z, axes, arrived, own, strict=True)
         return [_contract_and_advance(z, a, drive, by[0], by[1], go) for z, a, drive, by in each]
@@ -136,7 +136,7 @@ def contract_and_advance(
         [none if drive.taps is None else drive.taps for drive in arrived],
         [*by_e, *by_n],
         go,
-        kernels,
+        backend,
     )
     return unflatten(gradient, Z, axes)
 
@@ -256,16 +256,16 @@ def _contract_and_advance_operator(
     taps: list[Tensor],
     by: list[Tensor],
     go: Tensor,
-    kernels: str,
+    backend: str,
 ) -> None:
     if bool(go):
-        passes = contract_and_advance_torch if kernels == "torch" else module("triton_kernels").cross_all
+        passes = contract_and_advance_torch if backend == "torch" else module("triton.influence").contract_and_advance
         passes(Z, gradient, axes.split(","), post, pre, taps, by)
 
 
 LIBRARY.define(
     "contract_and_advance(Tensor(a!)[] Z, Tensor(b!) gradient, str axes, Tensor[] post, Tensor[] pre, Tensor[] taps, "
-    "Tensor[] by, Tensor go, str kernels) -> ()"
+    "Tensor[] by, Tensor go, str backend) -> ()"
 )
 LIBRARY.impl("contract_and_advance", _contract_and_advance_operator, "CompositeExplicitAutograd")
 torch.library.register_fake("biomamba::contract_and_advance", lambda *given: None)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .kernels import call
+from .backend import call
 
 
 class Given(NamedTuple):

@@ -25,7 +25,7 @@ def ssd(
     try:
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
     except ImportError as error:
-        raise ImportError('kernels: mamba_ssm is not installed: pip install "biomamba[mamba]", or give auto') from error
+        raise ImportError('backend: mamba_ssm is not installed: pip install "biomamba[mamba]", or give auto') from error
     # sequences are numbered from the one that h0 belongs to
     number = None if reset is None else reset.cumsum(1, dtype=torch.int32)
     y = mamba_chunk_scan_combined(

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import call, resolve
+from .backend import call, resolve
 from .scan import scan
 
 
-def selective_scan(a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, kernels: str = "auto") -> Tensor:
+def selective_scan(a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, backend: str = "auto") -> Tensor:
     """Return every h_t."""
-    if u.shape[1] > 1 and resolve(kernels, u.device.type) == "llvm":
-        h: Tensor = _Recur.apply(a, delta, u, B, h0)  # type: ignore[no-untyped-call]
+    if u.shape[1] > 1 and resolve(backend, u.device.type) == "llvm":
+        h: Tensor = _SelectiveScan.apply(a, delta, u, B, h0)  # type: ignore[no-untyped-call]
         return h
-    return scan(by_channel(a, u.shape[2]), drive(delta, u, B), h0, kernels)
+    return scan(by_channel(a, u.shape[2]), drive(delta, u, B), h0, backend)
 
 
 def drive(delta: Tensor, u: Tensor, B: Tensor) -> Tensor:
@@ -36,15 +36,15 @@ def by_channel(of_heads: Tensor, channels: int) -> Tensor:
     return of_heads if heads == channels else of_heads.repeat_interleave(channels // heads, 2)
 
 
-def readout(h: Tensor, C: Tensor, kernels: str = "auto") -> Tensor:
+def readout(h: Tensor, C: Tensor, backend: str = "auto") -> Tensor:
     """Return every y_t."""
-    if h.shape[1] > 1 and resolve(kernels, h.device.type) == "llvm":
-        y: Tensor = _Read.apply(h, C)  # type: ignore[no-untyped-call]
+    if h.shape[1] > 1 and resolve(backend, h.device.type) == "llvm":
+        y: Tensor = _Readout.apply(h, C)  # type: ignore[no-untyped-call]
         return y
     return (h @ C.unsqueeze(-1)).squeeze(-1)
 
 
-class _Recur(torch.autograd.Function):
+class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor) -> Tensor:
         given = tuple(tensor.contiguous() for tensor in (a, delta, u, B, h0))
@@ -54,14 +54,14 @@ class _Recur(torch.autograd.Function):
         return h
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, ...]:
         given = ctx.saved_tensors
-        by = tuple(tensor.new_empty(tensor.shape) for tensor in given[:-1])
-        call("ssm.selective_scan_adjoint", *given, g.contiguous(), *by)
-        return by
+        grads = tuple(tensor.new_empty(tensor.shape) for tensor in given[:-1])
+        call("ssm.selective_scan_adjoint", *given, grad_h.contiguous(), *grads)
+        return grads
 
 
-class _Read(torch.autograd.Function):
+class _Readout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, C: Tensor) -> Tensor:
         given = h.contiguous(), C.contiguous()
@@ -71,8 +71,8 @@ class _Read(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:
         given = ctx.saved_tensors
-        by = tuple(tensor.new_empty(tensor.shape) for tensor in given)
-        call("ssm.readout_adjoint", *given, g.contiguous(), *by)
-        return by
+        grads = tuple(tensor.new_empty(tensor.shape) for tensor in given)
+        call("ssm.readout_adjoint", *given, grad_y.contiguous(), *grads)
+        return grads

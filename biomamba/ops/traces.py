@@ -19,14 +19,14 @@ def fixed(decay: float, like: Tensor, reset: Tensor | None) -> Tensor:
     return decays if reset is None else decays.masked_fill(reset, 0)
 
 
-def decaying_sum(values: Tensor, decay: Tensor, before: Tensor, kernels: str = "auto") -> Tensor:
+def decaying_sum(values: Tensor, decay: Tensor, before: Tensor, backend: str = "auto") -> Tensor:
     """Return every q_t (b, t, ...) of values (b, t, ...), for decay (b, t) and q_0 before (b, ...)."""
     b, t = values.shape[:2]
     flat, start = values.reshape(b, t, 1, -1).contiguous(), before.reshape(b, 1, -1)
-    return scan(decay[..., None, None], flat, start, kernels).view(values.shape)
+    return scan(decay[..., None, None], flat, start, backend).view(values.shape)
 
 
-def pre_rows(drive: Drive, decay: Tensor, before: Tensor, kernels: str = "auto") -> Tensor:
+def pre_rows(drive: Drive, decay: Tensor, before: Tensor, backend: str = "auto") -> Tensor:
     """Return the traces of a drive's inputs, the K - 1 before the chunk first: (b, K-1+t, j) or (b, K-1+t, c, k).
 
     before (b, K, ...) holds the last K traces. With taps, the trace of what a channel receives is the taps' sum over
@@ -34,7 +34,7 @@ def pre_rows(drive: Drive, decay: Tensor, before: Tensor, kernels: str = "auto")
     """
     assert drive.pre is not None
     new = drive.pre[:, -decay.shape[1] :]
-    return torch.cat([before[:, 1:], decaying_sum(new, decay, before[:, -1], kernels)], dim=1)
+    return torch.cat([before[:, 1:], decaying_sum(new, decay, before[:, -1], backend)], dim=1)
 
 
 def last_rows(rows: Tensor, reset: Tensor | None, advance: int, count: int) -> Tensor:

@@ -49,7 +49,7 @@ class LearningRule(ABC):
     def __init__(self, blocks: Iterable[Block]) -> None:
         """Take the blocks of a model, in order.
 
-        Raises ValueError for no blocks, and for a rule that reads the signal of every step and blocks with the kernels
+        Raises ValueError for no blocks, and for a rule that reads the signal of every step and blocks with the backend
         mamba_ssm; TypeError for what is no block.
         """
         self.blocks = list(blocks)
@@ -59,9 +59,9 @@ class LearningRule(ABC):
         for block in self.blocks:
             if not isinstance(block, Block):
                 raise TypeError(f"blocks: got {type(block).__name__}, expected blocks: give model.blocks")
-        if self.reads_h and any(block.kernels == "mamba_ssm" for block in self.blocks):
+        if self.reads_h and any(block.backend == "mamba_ssm" for block in self.blocks):
             raise ValueError(
-                "kernels: mamba_ssm gives no learning signal of single steps, which this rule reads: give auto"
+                "backend: mamba_ssm gives no learning signal of single steps, which this rule reads: give auto"
             )
 
     @abstractmethod

@@ -11,8 +11,9 @@ trace, which is no larger than the state. Memory per influence: of the order of 
 import torch
 from torch import Tensor
 
-from ..blocks.base import Block, Tape, head, no_inputs, to_decay
+from ..blocks.base import Block, Tape, head
 from ..ops.influence import Drive, decay_products, param_axis_first
+from ..ops.scan import to_decay
 from ..ops.traces import last_rows, pre_rows
 from ..state import Tree, where
 from .base import Gradients, LearningRule, Signal
@@ -46,7 +47,7 @@ class Factored(LearningRule):
             if drive.pre is None:
                 moved[name] = ahead.start * own + (drive.post * ahead.step).sum(1)
             else:
-                rows = pre_rows(drive, decay, own["pre"], block.kernels)
+                rows = pre_rows(drive, decay, own["pre"], block.backend)
                 factors = {"post": drive.post[:, -1], "pre": last_rows(rows, part.reset, steps, own["pre"].shape[1])}
                 if "taps" in own:
                     factors["taps"] = _taps(drive, own["taps"])
@@ -58,7 +59,7 @@ class Factored(LearningRule):
         axes, post = block.influences[name], next(block.parameters()).new_zeros(batch, *block.shape)
         if axes in ("e", "en"):
             return post
-        trace = {"post": post, "pre": no_inputs(block, name, batch)}
+        trace = {"post": post, "pre": zero_inputs(block, name, batch)}
         if axes[1] == "j":
             trace["taps"] = post.new_zeros(batch, block.shape["en".index(axes[0])], block.taps)
         return trace
@@ -82,3 +83,10 @@ def _contract(signal: Tensor, trace: Tree, axes: str) -> Tensor:
     if "taps" not in trace:
         return torch.einsum("bc,bck->ck", weights, trace["pre"][:, 0])
     return torch.einsum("bck,bkj->cj", weights.unsqueeze(-1) * trace["taps"], trace["pre"])
+
+
+def zero_inputs(block: Block, name: str, batch: int) -> Tensor:
+    """Return zero traces of an influence's inputs, as `ops.traces` has them: (b, K, j), or (b, 1, c, k) of its own."""
+    axes, inputs = block.influences[name], block.fan_in[name]
+    own = (1, block.shape["en".index(axes[0])], inputs) if axes[1] == "k" else (block.taps, inputs)
+    return next(block.parameters()).new_zeros(batch, *own)

@@ -121,5 +121,5 @@ def post_trace(block: Block, tape: Tape, drive: Drive, before: Tensor, lam: floa
     if block.threshold is not None:
         post = post * surrogate_grad(tape.pre_activation.detach(), block.threshold, block.steepness).unsqueeze(-1)
     decay = fixed(lam, post, tape.reset)
-    Q = decaying_sum(post, decay, before, block.kernels)
+    Q = decaying_sum(post, decay, before, block.backend)
     return Q, decay[..., None, None] * torch.cat([before.unsqueeze(1), Q[:, :-1]], dim=1)

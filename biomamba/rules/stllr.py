@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..blocks.base import Block, Tape, no_inputs
+from ..blocks.base import Block, Tape
 from ..ops.influence import Drive, contract_now
 from ..ops.traces import at_steps, decaying_sum, fixed, last_rows, pre_rows
 from ..state import Tree, where
 from .base import Gradients, LearningRule, Signal, Span
+from .factored import zero_inputs
 from .stdp import mask_replayed, post_trace
 
 
@@ -53,7 +54,7 @@ class STLLR(LearningRule):
     ) -> None:
         """Take the blocks, the decays per step of the two traces and the weights of the two halves.
 
-        Raises ValueError where a decay is outside [0, 1), and for blocks with the kernels mamba_ssm.
+        Raises ValueError where a decay is outside [0, 1), and for blocks with the backend mamba_ssm.
         """
         super().__init__(blocks)
         for name, decay in (("lambda_pre", lambda_pre), ("lambda_post", lambda_post)):
@@ -88,9 +89,9 @@ class STLLR(LearningRule):
             drive, own = drives[name], trace[name]
             decay = fixed(self.lambda_pre, drive.post, tape.reset)
             if drive.pre is None:  # the causal half with the post in the input's place
-                found[name] = Traces(drive, decaying_sum(drive.post, decay, own, block.kernels))
+                found[name] = Traces(drive, decaying_sum(drive.post, decay, own, block.backend))
             else:
-                rows = pre_rows(drive, decay, own["pre"], block.kernels)
+                rows = pre_rows(drive, decay, own["pre"], block.backend)
                 found[name] = Traces(drive, rows, *post_trace(block, tape, drive, own["Q"], self.lambda_post))
         return found
 
@@ -126,4 +127,4 @@ class STLLR(LearningRule):
     def _zeros(self, block: Block, name: str, batch: int) -> Tree:
         """Return the zero trace of one influence."""
         post = next(block.parameters()).new_zeros(batch, *block.shape)
-        return {"pre": no_inputs(block, name, batch), "Q": post} if name in block.fan_in else post
+        return {"pre": zero_inputs(block, name, batch), "Q": post} if name in block.fan_in else post

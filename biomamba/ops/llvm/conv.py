@@ -12,17 +12,17 @@ from .language import BIT, LANES, Array, Value, Variable, constant, fixed, lanes
     x=given("b k-1+t c"),
     weight=given("c k"),
     bias=given("c"),
-    within=flags("b t k", optional=True),
+    mask=flags("b t k", optional=True),
     y=result("b t c"),
 )
-def conv(part: Part, x: Array, weight: Array, bias: Array, within: Array, y: Array) -> None:
+def conv(part: Part, x: Array, weight: Array, bias: Array, mask: Array, y: Array) -> None:
     """Write y_s = bias + sum_i weight_i x_{s+i}."""
     b, t, channels = y.shape
     lo, hi = part.range(channels, LANES)
     taps = transposed(part, weight, lo, hi)
     for i in loop(b):
         for s in loop(t):
-            sees = seen(within, i, s)
+            sees = seen(mask, i, s)
             for c in lanes(lo, hi, LANES):
                 total = bias[c]
                 for tap, there in enumerate(sees):
@@ -34,7 +34,7 @@ def conv(part: Part, x: Array, weight: Array, bias: Array, within: Array, y: Arr
     "k",
     x=given("b k-1+t c"),
     weight=given("c k"),
-    within=flags("b t k", optional=True),
+    mask=flags("b t k", optional=True),
     grad_y=given("b t c"),
     grad_x=result("b k-1+t c"),
     grad_weight=result("c k"),
@@ -44,7 +44,7 @@ def conv_adjoint(
     part: Part,
     x: Array,
     weight: Array,
-    within: Array,
+    mask: Array,
     grad_y: Array,
     grad_x: Array,
     grad_weight: Array,
@@ -64,7 +64,7 @@ def conv_adjoint(
             for c in lanes(lo, hi, LANES):
                 grad_x[i, s, c] = 0
         for s in loop(t):
-            sees = seen(within, i, s)
+            sees = seen(mask, i, s)
             for c in lanes(lo, hi, LANES):
                 signal = grad_y[i, s, c]
                 grad_bias[c] = grad_bias[c] + signal
@@ -87,11 +87,11 @@ def transposed(part: Part, weight: Array, lo: Value, hi: Value) -> Array:
     return taps
 
 
-def seen(within: Array, i: Value, s: Value) -> list[Value]:
+def seen(mask: Array, i: Value, s: Value) -> list[Value]:
     """Return, for each tap of a step, whether it sees its own sequence."""
-    assert within.there is not None
-    sees = [Variable(constant(BIT, 1)) for _ in range(fixed(within.shape[2]))]
-    with when(within.there):
+    assert mask.there is not None
+    sees = [Variable(constant(BIT, 1)) for _ in range(fixed(mask.shape[2]))]
+    with when(mask.there):
         for tap, there in enumerate(sees):
-            there.set(within[i, s, tap])
+            there.set(mask[i, s, tap])
     return [there.get() for there in sees]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels import LIBRARY
+from ..backend import LIBRARY
 from .compile import address, libraries, torch_library
 from .kernel import Kernel
 

@@ -1,4 +1,4 @@
-"""Kernels for the GPU, in Triton: every trace of a block is read and written once per update, one launch each.
+"""The influence pass for the GPU: every trace of a block is read and written once per update, one launch each.
 
     g += signal Z;   Z = P Z + post pre        in one pass over Z, in place
 
@@ -6,29 +6,25 @@ One kernel serves all traces, because it sees each as (b, c, r, j) through its s
 the gradient (c, j) is summed over b and r, and what does not vary along an axis has stride 0 there. A program holds one
 tile of r and j and walks over streams and rows, alone with its part of the gradient: the sum has an order of its own,
 so equal runs give equal numbers. The products of a chunk are torch's, except into a bfloat16 trace, of which torch
-would need a copy. Checked by Triton's interpreter on the CPU (TRITON_INTERPRET=1), which cuts a bfloat16 off where a
-GPU rounds to nearest; compiled for sm_90, but neither run nor timed on a GPU, so the sizes of tiles are guesses.
+would need a copy. See `ops.influence` for the letters.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .influence import add_
+from ..influence import add_
+from . import OPTIONS
 
 TILE, WIDTH = 2048, 128  # numbers in a tile of a trace, and in one of its rows
 PROGRAMS = 1024  # fewer would leave a large GPU idle: then several share a sum; a constant, so that all GPUs agree
-BLOCK = 128  # numbers that a program of a scan carries
-OPTIONS = {"enable_fp_fusion": True}  # a v + p in one instruction; triton 3.9 warns where it is left open
 
 
 @triton.jit
-def carry(
+def contract_and_advance_kernel(
     z,
     gradient,
     start,
@@ -108,50 +104,7 @@ def carry(
     tl.store(part, tl.sum(total, 0)[None, :], mask=x < columns)
 
 
-@triton.jit
-def forward(a, b, h0, h, steps, m, n, a_b, a_t, a_e, a_n, BLOCK: tl.constexpr):
-    """Write h_t = a_t h_{t-1} + b_t; b and h are (b, t, m), h0 (b, m), m = e n; a (b, t, e, n) is read by strides."""
-    i, x = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = x < m
-    a += i * a_b + x // n * a_e + x % n * a_n
-    b += i * steps * m + x
-    h += i * steps * m + x
-    now = tl.load(h0 + i * m + x, mask=inside, other=0)
-    for _ in range(steps):
-        now = tl.load(a, mask=inside, other=0) * now + tl.load(b, mask=inside, other=0)
-        tl.store(h, now, mask=inside)
-        a += a_t
-        b += m
-        h += m
-
-
-@triton.jit
-def backward(a, g, h0, h, by_a, by_b, after, steps, m, n, a_b, a_t, a_e, a_n, BLOCK: tl.constexpr):
-    """Write the adjoint, last step first: see `scan._adjoint`. Shapes as above; g, by_a and by_b are as h."""
-    i, x = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = x < m
-    a += i * a_b + tl.cast(steps - 1, tl.int64) * a_t + x // n * a_e + x % n * a_n
-    last = (i * steps + steps - 1) * m + x
-    g += last
-    h += last - m  # the state before the step
-    by_a += last
-    by_b += last
-    v = tl.load(g, mask=inside, other=0)
-    for _ in range(steps - 1):
-        tl.store(by_b, v, mask=inside)
-        tl.store(by_a, v * tl.load(h, mask=inside, other=0), mask=inside)
-        g -= m
-        v = tl.load(a, mask=inside, other=0) * v + tl.load(g, mask=inside, other=0)
-        a -= a_t
-        h -= m
-        by_a -= m
-        by_b -= m
-    tl.store(by_b, v, mask=inside)
-    tl.store(by_a, v * tl.load(h0 + i * m + x, mask=inside, other=0), mask=inside)
-    tl.store(after + i * m + x, tl.load(a, mask=inside, other=0) * v, mask=inside)
-
-
-def cross_all(
+def contract_and_advance(
     traces: list[Tensor],
     gradient: Tensor,
     axes: list[str],
@@ -166,21 +119,22 @@ def cross_all(
         start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]
         product = a in ("ej", "nj") and p.shape[1] > 1 and z.dtype == gradient.dtype
         now = (w[:, 0] @ q).unsqueeze(1) if w.numel() else q  # small beside Z
-        view, start, signal, arriving, now = spread(z, a, start, signal, p, now)
+        view, start, signal, arriving, now = broadcast(z, a, start, signal, p, now)
         size = view.shape[1] * view.shape[3]
         steps = 0 if product else arriving.shape[1]
-        meet(view, gradient[at : at + size], start, signal, arriving, now, steps, bool(q.numel()))
+        launch(view, gradient[at : at + size], start, signal, arriving, now, steps, bool(q.numel()))
         at += size
         if product:
             add_(z, p, q)
 
 
-def spread(
+def broadcast(
     z: Tensor, axes: str, start: Tensor, signal: Tensor, post: Tensor, pre: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return all as `carry` reads them, without a copy: Z (b, c, r, j), of which the gradient keeps c and j.
+    """Return all as `contract_and_advance_kernel` reads them, without a copy.
 
-    pre is (b, t, j), (b, t, c, j) or empty.
+
+    Z is then (b, c, r, j), of which the gradient keeps c and j; pre is (b, t, j), (b, t, c, j) or empty.
     """
     if axes in ("e", "en"):
         z, start, signal, post = (x.view(len(z), 1, 1, -1) for x in (z, start, signal, post))
@@ -197,10 +151,10 @@ def spread(
     return z, start.expand_as(z), signal.expand_as(z), post.expand(b, -1, c, r, j), pre.expand(b, -1, c, j)
 
 
-def meet(
+def launch(
     z: Tensor, to: Tensor, start: Tensor, signal: Tensor, post: Tensor, pre: Tensor, steps: int, has_pre: bool
 ) -> None:
-    """Launch `carry` and write the sum over its splits to `to`, (c j,)."""
+    """Launch `contract_and_advance_kernel` and write the sum over its splits to `to`, (c j,)."""
     b, c, r, j = z.shape
     rows, columns = triton.next_power_of_2(r), triton.next_power_of_2(j)
     if z.stride(3) == 1:  # neighbours in memory belong in one tile
@@ -215,7 +169,7 @@ def meet(
     parts = to.new_empty(splits, c * j) if splits > 1 else to
     strides = *z.stride(), *start.stride(), *post.stride(), *pre.stride()
     with torch.cuda.device_of(z):  # triton launches on the current device
-        carry[programs, splits](
+        contract_and_advance_kernel[programs, splits](
             *(z, parts, start, signal, post, pre, b, c, r, j, steps, *strides),
             HAS_PRE=has_pre,
             BY_J=start.stride(3) != 0,
@@ -226,22 +180,3 @@ def meet(
         )
     if splits > 1:
         torch.sum(parts, 0, out=to)
-
-
-def scan(a: Tensor, b: Tensor, h0: Tensor, h: Tensor) -> None:
-    """Write every h_t (b, t, e, n)."""
-    walk(forward, a, b.contiguous(), h0.contiguous(), h)
-
-
-def scan_adjoint(a: Tensor, g: Tensor, h0: Tensor, h: Tensor, by_a: Tensor, by_b: Tensor, after: Tensor) -> None:
-    """Write dL/da before it is summed over the axes on which a is 1, dL/db and dL/dh0."""
-    walk(backward, a, g.contiguous(), h0.contiguous(), h.contiguous(), by_a, by_b, after)
-
-
-def walk(kernel: Any, a: Tensor, b: Tensor, *others: Tensor) -> None:
-    """Launch a kernel with a program per stream and block of states; all but a lie in one piece."""
-    streams, steps, e, n = b.shape
-    with torch.cuda.device_of(b):
-        kernel[triton.cdiv(e * n, BLOCK), streams](
-            *(a, b, *others, steps, e * n, n, *a.expand_as(b).stride()), BLOCK=BLOCK, **OPTIONS
-        )

@@ -1,4 +1,4 @@
-"""Which kernels do the work that torch's own operations do slowly: chosen by name, never changed silently.
+"""Which backend does the work that torch's own operations do slowly: chosen by name, never changed silently.
 
     torch     torch operations only; every device
     functional  the same operations, but nothing is written to what was given, and no operator of ours is called: for
@@ -28,19 +28,19 @@ HOW = {"llvm": 'pip install "biomamba[fast]"', "triton": "pip install triton"}
 def resolve(name: str, device: str = "cpu") -> str:
     """Return torch, functional, llvm or triton for tensors of a device type (cpu, cuda).
 
-    Raises ValueError for an unknown name and for kernels that this device or this machine does not have.
+    Raises ValueError for an unknown name and for a backend that this device or this machine does not have.
     """
     if name not in NAMES:
-        raise ValueError(f"kernels: got {name!r}, expected one of {', '.join(NAMES)}")
+        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(NAMES)}")
     if name in ("auto", "mamba_ssm"):
         usual = "triton" if device == "cuda" else "llvm"
         return usual if _installed(usual) and (device in ("cpu", "cuda")) else "torch"
     if name == "llvm" and device != "cpu":
-        raise ValueError(f"kernels: llvm works on the CPU only, the tensors are on {device}: give auto")
+        raise ValueError(f"backend: llvm works on the CPU only, the tensors are on {device}: give auto")
     if name == "triton" and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError("kernels: triton works on a GPU, or with TRITON_INTERPRET=1 step by step: give auto")
+        raise ValueError("backend: triton works on a GPU, or with TRITON_INTERPRET=1 step by step: give auto")
     if name in HOW and not _installed(name):
-        raise ValueError(f"kernels: {name} is not installed: {HOW[name]}, or give auto")
+        raise ValueError(f"backend: {name} is not installed: {HOW[name]}, or give auto")
     return name
 
 
