@@ -122,7 +122,7 @@ def _each(settings: Config, weights: checkpoint.Tensors, batch: int, **options: 
     both = Both(task)
     for part in task.parts("test").values():
         adapted = Experiment.from_config(settings, part)
-        checkpoint.put(adapted.model, weights)
+        checkpoint.load_weights(adapted.model, weights)
         _score(adapted.online(adapted.stream()), task, both)
     return both.get()
 

@@ -4,17 +4,15 @@ A name is imported when it is first asked for: `import biomamba` loads no torch,
 once.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import blocks, metrics, rules, state, stream, testing
     from .experiment.build import make_task
     from .learner import Learner, LoopState, Report
+    from .loop import evaluate, online
     from .model import Model
-    from .online import evaluate, online
     from .pretrained import load_pretrained
     from .state import BlockState, cut, forget
     from .stream import Benchmark, Chunk, Spec, StatefulStream, Task
@@ -49,22 +47,11 @@ _MODULES = {
     "Model": "model",
     "load_pretrained": "pretrained",
     **dict.fromkeys(("Learner", "LoopState", "Report"), "learner"),
-    **dict.fromkeys(("evaluate", "online"), "online"),
+    **dict.fromkeys(("evaluate", "online"), "loop"),
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
     **dict.fromkeys(("Benchmark", "Chunk", "Spec", "StatefulStream", "Task"), "stream"),
     "make_task": "experiment.build",
 }
-
-
-class _Package(ModuleType):
-    """A package whose name `online` is the function, though a module that holds it has the same name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, as the import system does with every module that it has loaded."""
-        super().__setattr__(name, value.online if name == "online" and isinstance(value, ModuleType) else value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -52,7 +52,9 @@ def check_tree(name: str, tree: Tree, expected: Form, blocks: int, streams: int,
             wanted_sizes = (streams, *leaf.sizes)
             raise ValueError(f"{name}: {path} is {tuple(tensor.shape)}, expected {wanted_sizes}: give {give}")
         if tensor.dtype != leaf.dtype:
-            raise TypeError(f"{name}: {path} is {said(tensor.dtype)}, expected {said(leaf.dtype)}: give {give}")
+            raise TypeError(
+                f"{name}: {path} is {dtype_name(tensor.dtype)}, expected {dtype_name(leaf.dtype)}: give {give}"
+            )
         if tensor.device != leaf.device:
             raise ValueError(f"{name}: {path} is on {tensor.device}, expected {leaf.device}: give {give}")
 
@@ -82,7 +84,7 @@ def check_mask(name: str, given: Any, streams: int, steps: int) -> None:
     """Raise TypeError for what is no tensor of bool, ValueError for one that is not (b, t)."""
     check_tensor(name, given)
     if given.dtype != torch.bool:
-        raise TypeError(f"{name}: got {said(given.dtype)}, expected bool: give {name}.bool()")
+        raise TypeError(f"{name}: got {dtype_name(given.dtype)}, expected bool: give {name}.bool()")
     if given.shape != (streams, steps):
         raise ValueError(
             f"{name}: got {tuple(given.shape)}, expected {(streams, steps)}, as x has streams and steps: "
@@ -90,7 +92,7 @@ def check_mask(name: str, given: Any, streams: int, steps: int) -> None:
         )
 
 
-def said(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a precision."""
     return str(dtype).removeprefix("torch.")
 

@@ -36,7 +36,7 @@ RARE = {
     "dampening": 0,
     "decoupled_weight_decay": False,
 }  # options that `stepped` leaves out
-MODEST, ROOM = 1e3, 1e15  # of rates and clip; of weights and averages: sizes from where no step goes beyond 1e38
+SMALL, SAFE = 1e3, 1e15  # of rates and clip; of weights and averages: sizes from where no step goes beyond 1e38
 THIN = 4  # rows of a product of matrices, or numbers that it sums over, at most, to be taken apart
 CONSTANT = ("betas", "eps", "weight_decay", "momentum")  # options that a graph is made for
 
@@ -166,7 +166,7 @@ class Compiled:
         if names and (not self.moments or own[names[0]] is not self.moments[0]):  # the first time, or after a loading
             self.moments = [state[parameter][name] for parameter in self.trainable for name in names]
             self.has_room = (
-                largest([*self.trainable, *self.moments]) < ROOM and self.trainable[0].dtype != torch.float16
+                largest([*self.trainable, *self.moments]) < SAFE and self.trainable[0].dtype != torch.float16
             )
             if "step" in own:  # becomes a view of one tensor, which one addition moves
                 self.counts = [torch.stack([state[parameter]["step"] for parameter in self.trainable])]
@@ -178,10 +178,10 @@ class Compiled:
         """Say whether a step by these options is too small to leave a weight that is not finite.
 
         A gradient is at most clip. Adam makes of those seen a step of at most lr / sqrt((1 - b2) (1 - b1^2 / b2)), by
-        Cauchy and Schwarz, SGD one of lr clip / (1 - momentum). What weights and averages held before is below ROOM.
+        Cauchy and Schwarz, SGD one of lr clip / (1 - momentum). What weights and averages held before is below SAFE.
         """
         clip, decay = self.whole.clip, group["weight_decay"]
-        if not self.has_room or clip is None or not all(0 <= rate <= MODEST for rate in (clip, group["lr"], decay)):
+        if not self.has_room or clip is None or not all(0 <= rate <= SMALL for rate in (clip, group["lr"], decay)):
             return False
         if type(self.optimizer) is SGD:
             return bool(group["momentum"] <= 0.999 and group["lr"] * decay <= 1)

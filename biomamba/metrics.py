@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .stream import Chunk
 
-ROOM = 1 << 14  # numbers of predictions that wait at most
+CAPACITY = 1 << 14  # numbers of predictions that wait at most
 
 
 def labelled_cross_entropy(out: Tensor, chunk: Chunk) -> Tensor:
@@ -31,14 +31,14 @@ class Mean:
         """Start with nothing taken in."""
         self.total, self.count = 0.0, 0
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # out, y, mask of chunks
-        self.room = ROOM
+        self.capacity = CAPACITY
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Add the values of the labelled steps of `out` (b, t, d_out), which nobody changes afterwards."""
         # copies, because a stream may fill its own memory anew
         self.waiting.append((out.detach(), chunk.y.clone(), chunk.mask.clone()))
-        self.room -= out.numel()
-        if self.room <= 0:
+        self.capacity -= out.numel()
+        if self.capacity <= 0:
             self._score()
 
     def _score(self) -> None:
@@ -46,7 +46,7 @@ class Mean:
         if self.waiting:
             every = ([part.flatten(0, 1) for part in parts] for parts in zip(*self.waiting, strict=True))
             out, y, mask = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in every)
-            self.waiting, self.room = [], ROOM
+            self.waiting, self.capacity = [], CAPACITY
             if not bool(mask.all()):
                 out, y = out[mask], y[mask]
             if len(y):
@@ -73,7 +73,7 @@ class Mean:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved sum and count."""
-        self.waiting, self.room = [], ROOM
+        self.waiting, self.capacity = [], CAPACITY
         self.total, self.count = state["total"], state["count"]
 
 
@@ -141,9 +141,9 @@ def bits(nats: CrossEntropy) -> Derived:
 
 
 class Confusion:
-    """Which class was said of which: counts (true, said). Its own score is the accuracy.
+    """Which class was predicted of which: counts (true, predicted). Its own score is the accuracy.
 
-    classes: their names. decisions: returns the classes said (m,) and the true ones (m,) of the predictions for a
+    classes: their names. decisions: returns the classes predicted (m,) and the true ones (m,) of the predictions for a
     chunk and the chunk.
     """
 
@@ -154,24 +154,24 @@ class Confusion:
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Count the decisions of a chunk."""
-        said, true = self.decisions(out, chunk)
+        predicted, true = self.decisions(out, chunk)
         size = len(self.matrix)
-        self.matrix += torch.bincount(true.cpu() * size + said.cpu(), minlength=size**2).view(size, size)
+        self.matrix += torch.bincount(true.cpu() * size + predicted.cpu(), minlength=size**2).view(size, size)
 
     def get(self) -> float:
         """Return the accuracy so far; nan where nothing was decided."""
         return _ratio(self.matrix.trace(), self.matrix.sum())
 
     def sensitivity(self, true: int) -> float:
-        """Return the share of a class that was said to be it (recall); nan where there was none of it."""
+        """Return the share of a class that was predicted to be it (recall); nan where there was none of it."""
         return _ratio(self.matrix[true, true], self.matrix[true].sum())
 
-    def predictivity(self, said: int) -> float:
-        """Return the share of what was said to be a class that was it (precision); nan where it was never said."""
-        return _ratio(self.matrix[said, said], self.matrix[:, said].sum())
+    def predictivity(self, predicted: int) -> float:
+        """Return the share of what was predicted to be a class that was it (precision); nan where it never was."""
+        return _ratio(self.matrix[predicted, predicted], self.matrix[:, predicted].sum())
 
     def f1(self, which: int) -> float:
-        """Return 2 true positives / (2 true positives + false ones); nan where the class neither was nor was said."""
+        """Return 2 TP / (2 TP + FP + FN); nan where there is none of the class, true or predicted."""
         return _ratio(2 * self.matrix[which, which], self.matrix[which].sum() + self.matrix[:, which].sum())
 
     def macro_f1(self, classes: Iterable[int] | None = None) -> float:

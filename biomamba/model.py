@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import BLOCKS, Block, Tape
-from .checks import Form, check_mask, check_sizes, check_tensor, check_tree, form, said
+from .checks import Form, check_mask, check_sizes, check_tensor, check_tree, dtype_name, form
 from .ops.backend import NAMES
 from .state import BlockState, Tree
 
@@ -46,7 +46,7 @@ class Model(nn.Module):
         d_out: int,
         d_model: int = 64,
         n_layers: int = 1,
-        block: str = "mamba2",
+        block: str | type[Block] = "mamba2",
         tied: bool = False,
         backend: str = "auto",
         threshold: float | None = None,
@@ -58,6 +58,7 @@ class Model(nn.Module):
     ) -> None:
         """Draw initial weights.
 
+        block: mamba2, mamba or diagonal, the name of an installed package's, or a class of your own.
         tied: the head uses the embedding's weights. backend: what does the work, see `ops.backend`.
         threshold: makes the blocks spike, see `ops.spike`; steepness: of their surrogate derivative; spike_rate: the
         share of spikes that `penalty` draws each block to, by spike_weight.
@@ -77,14 +78,15 @@ class Model(nn.Module):
             raise ValueError(
                 f"spike_rate: got {spike_rate} for blocks that do not spike: give threshold too, such as 1"
             )
-        if block not in BLOCKS:
-            raise ValueError(f"block: got {block!r}, expected one of {', '.join(BLOCKS)}")
+        if isinstance(block, str) and block not in BLOCKS:
+            raise ValueError(f"block: got {block!r}, expected one of {', '.join(BLOCKS)}, or a class of your own")
+        make = BLOCKS[block] if isinstance(block, str) else block
         if tied and vocab != d_out:
             raise ValueError(f"a tied head needs d_out equal to vocab: got d_out={d_out}, vocab={vocab}")
         check_sizes(**({"d_in": d_in} if vocab is None else {"vocab": vocab}))
         check_sizes(d_out=d_out, d_model=d_model, n_layers=n_layers)
         self.encoder = nn.Linear(d_in, d_model) if d_in is not None else nn.Embedding(vocab or 0, d_model)
-        self.blocks = nn.ModuleList(BLOCKS[block](d_model, **options) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(make(d_model, **options) for _ in range(n_layers))
         self.norm_f = nn.RMSNorm(d_model, eps=EPS)
         self.head = nn.Linear(d_model, d_out, bias=False)
         self._initialise(tied)
@@ -149,15 +151,15 @@ class Model(nn.Module):
         of_tokens = isinstance(self.encoder, nn.Embedding)
         if of_tokens and x.dtype not in (torch.int64, torch.int32):
             raise TypeError(
-                f"x: got {said(x.dtype)}, expected tokens, int64: give x.long(), or Model(d_in=...) for values"
+                f"x: got {dtype_name(x.dtype)}, expected tokens, int64: give x.long(), or Model(d_in=...) for values"
             )
         if not of_tokens and not x.is_floating_point():
             raise TypeError(
-                f"x: got {said(x.dtype)}, expected real values: give x.float(), or Model(vocab=...) for tokens"
+                f"x: got {dtype_name(x.dtype)}, expected real values: give x.float(), or Model(vocab=...) for tokens"
             )
         if not of_tokens and x.dtype != self.encoder.weight.dtype:
-            dtype = said(self.encoder.weight.dtype)
-            raise TypeError(f"x: got {said(x.dtype)}, expected {dtype} as the weights: give x.to(torch.{dtype})")
+            dtype = dtype_name(self.encoder.weight.dtype)
+            raise TypeError(f"x: got {dtype_name(x.dtype)}, expected {dtype} as the weights: give x.to(torch.{dtype})")
         axes, given = (
             "(streams, steps)" if of_tokens else f"(streams, steps, {self.encoder.in_features})",
             tuple(x.shape),

@@ -25,7 +25,7 @@ LEVELS = [
     "update",
     "compiled",
     "learner",
-    "online",
+    "loop",
     "testing",
 ]
 LEVELS += ["analysis", "tasks", "experiment", "report", "cli"]

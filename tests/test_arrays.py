@@ -33,7 +33,7 @@ from biomamba.tasks.arrays import task as arrays
 from biomamba.tasks.arrays import text as arrays_text
 from biomamba.tasks.arrays.drift import Errors
 from biomamba.tasks.arrays.scores import R2, Average, Last
-from biomamba.tasks.arrays.stream import Running
+from biomamba.tasks.arrays.stream import OnlineStandardScaler
 from biomamba.tasks.arrays.task import Arrays
 from sizes import joined, same
 
@@ -213,7 +213,7 @@ def test_scaling_is_by_the_mean_and_deviation_up_to_there(tmp_path: Path, monkey
     past = data[30 : 40 + 5, :2]
     assert short[2, 4].numpy() == pytest.approx((past[-1] - past.mean(0)) / past.std(0), rel=1e-4)
     assert not torch.equal(short.flatten(0, 1), part)
-    still, good = Running(1, True).take(np.full((9, 1), 1e9 + 0.1))
+    still, good = OnlineStandardScaler(1, True).take(np.full((9, 1), 1e9 + 0.1))
     assert not still.any() and good.all()
 
 

@@ -30,7 +30,7 @@ from biomamba.tasks.ecg import scores as ecg_scores
 from biomamba.tasks.ecg import simulated as ecg_simulated
 from biomamba.tasks.ecg.files import BLOCK, CLASSES, KIND, RATE, read_beats
 from biomamba.tasks.ecg.rhythm import Rhythm
-from biomamba.tasks.ecg.signal import WINDOW, good
+from biomamba.tasks.ecg.signal import WINDOW, usable
 from biomamba.tasks.ecg.task import COUNTS, SPLITS, Ecg
 from sizes import joined, same
 
@@ -244,13 +244,13 @@ def test_the_rhythm_is_heard_and_does_not_depend_on_how_the_signal_is_cut(decima
 
 
 def test_gains_are_varied_in_what_is_learned_from_alone(folder: Path) -> None:
-    plain, varied = (of(folder, records=("100", "101"), augment=augment) for augment in (False, True))
-    one, other = (whole(task, "train") for task in (plain, varied))
+    plain, augment = (of(folder, records=("100", "101"), augment=augment) for augment in (False, True))
+    one, other = (whole(task, "train") for task in (plain, augment))
     assert torch.equal(one.x[..., 2:], other.x[..., 2:]) and torch.equal(one.y, other.y)
     assert not torch.equal(one.x[..., :2], other.x[..., :2])
-    assert same(other, whole(varied, "train"))
-    assert not torch.equal(whole(varied, "train", seed=1).x, other.x)
-    assert same(whole(plain), whole(varied))  # the test is as it is
+    assert same(other, whole(augment, "train"))
+    assert not torch.equal(whole(augment, "train", seed=1).x, other.x)
+    assert same(whole(plain), whole(augment))  # the test is as it is
 
 
 def test_people_of_all_sizes_look_alike_where_leads_are_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +357,7 @@ BRIEF = {"simulate": True, "records": (NAME,), "decimate": 4}
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_window_is_cut_out_as_if_it_had_never_been(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     at, n = 40 * WINDOW, WINDOW // 4
-    assert not good(BAD[kind]).any()
+    assert not usable(BAD[kind]).any()
     plain = whole(Ecg(**BRIEF))
     playing(monkeypatch, lambda signal: np.concatenate([signal[:at], BAD[kind], signal[at:-WINDOW]]))
     cut = whole(Ecg(**BRIEF))

@@ -1,4 +1,4 @@
-"""The laws of EEG streams: no label in the input, nothing looks ahead or leaks, a broken file is one clear line."""
+"""The laws of EEG streams: no label in the input, padding looks ahead or leaks, a broken file is one clear line."""
 
 import io
 import json
@@ -182,11 +182,11 @@ def test_labels_are_not_in_the_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
 def test_features_and_gate_are_causal_bit_for_bit(form: eeg_signal.Form) -> None:
     signal, spans = noise(6 * RATE, 4), [Span(0, 6 * RATE, 1)]
-    before = recording(signal, spans, GRID, form).piece
+    before = recording(signal, spans, GRID, form).segment
     for at in (RATE // 2, 3 * RATE, 5 * RATE + 1):
         for value in (noise(6 * RATE, 4, seed=9), np.full((6 * RATE, 4), np.nan), np.zeros((6 * RATE, 4))):
             changed = np.concatenate([signal[:at], value[at:]])
-            after = recording(changed, spans, GRID, form).piece
+            after = recording(changed, spans, GRID, form).segment
             past = at // GRID.every
             assert torch.equal(before.x[:past], after.x[:past])
             assert torch.equal(before.mask[:past], after.mask[:past])
@@ -254,21 +254,21 @@ def test_what_is_no_eeg_is_cut_out_and_counted(kind: str) -> None:
     form = FORMS[1]
     made = recording(spoiled(kind), [Span(0, 10 * RATE, 0)], GRID, form)
     clean = recording(noise(10 * RATE), [Span(0, 10 * RATE, 0)], GRID, form)
-    cut = int(made.piece.info["skipped"][0])
+    cut = int(made.segment.info["skipped"][0])
     assert cut == pytest.approx({"flat": 2.75, "large": 1.5, "nan": 1.5, "inf": 1.5}[kind] * RATE, abs=2)
-    assert clean.piece.info["skipped"][0] == 0  # control
+    assert clean.segment.info["skipped"][0] == 0  # control
     assert made.steps == clean.steps - cut // GRID.every
-    assert torch.isfinite(made.piece.x).all() and made.piece.x.abs().max() < 20
-    assert made.piece.mask.sum() <= clean.piece.mask.sum() - (cut + RATE - 2) // GRID.every  # a second to settle again
-    assert made.piece.info["unit"].sum() == 1
+    assert torch.isfinite(made.segment.x).all() and made.segment.x.abs().max() < 20
+    assert made.segment.mask.sum() <= clean.segment.mask.sum() - (cut + RATE - 2) // GRID.every
+    assert made.segment.info["unit"].sum() == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 2500.0])
 def test_a_signal_with_nothing_good_in_it_moves_no_weight(value: float) -> None:
     def moved(signal: NDArray[np.float64]) -> bool:
         made = recording(signal, [Span(0, len(signal), 1)], Grid(4, 0, RATE), FORMS[1])
-        x, y, mask = (field[None] for field in made.piece[:3])
-        chunk = Chunk(x, y, mask, torch.zeros_like(mask), {name: own[None] for name, own in made.piece.info.items()})
+        x, y, mask = (field[None] for field in made.segment[:3])
+        chunk = Chunk(x, y, mask, torch.zeros_like(mask), {name: own[None] for name, own in made.segment.info.items()})
         whole = Eeg(simulate=True)
         task = SimpleNamespace(loss=whole.loss, meters=whole.meters)  # of other inputs than its own streams bring
         model = biomamba.Model(d_in=x.shape[-1], d_out=2, d_model=4, d_state=2, headdim=1)
@@ -351,9 +351,9 @@ def test_loss_is_the_mean_over_labelled_steps(tasks: dict[str, Eeg]) -> None:
     chunk = take(tasks["eyes"])
     out = torch.zeros(*chunk.mask.shape, 2, requires_grad=True)
     assert tasks["eyes"].loss(out, chunk).item() == pytest.approx(math.log(2))
-    nothing = tasks["eyes"].loss(out, chunk._replace(mask=torch.zeros_like(chunk.mask)))
-    nothing.backward()
-    assert nothing.item() == 0 and out.grad is not None and not out.grad.any()
+    padding = tasks["eyes"].loss(out, chunk._replace(mask=torch.zeros_like(chunk.mask)))
+    padding.backward()
+    assert padding.item() == 0 and out.grad is not None and not out.grad.any()
 
 
 @pytest.mark.parametrize("name", ["eyes", "imagery"])

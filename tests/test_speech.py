@@ -120,7 +120,7 @@ def test_labels_do_not_reach_the_input(tmp_path: Path) -> None:
     plain = Speech(path=str(corpus(tmp_path / "a")))
     renamed = Speech(path=str(corpus(tmp_path / "b", labels="1234567890")))
     for one, other in zip(*(task._utterances("train") for task in (plain, renamed)), strict=True):
-        assert one.said == other.said  # in the order of their names, so that 9 of one is 0 of the other
+        assert one.text == other.text  # in the order of their names, so that 9 of one is 0 of the other
     by_sound = [joined(task.stream("test", batch=60, length=50, seed=0)) for task in (plain, renamed)]
     order = [torch.argsort(chunk.x.flatten(1).sum(1)) for chunk in by_sound]
     (x, y), (other_x, other_y) = ((c.x[o], c.y[o]) for c, o in zip(by_sound, order, strict=True))
@@ -233,17 +233,17 @@ def test_speech_commands_in_every_layout(tmp_path: Path, lists: tuple[str, ...])
         for split in ("train", "valid", "test")
         if split != "valid" or not lists or lists[0][0] == "v"
     }
-    assert {one.said for own in splits.values() for one in own} <= {"yes", "no", "stop", "_unknown_", "_silence_"}
+    assert {one.text for own in splits.values() for one in own} <= {"yes", "no", "stop", "_unknown_", "_silence_"}
     every = corpora.speech_commands(folder, "all")
-    assert {one.said for one in every} >= {"yes", "_unknown_"}
-    silence = [one for one in every if one.said == "_silence_"]
+    assert {one.text for one in every} >= {"yes", "_unknown_"}
+    silence = [one for one in every if one.text == "_silence_"]
     assert silence and all(one.samples(16000) == 16000 and len(one.wave(16000)) == 16000 for one in silence)
     if lists == ("validation_list.txt", "testing_list.txt"):
-        assert sum(one.said == "yes" for one in splits["test"]) == 4
-        assert sum(one.said == "yes" for one in splits["train"]) == 8
+        assert sum(one.text == "yes" for one in splits["test"]) == 4
+        assert sum(one.text == "yes" for one in splits["train"]) == 8
     if not lists:
         for split, own in splits.items():
-            assert all(corpora.hashed_split(one.file.name) == split for one in own if one.said != "_silence_")
+            assert all(corpora.hashed_split(one.file.name) == split for one in own if one.text != "_silence_")
 
 
 def test_the_official_hash_keeps_a_speaker_together() -> None:
@@ -272,8 +272,8 @@ def spelling(folder: Path, text: str = "<s> {} </s> ({})") -> Path:
 
 def test_an4_is_read_in_its_layout(tmp_path: Path) -> None:
     folder = spelling(tmp_path)
-    assert [one.said for one in corpora.an4(folder, "train")] == ["YES", "A B", "NO"]
-    assert [(one.said, one.speaker) for one in corpora.an4(folder, "test")] == [("GO", "who0")]
+    assert [one.text for one in corpora.an4(folder, "train")] == ["YES", "A B", "NO"]
+    assert [(one.text, one.speaker) for one in corpora.an4(folder, "test")] == [("GO", "who0")]
     shutil.copy(folder / "etc" / "an4_test.fileids", folder / "etc" / "an4_train.fileids")
     with pytest.raises(ValueError, match="1 fileids and 3 transcriptions"):
         corpora.an4(folder, "train")
@@ -314,7 +314,7 @@ def test_transcriptions_do_not_reach_the_input(tmp_path: Path) -> None:
     tasks = [
         SpeechCTC(path=str(spelling(tmp_path / text[4], text))) for text in ("<s> {} </s> ({})", "<s> B{} </s> ({})")
     ]
-    assert [[one.said for one in task.utterances("train")] for task in tasks] == [
+    assert [[one.text for one in task.utterances("train")] for task in tasks] == [
         ["YES", "A B", "NO"],
         ["BYES", "BA B", "BNO"],
     ]
@@ -394,7 +394,7 @@ def test_the_loss_by_chunks_has_the_gradient_of_ctc(length: int) -> None:
     )
     whole = torch.autograd.grad(loss, parameters)
     no = torch.zeros(1, steps, dtype=torch.int64)
-    info = dict.fromkeys(("utterance", "pass", "last", "loud"), no)
+    info = dict.fromkeys(("utterance", "pass", "last", "voice_activity"), no)
     chunk = Chunk(x, ctc.posteriors(log_p[0], target)[None], torch.ones_like(reset), reset, info)
 
     def summed(rule: str) -> list[Tensor]:
@@ -442,13 +442,13 @@ def test_every_utterance_is_heard_twice_and_taught_the_second_time() -> None:
     for row in range(2):
         first, again = ((heard[row] == which) & (place[row] == place[row, 0]) for which in (FIRST, AGAIN))
         assert torch.equal(chunk.x[row][first], chunk.x[row][again])
-        text = task.utterances("all")[int(chunk.info["utterance"][row, 0])].said
+        text = task.utterances("all")[int(chunk.info["utterance"][row, 0])].text
         gamma = ctc.posteriors(torch.log_softmax(out[row][first], -1), spelled(text)).float()
         assert torch.equal(chunk.y[row][again], gamma)
         assert torch.allclose(gamma.sum(1), torch.ones(len(gamma)), atol=1e-4)
         assert chunk.reset[row].nonzero()[:2, 0].tolist() == [0, int(again.nonzero()[0])]
         assert chunk.info["last"][row][first].tolist() == [False] * (int(first.sum()) - 1) + [True]
-        assert chunk.info["loud"][row][first].sum() == 3
+        assert chunk.info["voice_activity"][row][first].sum() == 3
 
 
 def test_a_stream_that_is_not_told_says_so() -> None:
@@ -462,7 +462,7 @@ def test_a_stream_that_is_not_told_says_so() -> None:
 def test_transcripts_are_read_step_by_step() -> None:
     task = SpeechCTC(simulate=True, align=64)
     chunk, out = hear_all(task, 16)
-    whole, pieces = (Transcripts([one.said for one in task.utterances("all")], task.stack) for _ in range(2))
+    whole, pieces = (Transcripts([one.text for one in task.utterances("all")], task.stack) for _ in range(2))
     whole.update(out, chunk)
     for i in range(0, chunk.x.shape[1], 16):
         restored = Transcripts(pieces.texts, task.stack)
@@ -497,7 +497,7 @@ def edits(one: str, other: str) -> int:
 def test_latency_is_counted_from_sound_to_symbol() -> None:
     meter = Transcripts(["AB"], stack=3)
     step, zero = torch.arange(10)[None], torch.zeros(1, 10, dtype=torch.int64)
-    info = {"utterance": zero, "pass": zero + FIRST, "last": step == 9, "loud": (step == 2) + 2 * (step == 6)}
+    info = {"utterance": zero, "pass": zero + FIRST, "last": step == 9, "voice_activity": (step == 2) + 2 * (step == 6)}
     out = torch.zeros(1, 10, SYMBOLS)
     out[0, :, 0], out[0, 4:6, 1], out[0, 8, 2] = 1, 2, 2
     reset = torch.arange(10)[None] == 0
@@ -635,7 +635,7 @@ def test_configs_learn_simulated_speech_and_score_what_is_held_out(
 def test_simulated_speech_repeats_itself() -> None:
     one = Simulated("42", "voice1", 3)
     assert torch.equal(one.wave(8000), replace(one).wave(8000)) and len(one.wave(8000)) == one.samples(8000)
-    others = [replace(one, take=4), replace(one, speaker="voice2"), replace(one, said="43")]
+    others = [replace(one, take=4), replace(one, speaker="voice2"), replace(one, text="43")]
     assert all(
         len(o.wave(8000)) != len(one.wave(8000)) or not torch.equal(o.wave(8000), one.wave(8000)) for o in others
     )

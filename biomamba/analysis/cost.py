@@ -20,8 +20,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD, Optimizer
 
 from ..learner import Learner, LoopState
+from ..loop import online
 from ..model import Model
-from ..online import online
 from ..rules import LearningRule
 from ..state import flat, nbytes
 from ..stream import Chunk, Task

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..learner import Learner
+from ..loop import online
 from ..model import Model
-from ..online import online
 from ..rules.base import LearningRule
 from ..stream import Chunk, Task
 from ..update import trainable_parameters

@@ -13,7 +13,7 @@ from ..experiment import checkpoint, config, jobs, log
 from ..experiment.build import LONG, Experiment
 from ..experiment.config import Config
 from ..experiment.parse import parse
-from ..online import evaluate
+from ..loop import evaluate
 from ..report import page
 from ..report.text import compare_table, gather, plot
 from ..rules import RULES, LearningRule

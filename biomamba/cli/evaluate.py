@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted), optim=optim)
     own = Experiment.from_config(settings, task)
     weights, _ = checkpoint.load(folder / "model.safetensors")
-    checkpoint.put(own.model, weights)
+    checkpoint.load_weights(own.model, weights)
     print(f"{folder}: {task.source}")
     print(f"split {split}: {batch} streams of {own.total:,} steps; {overlap(task, learned, split, endless)}")
     scored = {"learning off": own.evaluate(split, own.total, "learning off")}
@@ -78,7 +78,7 @@ def adapt(settings: Config, task: Benchmark, split: Split, weights: checkpoint.T
     settings, began = replace(settings, stream=replace(settings.stream, split=split, steps=None)), time.perf_counter()
     for name, part in tqdm(parts.items(), desc="each by itself", disable=None):
         own = Experiment.from_config(settings, part)
-        checkpoint.put(own.model, weights)
+        checkpoint.load_weights(own.model, weights)
         for report in own.online(own.stream()):
             log.update_last_tenth(report, last_tenth, own.total)
             for meter in whole.values():

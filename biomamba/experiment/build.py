@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..learner import Learner, LoopState, Report
+from ..loop import evaluate, online
 from ..model import Model
-from ..online import evaluate, online
 from ..ops.backend import resolve
 from ..rules import RULES
 from ..rules.base import LearningRule

@@ -66,7 +66,7 @@ def weights(model: Model) -> Tensors:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def put(model: Model, saved: Tensors) -> None:
+def load_weights(model: Model, saved: Tensors) -> None:
     """Give the model saved weights. Raises ValueError where they are another model's."""
     own = model.state_dict()
     for name in [*own, *saved]:
@@ -100,7 +100,7 @@ def restore(
     batch: int,
 ) -> LoopState:
     """Put weights, optimiser and torch's generator back, and return the loop's state of `batch` streams."""
-    put(model, under(tensors, "model."))
+    load_weights(model, under(tensors, "model."))
     state = {int(index): dict(values) for index, values in facts["optimizer"]["state"].items()}
     for key, tensor in under(tensors, "optimizer.").items():
         index, _, name = key.partition(".")

@@ -181,7 +181,7 @@ def contract_and_advance_functional(
 
 
 def empty_flat(Z: Sequence[Tensor], axes: Sequence[str], like: Tensor) -> Tensor:
-    """Return room for the gradients of all traces, one after the other."""
+    """Return one empty vector for the gradients of all traces, one after the other."""
     return like.new_empty(sum(math.prod(_summed(z.shape, a)) for z, a in zip(Z, axes, strict=True)))
 
 

@@ -43,7 +43,7 @@ def confusion_table(confusion: Mapping[str, Any]) -> str:
     tables = []
     for name, own in confusion.items():
         rows = [[f"true {c}", *map(str, counts)] for c, counts in zip(own["classes"], own["counts"], strict=True)]
-        tables.append(table([[name, *(f"said {c}" for c in own["classes"])], *rows]))
+        tables.append(table([[name, *(f"predicted {c}" for c in own["classes"])], *rows]))
     return "\n".join(tables)
 
 

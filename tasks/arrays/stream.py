@@ -45,7 +45,7 @@ class Steps(NamedTuple):
     row: NDArray[Any]  # (n,) number in the table
 
 
-class Running:
+class OnlineStandardScaler:
     """Cleans and scales the columns of one stream as they come; the same in blocks of any size, bit for bit."""
 
     def __init__(self, columns: int, scale: bool) -> None:
@@ -84,7 +84,7 @@ class Running:
 
 def labelled(rows: Iterator[Rows], scale: bool) -> Iterator[Steps]:
     """Yield the steps of a stream with labels, scaled too if asked for."""
-    labels = Running(1, scale)
+    labels = OnlineStandardScaler(1, scale)
     for own in rows:
         target, known = labels.take(own.label[:, None])
         y = np.where(known[:, None], target, np.nan)
@@ -108,7 +108,7 @@ def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: b
 
     blocks: (n, inputs + len(roles)), where roles says which of label, mask and reset follow the inputs.
     """
-    running = Running(inputs, scale)
+    running = OnlineStandardScaler(inputs, scale)
     for block in blocks:
         x, good = running.take(block[:, :inputs])
         given = {role: block[:, inputs + i] for i, role in enumerate(roles)}

@@ -1,12 +1,12 @@
-"""Recordings laid end to end on b rows: what every task whose data comes in pieces streams.
+"""Recordings laid end to end on b rows: what every task whose data comes in segments streams.
 
     row 0   | recording 0      | recording 2 | recording 5    |
     row 1   | recording 1 | recording 3   | recording 4  |####|     # filled up: no label, input 0
 
 Each recording goes to the row that ends first; a row begins each with a reset. A recording is read only when the
-stream gets there, a piece at a time, so memory does not grow with the data.
+stream gets there, a segment at a time, so memory does not grow with the data.
 
-Shapes: b rows, t steps of a chunk, s steps of a piece.
+Shapes: b rows, t steps of a chunk, s steps of a segment.
 """
 
 import heapq
@@ -20,7 +20,7 @@ from torch import Tensor
 from biomamba.stream import Chunk, join
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """The next s steps of a recording."""
 
     x: Tensor  # (s, ...) as in Chunk, without b
@@ -36,11 +36,11 @@ class Recording(Protocol):
     def steps(self) -> int:
         """How many steps it takes on a row; known without reading it."""
 
-    def read(self) -> Iterator[Piece]:
+    def read(self) -> Iterator[Segment]:
         """Yield it from its beginning, at most `steps` steps in all; what is missing at its end is filled up."""
 
 
-class Lasting(Protocol):
+class Timed(Protocol):
     """What takes time on a row."""
 
     @property
@@ -49,12 +49,12 @@ class Lasting(Protocol):
 
 
 Rows = Sequence[Sequence[Recording]]
-Piecewise = TypeVar("Piecewise", bound=Lasting)
+T = TypeVar("T", bound=Timed)
 
 
-def deal(recordings: Iterable[Piecewise], batch: int) -> list[list[Piecewise]]:
+def assign_rows(recordings: Iterable[T], batch: int) -> list[list[T]]:
     """Return the recordings in `batch` rows: in their order, each to the row that ends first."""
-    rows: list[list[Piecewise]] = [[] for _ in range(batch)]
+    rows: list[list[T]] = [[] for _ in range(batch)]
     ends = [(0, row) for row in range(batch)]
     for recording in recordings:
         end, row = heapq.heappop(ends)
@@ -63,19 +63,19 @@ def deal(recordings: Iterable[Piecewise], batch: int) -> list[list[Piecewise]]:
     return rows
 
 
-def steps(rows: Iterable[Iterable[Lasting]]) -> int:
+def steps(rows: Iterable[Iterable[Timed]]) -> int:
     """Return how many steps the longest row has."""
     return max(sum(recording.steps for recording in row) for row in rows)
 
 
-def play(rows: Rows, blank: Piece, length: int, start: int = 0) -> Iterator[Chunk]:
+def iterate(rows: Rows, padding: Segment, length: int, start: int = 0) -> Iterator[Chunk]:
     """Yield the rows from time step `start` on, `length` steps at a time; the last chunk may be shorter.
 
-    blank: one step (1, ...) of silence without a label, which fills up.
+    padding: one step (1, ...) of silence without a label, which fills up.
     The chunks laid end to end depend neither on `length` nor on `start`.
     """
     total = steps(rows)
-    players = [_Row(row, blank, total, start) for row in rows]
+    players = [_Row(row, padding, total, start) for row in rows]
     for step in range(start, total, length):
         now = min(length, total - step)
         yield join([player.take(now) for player in players], axis=0)
@@ -84,9 +84,9 @@ def play(rows: Rows, blank: Piece, length: int, start: int = 0) -> Iterator[Chun
 class _Row:
     """One row, from `start` on."""
 
-    def __init__(self, recordings: Sequence[Recording], blank: Piece, total: int, start: int) -> None:
+    def __init__(self, recordings: Sequence[Recording], padding: Segment, total: int, start: int) -> None:
         """Take the recordings and what fills up, to `total` steps."""
-        self.parts = self._parts(recordings, blank, total, start)
+        self.parts = self._parts(recordings, padding, total, start)
         self.held: list[Chunk] = []
         self.size = 0
 
@@ -102,42 +102,42 @@ class _Row:
         return joined.between(0, length)
 
     @staticmethod
-    def _parts(recordings: Sequence[Recording], blank: Piece, total: int, start: int) -> Iterator[Chunk]:
+    def _parts(recordings: Sequence[Recording], padding: Segment, total: int, start: int) -> Iterator[Chunk]:
         """Yield all that begins at `start`, as chunks of one row."""
         ends = list(accumulate(recording.steps for recording in recordings))
         for recording, end in zip(recordings, ends, strict=True):
             if end <= start:
                 continue
             at = end - recording.steps
-            for piece in _filled(recording, blank):
-                size = piece.mask.shape[1]
+            for segment in _filled(recording, padding):
+                size = segment.mask.shape[1]
                 skip = min(max(0, start - at), size)
                 if skip < size:
-                    yield _begun(piece, at == end - recording.steps).between(skip)
+                    yield _begun(segment, at == end - recording.steps).between(skip)
                 at += size
         end = ends[-1] if ends else 0
-        yield _begun(_repeat(blank, total - max(end, start)), start <= end)
+        yield _begun(_repeat(padding, total - max(end, start)), start <= end)
 
 
-def _filled(recording: Recording, blank: Piece) -> Iterator[Chunk]:
-    """Yield the pieces of a recording as chunks of one row, no more than its steps, and what they lack of these."""
-    left, pieces = recording.steps, recording.read()
-    while left and (piece := next(pieces, None)) is not None:  # no further than its steps: it may hold many more
-        yield _row(piece).between(0, left)
-        left -= min(left, len(piece.mask))
+def _filled(recording: Recording, padding: Segment) -> Iterator[Chunk]:
+    """Yield the segments of a recording as chunks of one row, no more than its steps, and what they lack of these."""
+    left, segments = recording.steps, recording.read()
+    while left and (segment := next(segments, None)) is not None:  # no further than its steps: it may hold many more
+        yield _row(segment).between(0, left)
+        left -= min(left, len(segment.mask))
     if left:
-        yield _repeat(blank, left)
+        yield _repeat(padding, left)
 
 
-def _row(piece: Piece) -> Chunk:
-    """Return a piece as a chunk of one row, without a reset."""
-    x, y, mask, info = piece
+def _row(segment: Segment) -> Chunk:
+    """Return a segment as a chunk of one row, without a reset."""
+    x, y, mask, info = segment
     return Chunk(x, y, mask, torch.zeros_like(mask), info).map(lambda tensor: tensor[None])
 
 
-def _repeat(blank: Piece, count: int) -> Chunk:
-    """Return `count` steps of the blank."""
-    return _row(blank).map(lambda tensor: tensor.expand(1, count, *tensor.shape[2:]))
+def _repeat(padding: Segment, count: int) -> Chunk:
+    """Return `count` steps of the padding."""
+    return _row(padding).map(lambda tensor: tensor.expand(1, count, *tensor.shape[2:]))
 
 
 def _begun(chunk: Chunk, begins: bool) -> Chunk:

@@ -1,4 +1,4 @@
-"""The rhythm, heard from the signal alone: how unlike the last beat is to the usual one, held from beat to beat.
+"""The rhythm, signal from the signal alone: how unlike the last beat is to the usual one, held from beat to beat.
 
     band-pass, square, mean over 0.1 s  ->  a hump per beat  ->  its top, once it has fallen to half
     the channels: log of wait / mean of about 10 waits, wait / its long ones, wait / the wait before,
@@ -56,30 +56,30 @@ class Rhythm:
         self.seen = 0  # samples
         self.height, self.top, self.top_at = 0.0, 0.0, 0  # of a usual beat, and of what may be one now
         self.recent: deque[float] = deque([0.0] * RECENT, RECENT)  # energy at the last looks
-        self.heard: deque[float] = deque([0.0] * RECENT, RECENT)  # the signal there, mV
+        self.recent_signal: deque[float] = deque([0.0] * RECENT, RECENT)  # the signal there, mV
         self.usual: NDArray[np.float64] | None = None  # the shape of the usual beat
         self.width, self.irregular = 0.12 * RATE / EVERY, 0.0
         self.last: int | None = None
         self.waits = [0.8 * RATE] * 3  # the running mean of all and of the long ones, and the last
-        self.said = np.zeros(CHANNELS)
+        self.channels = np.zeros(CHANNELS)
 
     def __call__(self, block: NDArray[np.float64]) -> Tensor:
         """Return the channels (t, CHANNELS) of the next samples (s, c), float32."""
         if not len(block):
             return torch.zeros(0, CHANNELS)
-        energy, heard = self._energy(block)
-        said = np.empty((len(block) // self.every, CHANNELS))
+        energy, signal = self._energy(block)
+        channels = np.empty((len(block) // self.every, CHANNELS))
         begin = 0
         for place in range(EVERY - 1, len(block), EVERY):
             self.recent.append(float(energy[place]))
-            self.heard.append(float(heard[place]))
+            self.recent_signal.append(float(signal[place]))
             if self._look(float(energy[place]), self.seen + place):
-                end = max(0, -(-(place + 1) // self.every) - 1)  # the first step that has heard of this sample
-                said[begin:end], begin = self.said, end
+                end = max(0, -(-(place + 1) // self.every) - 1)  # the first step that has signal of this sample
+                channels[begin:end], begin = self.channels, end
                 self._take(self.seen + place)
-        said[begin:] = self.said
+        channels[begin:] = self.channels
         self.seen += len(block)
-        return torch.from_numpy(said.astype(np.float32))
+        return torch.from_numpy(channels.astype(np.float32))
 
     def _energy(self, block: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the energy (s,) of QRS complexes in the first lead, and its signal (s,) without drift and noise."""
@@ -87,10 +87,10 @@ class Rhythm:
         if self.band_state is None:
             self.band_state = self.signal.sosfilt_zi(self.band) * lead[0]
             self.broad_state = self.signal.sosfilt_zi(self.broad) * lead[0]
-        heard, self.broad_state = self.signal.sosfilt(self.broad, lead, zi=self.broad_state)
+        signal, self.broad_state = self.signal.sosfilt(self.broad, lead, zi=self.broad_state)
         band, self.band_state = self.signal.sosfilt(self.band, lead, zi=self.band_state)
         energy, self.mean_state = self.signal.sosfilt(self.mean, band**2, zi=self.mean_state)
-        return energy, heard
+        return energy, signal
 
     def _look(self, energy: float, at: int) -> bool:
         """Return whether a beat is noticed now; its top was at `top_at`."""
@@ -116,7 +116,7 @@ class Rhythm:
             rhythm = [math.log(wait / other) for other in self.waits]
             mean, long, _ = self.waits
             self.waits = [mean + MEAN * (wait - mean), long + (LONG if wait > long else SHORT) * (wait - long), wait]
-        self.said = np.clip(SCALE * np.array([*rhythm, *shape, self.irregular]), -LARGEST, LARGEST)
+        self.channels = np.clip(SCALE * np.array([*rhythm, *shape, self.irregular]), -LARGEST, LARGEST)
         self.irregular += USUAL * (abs(rhythm[-1]) - self.irregular)
         self.height += USUAL * (self.top - self.height) if self.height else self.top
         self.width += USUAL * (width - self.width)
@@ -124,8 +124,8 @@ class Rhythm:
 
     def _unlike(self, top: int) -> list[float]:
         """Return 1 - the correlation with the usual beat, and the log of the size beside it, of the beat at a look."""
-        heard = np.array(self.heard)
-        shifts = [heard[max(0, top + k - BEFORE) : top + k + AFTER + 1] for k in range(-SHIFT, SHIFT + 1)]
+        signal = np.array(self.recent_signal)
+        shifts = [signal[max(0, top + k - BEFORE) : top + k + AFTER + 1] for k in range(-SHIFT, SHIFT + 1)]
         shapes = [s - s.mean() for s in shifts if len(s) == BEFORE + AFTER + 1]
         own = shapes[len(shapes) // 2]
         if self.usual is None:

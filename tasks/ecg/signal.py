@@ -26,12 +26,12 @@ ANTI_ALIAS = 0.8  # of the half of the new rate
 LEVEL_SECONDS = 10.0  # over which the running size of a lead is averaged
 SIZE = 0.1  # root mean square of a lead that was scaled: QRS complexes are then about 0.4
 USUAL = 0.3  # mV, the root mean square of a lead of which nothing has been heard
-GAIN = 0.25  # standard deviation of the logarithm of a lead's gain where gains are varied
+GAIN = 0.25  # standard deviation of the logarithm of a lead's gain where gains are augment
 TURN = math.pi / 2  # how far two leads are turned into one another there
 DROPPED = 0.3  # how often the second lead is left out there
 
 
-def good(block: NDArray[np.float64]) -> NDArray[np.bool_]:
+def usable(block: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return for each sample (s,) whether its window is finite, in range and not flat in every lead (s, c)."""
     kept = np.empty(len(block), dtype=bool)
     for at in range(0, len(block), WINDOW):
@@ -66,7 +66,7 @@ class Filters:
         return torch.from_numpy(filtered[self.every - 1 :: self.every].astype(np.float32))
 
 
-class Level:
+class RunningNorm:
     """Divides each lead by its running root mean square, so that people with large and small signals look alike."""
 
     def __init__(self, every: int) -> None:
@@ -84,16 +84,16 @@ class Level:
         return x * torch.from_numpy((SIZE / np.sqrt(mean)).astype(np.float32))
 
 
-def varied(x: Tensor, draw: np.random.Generator) -> Tensor:
+def augment(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Return a block of steps (t, c) as electrodes elsewhere might have heard it: leads turned and of other gains.
 
     At times all leads but the first are left out.
     """
-    gains = np.exp(GAIN * draw.normal(size=x.shape[1]))
-    angle = draw.uniform(-TURN, TURN)
-    gains *= draw.choice([1, -1])
+    gains = np.exp(GAIN * rng.normal(size=x.shape[1]))
+    angle = rng.uniform(-TURN, TURN)
+    gains *= rng.choice([1, -1])
     if x.shape[1] == 2:
         cos, sin = math.cos(angle), math.sin(angle)
         x = x @ torch.tensor([[cos, sin], [-sin, cos]], dtype=x.dtype)
-        gains[1] *= draw.random() >= DROPPED
+        gains[1] *= rng.random() >= DROPPED
     return x * torch.from_numpy(gains.astype(np.float32))

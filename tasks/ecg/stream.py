@@ -24,15 +24,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..common.packing import Piece
+from ..common.packing import Segment
 from .files import Record
 from .rhythm import Rhythm
-from .signal import Filters, Level, good, varied
+from .signal import Filters, RunningNorm, augment, usable
 
 
 @dataclass(frozen=True)
 class Beats:
-    """A record, live, late or both at once: what playlist.Recording asks for.
+    """A record, live, late or both at once: what packing.Recording asks for.
 
     every: samples per step. decision: samples from the R peak to the decision. rhythm: with the channels of ecg_rhythm.
     scale: divide by the running size. vary: seeds of the gains, which are varied from block to block; None: they are
@@ -68,30 +68,30 @@ class Beats:
         lag = self.lag(beats)
         return Silence(lag), replace(self, learn=True, score=False, short=lag)
 
-    def read(self) -> Iterator[Piece]:
+    def read(self) -> Iterator[Segment]:
         """Yield the record, block by block; what was cut out of it is filled up at its end."""
         decided = np.minimum(self.record.beats + self.decision, self.record.samples - 1)
         alive = np.ones(len(decided), dtype=bool)
-        front, at, done = Front(self), 0, 0
+        preprocess, at, done = Preprocessor(self), 0, 0
         skipped = lost = 0
         for block in self.record.blocks():
-            kept, end = good(block), at + len(block)
+            kept, end = usable(block), at + len(block)
             peaks = (self.record.beats >= at) & (self.record.beats < end)
             alive[peaks] &= kept[self.record.beats[peaks] - at]
             now = (decided >= at) & (decided < end)
             alive[now] &= kept[decided[now] - at]
-            x = front(block[kept])
+            x = preprocess(block[kept])
             places = (np.cumsum(kept) - 1)[decided[now] - at] // self.every
             y, score = self._labels(np.flatnonzero(now & alive), places[alive[now]], len(x))
             skipped, lost = skipped + int((~kept).sum()), lost + int((now & ~alive).sum())
             at, done = end, done + len(x)
             if len(x):
-                yield self._piece(x, y, score, skipped, lost)
+                yield self._segment(x, y, score, skipped, lost)
                 skipped = lost = 0
         rest = self.record.samples // self.every - done
         if rest:
             y, score = self._labels(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), rest)
-            yield self._piece(torch.zeros(rest, x.shape[1]), y, score, skipped, lost)
+            yield self._segment(torch.zeros(rest, x.shape[1]), y, score, skipped, lost)
 
     def _labels(self, which: NDArray[np.int64], places: NDArray[np.int64], steps: int) -> tuple[Tensor, Tensor]:
         """Return the classes to learn and to score (t,), those of some beats at their steps."""
@@ -106,31 +106,31 @@ class Beats:
                 score[places[counted]] = torch.from_numpy(kinds[counted])
         return y, score
 
-    def _piece(self, x: Tensor, y: Tensor, score: Tensor, skipped: int, lost: int) -> Piece:
-        """Return a piece; the steps with a class to learn have a loss. What a late row skips is counted live alone."""
+    def _segment(self, x: Tensor, y: Tensor, score: Tensor, skipped: int, lost: int) -> Segment:
+        """Return a segment; steps with a class to learn have a loss. What a late row skips is counted live alone."""
         gone = torch.zeros(2, len(y), dtype=torch.int64)
         if self.score:
             gone[:, 0] = torch.tensor([skipped, lost])
-        return Piece(x, y, y >= 0, {"score": score, "skipped": gone[0], "lost": gone[1]})
+        return Segment(x, y, y >= 0, {"score": score, "skipped": gone[0], "lost": gone[1]})
 
 
-class Front:
+class Preprocessor:
     """From samples to the input of the model; its state is that of one reading of a record."""
 
     def __init__(self, beats: Beats) -> None:
         """Take what is wanted."""
         self.filters = Filters(beats.every)
-        self.level = Level(beats.every) if beats.scale else None
+        self.norm = RunningNorm(beats.every) if beats.scale else None
         self.rhythm = Rhythm(beats.every) if beats.rhythm else None
-        self.draw = None if beats.vary is None else np.random.default_rng(beats.vary)
+        self.rng = None if beats.vary is None else np.random.default_rng(beats.vary)
 
     def __call__(self, block: NDArray[np.float64]) -> Tensor:
         """Return the steps (t, channels) of the next samples (s, c) that passed the gate."""
         x = self.filters(block)
-        if self.level and len(x):
-            x = self.level(x)
-        if self.draw:
-            x = varied(x, self.draw)
+        if self.norm and len(x):
+            x = self.norm(x)
+        if self.rng:
+            x = augment(x, self.rng)
         return torch.cat([x, self.rhythm(block)], dim=1) if self.rhythm else x
 
 
@@ -140,13 +140,13 @@ class Silence:
 
     steps: int
 
-    def read(self) -> Iterator[Piece]:
+    def read(self) -> Iterator[Segment]:
         """Yield nothing: it is filled up."""
         return iter(())
 
 
-def blank(channels: int) -> Piece:
+def padding(channels: int) -> Segment:
     """Return a step of silence."""
     none, zero = torch.tensor([-1]), torch.tensor([0])
     info = {"score": none, "skipped": zero, "lost": zero}
-    return Piece(torch.zeros(1, channels), none, torch.zeros(1, dtype=torch.bool), info)
+    return Segment(torch.zeros(1, channels), none, torch.zeros(1, dtype=torch.bool), info)

@@ -25,14 +25,14 @@ from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split, Task
 
 from ..common.baselines import Predict, score
 from ..common.files import check_split, locate, package
-from ..common.packing import Rows, deal, play
+from ..common.packing import Rows, assign_rows, iterate
 from ..common.packing import steps as longest
 from . import scores as ecg_scores
 from . import simulated as ecg_simulated
 from .files import CLASSES, LEAD, RATE, Record, open_record
 from .rhythm import CHANNELS
 from .signal import WINDOW
-from .stream import Beats, blank
+from .stream import Beats, padding
 
 SPLITS = {  # of the records of de Chazal 2004
     "train": "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230",
@@ -134,7 +134,7 @@ class Ecg(Benchmark):
         Raises FileNotFoundError, ValueError and ImportError for records that are not there or cannot be read; what lies
         in the signal itself is found when the stream gets there.
         """
-        return play(self._rows(split, batch, seed), blank(self.spec.d_in or 0), length, start)
+        return iterate(self._rows(split, batch, seed), padding(self.spec.d_in or 0), length, start)
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the weighted cross entropy (nats) of `out` (b, t, 5), summed over the beats and divided by b.
@@ -236,8 +236,8 @@ class Ecg(Benchmark):
         orders = [draw.permutation(len(names)) if split == "train" else range(len(names)) for _ in range(passes)]
         recordings = [self._beats(names[i], split, seed, turn) for turn, order in enumerate(orders) for i in order]
         if not self.label_delay:
-            return deal(recordings, batch)
-        live = deal([replace(own, learn=False) for own in recordings], batch // 2)
+            return assign_rows(recordings, batch)
+        live = assign_rows([replace(own, learn=False) for own in recordings], batch // 2)
         late = [[part for own in row for part in own.late(self.label_delay)] for row in live]
         return [*live, *late]
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..common.packing import Piece
+from ..common.packing import Segment
 from . import signal as eeg_signal
 from .files import Run
 
@@ -33,16 +33,16 @@ class Span(NamedTuple):
 class Recording(NamedTuple):
     """A block or a run, ready to be played."""
 
-    piece: Piece
+    segment: Segment
 
     @property
     def steps(self) -> int:
         """Return how many steps it takes."""
-        return len(self.piece.mask)
+        return len(self.segment.mask)
 
-    def read(self) -> Iterator[Piece]:
+    def read(self) -> Iterator[Segment]:
         """Yield it whole: a minute or two of some channels."""
-        yield self.piece
+        yield self.segment
 
 
 class Grid(NamedTuple):
@@ -69,28 +69,28 @@ def trials(run: Run) -> Sequence[Span]:
 def recording(signal: NDArray[np.float64], spans: Sequence[Span], grid: Grid, form: eeg_signal.Form) -> Recording:
     """Return the recording of a signal (n, c or more, see `Form`).
 
-    Where nothing of it passes the gate, one step without a label remains, which counts what was cut out.
+    Where padding of it passes the gate, one step without a label remains, which counts what was cut out.
     """
     kept = eeg_signal.good(signal)
     at = np.arange(grid.every - 1, len(signal), grid.every)
     at = at[kept[at]]
     if len(at):
         x = torch.from_numpy(_stretches(signal, kept, form)[at].astype(np.float32))
-        piece = _labelled(x, spans, kept, at, grid)
+        segment = _labelled(x, spans, kept, at, grid)
     else:
-        piece = nothing(form.size)
-    piece.info["skipped"][0] = int((~kept).sum())
-    return Recording(piece)
+        segment = padding(form.size)
+    segment.info["skipped"][0] = int((~kept).sum())
+    return Recording(segment)
 
 
-def nothing(size: int) -> Piece:
+def padding(size: int) -> Segment:
     """Return one step of f = `size` features without a label."""
     info = {name: torch.tensor([0]) for name in ("window", "unit", "since", "skipped")}
-    return Piece(torch.zeros(1, size), torch.tensor([-1]), torch.zeros(1, dtype=torch.bool), info)
+    return Segment(torch.zeros(1, size), torch.tensor([-1]), torch.zeros(1, dtype=torch.bool), info)
 
 
 def _stretches(signal: NDArray[np.float64], kept: NDArray[np.bool_], form: eeg_signal.Form) -> NDArray[np.float64]:
-    """Return the features (n, f), each stretch without a break by itself; 0 where nothing is kept."""
+    """Return the features (n, f), each stretch without a break by itself; 0 where padding is kept."""
     x = np.zeros((len(signal), form.size))
     edges = np.flatnonzero(np.diff(kept, prepend=False, append=False))
     for start, end in zip(edges[::2], edges[1::2], strict=True):
@@ -98,7 +98,7 @@ def _stretches(signal: NDArray[np.float64], kept: NDArray[np.bool_], form: eeg_s
     return x
 
 
-def _labelled(x: Tensor, spans: Sequence[Span], kept: NDArray[np.bool_], at: NDArray[np.int64], grid: Grid) -> Piece:
+def _labelled(x: Tensor, spans: Sequence[Span], kept: NDArray[np.bool_], at: NDArray[np.int64], grid: Grid) -> Segment:
     """Return x (s, f), the samples `at`, with labels; the last window of a trial takes in what is left of it."""
     label, since, unit, window = (np.full(len(kept), value) for value in (-1, 0, -1, 0))
     for number, (start, end, which) in enumerate(spans):
@@ -114,7 +114,7 @@ def _labelled(x: Tensor, spans: Sequence[Span], kept: NDArray[np.bool_], at: NDA
         "since": torch.from_numpy(since[at]),
         "skipped": torch.zeros(len(at), dtype=torch.int64),
     }
-    return Piece(x, torch.from_numpy(np.where(mask, label[at], -1)), torch.from_numpy(mask), info)
+    return Segment(x, torch.from_numpy(np.where(mask, label[at], -1)), torch.from_numpy(mask), info)
 
 
 def _ends(key: NDArray[np.int64], mask: NDArray[np.bool_]) -> Tensor:

@@ -4,7 +4,7 @@
              is the test, the others are learned from, each a recording of its own
     imagery  R04, R08 and R12 are a recording each, rest and trials in a row; run number `fold` is the test
 
-The gate, the filters and the scale begin anew with every recording, so nothing of a test block can reach a block that
+The gate, the filters and the scale begin anew with every recording, so padding of a test block can reach a block that
 is learned from, nor the other way round. Where the gate cuts something out, the recording goes on behind it: the
 model's state is held meanwhile, and the filters begin anew. A label is in `y` alone and never in `x`.
 Shapes: b rows, t steps, s steps of a recording, f features.
@@ -24,14 +24,14 @@ from torch import Tensor
 from biomamba.metrics import CrossEntropy, Derived, Total, labelled_cross_entropy
 from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
-from ..common import packing as playlist
+from ..common import packing
 from ..common.baselines import Predict, score
 from ..common.files import check_split
 from . import signal as eeg_signal
 from .files import MONTAGE, RATE, Run, find, read
 from .scores import Decisions, Latency
 from .simulated import simulate
-from .stream import Grid, Recording, blocks, nothing, recording, trials
+from .stream import Grid, Recording, blocks, padding, recording, trials
 
 SETS = {
     "occipital": ("O1", "OZ", "O2"),
@@ -136,11 +136,13 @@ class Eeg(Benchmark):
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int:
         """Return how many steps each row has; the shorter ones are filled up."""
-        return playlist.steps(playlist.deal(self._order(split, seed), batch))
+        return packing.steps(packing.assign_rows(self._order(split, seed), batch))
 
     def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
         """Yield the split from time step `start` on; the seed draws the order of split train. Reads at once."""
-        return playlist.play(playlist.deal(self._order(split, seed), batch), nothing(self._form.size), length, start)
+        return packing.iterate(
+            packing.assign_rows(self._order(split, seed), batch), padding(self._form.size), length, start
+        )
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean cross entropy (nats) of `out` (b, t, 2) over the labelled steps; 0 where there are none."""
@@ -181,8 +183,8 @@ class Eeg(Benchmark):
 
     def _commonest(self) -> int:
         """Return the class with most blocks or trials in split train; the first where there are as many of both."""
-        pieces = [recording.piece for recording in self._recordings["train"]]
-        ended = torch.cat([piece.y[piece.info["unit"] == 1] for piece in pieces])
+        pieces = [recording.segment for recording in self._recordings["train"]]
+        ended = torch.cat([segment.y[segment.info["unit"] == 1] for segment in pieces])
         return int(torch.bincount(ended, minlength=2).argmax())
 
     def _order(self, split: str, seed: int) -> list[Recording]:

@@ -11,7 +11,7 @@ BANDS, TIME = 8, 0.15  # at strength 1: up to 8 bands in a row, twice, and 15 % 
 
 
 @dataclass(frozen=True)
-class Change:
+class Augmentation:
     """One way to change a recording, drawn once."""
 
     seed: tuple[int, ...] | int = 0
@@ -19,10 +19,10 @@ class Change:
     strength: float = 0.0
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, strength: float) -> "Change":
+    def drawn(cls, rng: np.random.Generator, strength: float) -> "Augmentation":
         """Return a change of that strength; at 0 none, and nothing is drawn."""
         if not strength:
-            return AS_IT_IS
+            return IDENTITY
         return cls(int(rng.integers(2**31)), 1 + SPEED * strength * float(rng.uniform(-1, 1)), strength)
 
     def samples(self, count: int) -> int:
@@ -54,4 +54,4 @@ class Change:
         return features
 
 
-AS_IT_IS = Change()
+IDENTITY = Augmentation()

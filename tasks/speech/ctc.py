@@ -37,13 +37,13 @@ def posteriors(log_p: Tensor, target: Sequence[int]) -> Tensor:
     return (log_p.detach().exp() - gradient).clamp(min=0)
 
 
-def greedy(said: Sequence[int], before: int = 0) -> list[int]:
+def greedy(predicted: Sequence[int], before: int = 0) -> list[int]:
     """Return the symbols that frames of likeliest symbols spell: repeats are one, blanks none.
 
     before: the frame before the first, so that a stream may be decoded piece by piece.
     """
     spelled = []
-    for symbol in said:
+    for symbol in predicted:
         if symbol not in (before, 0):
             spelled.append(symbol)
         before = symbol

@@ -37,7 +37,7 @@ class Utterance(Protocol):
     """Something said: where its sound comes from is its own affair."""
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """The word, or the transcription."""
 
     @property
@@ -56,7 +56,7 @@ class Recorded:
     """A sound file, or `length` samples of it from sample `begin` on."""
 
     file: Path
-    said: str
+    text: str
     speaker: str
     begin: int = 0
     length: int | None = None

@@ -1,9 +1,9 @@
-"""What was said, letter by letter: spelling, loud steps, and the error rates of what was understood.
+"""What was said, letter by letter: spelling, voice activity, and the error rates of what was understood.
 
     CER = (substitutions + deletions + insertions) / letters of the transcription        WER: the same of words
 
-Both by jiwer. Latency is counted from sound to symbol: from the first loud step to the first symbol, and from the last
-loud one to the last symbol. Loud: log power, mean over the bands, above the middle between its 10 % and 90 % quantiles
+Both by jiwer. Latency is counted from sound to symbol: from the first step with voice to the first symbol, and from the
+last one to the last symbol. Voice: log power, mean over the bands, above the middle between its 10 % and 90 % quantiles
 in the utterance (that looks ahead, but only the score does). Shapes: b rows, t steps, k symbols, 0 the blank.
 """
 
@@ -21,7 +21,7 @@ from .simulated import LETTERS
 
 SYMBOLS = len(LETTERS) + 1
 FIRST, AGAIN = 1, 2  # of info "pass"; 0 where a pass is filled up
-BEGINS, ENDS = 1, 2  # bits of info "loud": the first and the last loud step
+BEGINS, ENDS = 1, 2  # bits of info "voice_activity": the first and the last step with voice
 
 
 def spelled(text: str) -> list[int]:
@@ -31,7 +31,7 @@ def spelled(text: str) -> list[int]:
     return [LETTERS.index(letter) + 1 for letter in text]
 
 
-def loud(features: Tensor, stack: int, count: int) -> Tensor:
+def voice_activity(features: Tensor, stack: int, count: int) -> Tensor:
     """Return (count,) the bits of the steps of log-mel features (f, 40), before they are normalised."""
     power = features.mean(1)
     middle = (torch.quantile(power, 0.1) + torch.quantile(power, 0.9)) / 2
@@ -55,14 +55,14 @@ class Transcripts:
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Read a chunk; an utterance counts when its end is heard, if its beginning was heard too."""
-        names = ("utterance", "pass", "last", "loud")
+        names = ("utterance", "pass", "last", "voice_activity")
         told = [out.argmax(-1), chunk.reset, *(chunk.info[name] for name in names)]
         for row, own in enumerate(zip(*(tensor.tolist() for tensor in told), strict=True)):
             for symbol, reset, number, which, last, loudness in zip(*own, strict=True):
                 if reset:
                     self.rows.pop(row, None)
                     if which == FIRST:
-                        self.rows[row] = {"said": [], "before": 0, "step": 0, "at": [], "loud": [0, 0]}
+                        self.rows[row] = {"predicted": [], "before": 0, "step": 0, "at": [], "voice_activity": [0, 0]}
                 if which == FIRST and row in self.rows:
                     self._step(self.rows[row], symbol, loudness)
                     if last:
@@ -77,7 +77,7 @@ class Transcripts:
         return self.word_errors / self.words if self.words else float("nan")
 
     def latency(self, which: str) -> float:
-        """Return the median frames from the first (last) loud step to the first (last) symbol; nan without any."""
+        """Return the median frames from first (last) step with voice to first (last) symbol; nan without any."""
         counts: Counter[int] = getattr(self, which)
         every = sorted(counts.elements())
         return float(every[len(every) // 2] * self.stack) if every else float("nan")
@@ -96,31 +96,31 @@ class Transcripts:
         """Go on from saved counts."""
         for name in ("errors", "letters", "word_errors", "words"):
             setattr(self, name, state[name])
-        self.rows = {row: dict(heard) for row, heard in state["rows"]}
+        self.rows = {number: dict(row) for number, row in state["rows"]}
         self.first, self.last = (Counter(dict(map(tuple, state[name]))) for name in ("first", "last"))
 
     @staticmethod
-    def _step(heard: dict[str, Any], symbol: int, loudness: int) -> None:
+    def _step(row: dict[str, Any], symbol: int, loudness: int) -> None:
         """Hear one step of an utterance."""
-        if symbol not in (heard["before"], 0):
-            heard["said"].append(symbol)
-            heard["at"] = [*heard["at"][:1], heard["step"]]
+        if symbol not in (row["before"], 0):
+            row["predicted"].append(symbol)
+            row["at"] = [*row["at"][:1], row["step"]]
         if loudness & BEGINS:
-            heard["loud"][0] = heard["step"]
+            row["voice_activity"][0] = row["step"]
         if loudness & ENDS:
-            heard["loud"][1] = heard["step"]
-        heard["before"], heard["step"] = symbol, heard["step"] + 1
+            row["voice_activity"][1] = row["step"]
+        row["before"], row["step"] = symbol, row["step"] + 1
 
-    def _count(self, heard: dict[str, Any], text: str) -> None:
+    def _count(self, row: dict[str, Any], text: str) -> None:
         """Score an utterance."""
         if not text:
             return
         jiwer = package("jiwer", "speech", "scoring what was understood")
-        said = "".join(LETTERS[symbol - 1] for symbol in heard["said"])
-        letters, words = jiwer.process_characters(text, said), jiwer.process_words(text, said)
+        predicted = "".join(LETTERS[symbol - 1] for symbol in row["predicted"])
+        letters, words = jiwer.process_characters(text, predicted), jiwer.process_words(text, predicted)
         self.errors += letters.substitutions + letters.deletions + letters.insertions
         self.word_errors += words.substitutions + words.deletions + words.insertions
         self.letters, self.words = self.letters + len(text), self.words + len(text.split())
-        if heard["at"]:
-            self.first[heard["at"][0] - heard["loud"][0]] += 1
-            self.last[heard["at"][-1] - heard["loud"][1]] += 1
+        if row["at"]:
+            self.first[row["at"][0] - row["voice_activity"][0]] += 1
+            self.last[row["at"][-1] - row["voice_activity"][1]] += 1

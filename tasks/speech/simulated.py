@@ -22,7 +22,7 @@ NOISE = 0.01
 class Simulated:
     """Something said by speaker `speaker`, take `take`."""
 
-    said: str
+    text: str
     speaker: str
     take: int
 
@@ -46,9 +46,9 @@ class Simulated:
 
     def _sounds(self) -> list[int]:
         """Return which of the 28 sounds it is made of."""
-        if self.said.isdecimal():
-            return [(5 * int(d) + 7 * k + int(d) * k) % 28 for d in self.said for k in range(3)]
-        return [LETTERS.index(letter) for letter in self.said]
+        if self.text.isdecimal():
+            return [(5 * int(d) + 7 * k + int(d) * k) % 28 for d in self.text for k in range(3)]
+        return [LETTERS.index(letter) for letter in self.text]
 
     def _lengths(self, rate: int) -> list[int]:
         """Return the samples of each sound."""
@@ -59,7 +59,7 @@ class Simulated:
     def _seed(self, what: int) -> list[int]:
         """Return a seed of the speaker (what 0), or of the speaker, the take and the words."""
         speaker = list(self.speaker.encode())
-        return [what, *speaker] if what == 0 else [what, self.take, *speaker, *self.said.encode()]
+        return [what, *speaker] if what == 0 else [what, self.take, *speaker, *self.text.encode()]
 
 
 def digits(split: str, speaker: str | None) -> list[Simulated]:

@@ -21,12 +21,12 @@ from torch import Tensor
 from biomamba.metrics import Accuracy, Confusion, CrossEntropy
 from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
-from ..common import packing as playlist
+from ..common import packing
 from ..common.files import check_split
-from ..common.packing import Piece, Rows
+from ..common.packing import Rows, Segment
 from . import files as corpora
 from . import signal as audio
-from .augment import AS_IT_IS, Change
+from .augment import IDENTITY, Augmentation
 from .files import Utterance
 from .simulated import digits
 
@@ -108,16 +108,16 @@ class Speech(Benchmark):
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int:
         """Return how many time steps the longest row has."""
-        return playlist.steps(self._rows(split, batch, seed))
+        return packing.steps(self._rows(split, batch, seed))
 
     def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> Iterator[Chunk]:
         """Yield the split from time step `start` on; split train as often as `passes` says, `seed` shuffles it."""
         rows = self._rows(split, batch, seed)
         no = torch.zeros(1, dtype=torch.bool)
-        blank = Piece(
+        padding = Segment(
             torch.zeros(1, self.stack * audio.BANDS), torch.tensor([-1]), no, {"last": no, "weight": torch.zeros(1)}
         )
-        return playlist.play(rows, blank, length, start)
+        return packing.iterate(rows, padding, length, start)
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the cross entropy (nats) of `out` (b, t, words), each step by its weight, over b and, at every, t."""
@@ -133,9 +133,9 @@ class Speech(Benchmark):
         self, split: str, *, batch: int, seed: int, steps: int | None = None
     ) -> dict[str, dict[str, dict[str, float]]]:
         """Return the scores of always saying the commonest word of split train, over the whole split."""
-        common = Counter(utterance.said for utterance in self._utterances("train")).most_common(1)[0][0]
+        common = Counter(utterance.text for utterance in self._utterances("train")).most_common(1)[0][0]
         here = self._utterances(split)
-        share = sum(utterance.said == common for utterance in here) / len(here)
+        share = sum(utterance.text == common for utterance in here) / len(here)
         scores = {"accuracy": share, "running": share, "loss": math.log(len(self.words))}
         return {"commonest_word": {name: {"all": score, "last_tenth": score} for name, score in scores.items()}}
 
@@ -183,8 +183,8 @@ class Speech(Benchmark):
             rng = np.random.default_rng(draw)
             for i in rng.permutation(len(found)):
                 utterance, samples = found[i]
-                words.append(_Word(utterance, samples, self, Change.drawn(rng, self.augment if train else 0.0)))
-        return playlist.deal(words, batch)
+                words.append(_Word(utterance, samples, self, Augmentation.drawn(rng, self.augment if train else 0.0)))
+        return packing.assign_rows(words, batch)
 
 
 @dataclass(frozen=True)
@@ -194,24 +194,24 @@ class _Word:
     utterance: Utterance
     samples: int
     task: Speech
-    change: Change = AS_IT_IS
+    augmentation: Augmentation = IDENTITY
 
     @cached_property
     def steps(self) -> int:
         """Return how many steps it takes."""
         task = self.task
-        return audio.steps(self.change.samples(self.samples), audio.RATE[task.corpus], task.stack, task.align)
+        return audio.steps(self.augmentation.samples(self.samples), audio.RATE[task.corpus], task.stack, task.align)
 
-    def read(self) -> Iterator[Piece]:
-        """Yield it as one piece."""
-        rate, word = audio.RATE[self.task.corpus], self.task.words.index(self.utterance.said)
-        wave = self.change.wave(self.utterance.wave(rate))
-        x = audio.stacked(self.change.bands(audio.normalised(audio.log_mel(wave, rate))), self.task.stack)
+    def read(self) -> Iterator[Segment]:
+        """Yield it as one segment."""
+        rate, word = audio.RATE[self.task.corpus], self.task.words.index(self.utterance.text)
+        wave = self.augmentation.wave(self.utterance.wave(rate))
+        x = audio.stacked(self.augmentation.bands(audio.normalised(audio.log_mel(wave, rate))), self.task.stack)
         count = len(x)
         last = torch.arange(count) == count - 1
         weight = (torch.arange(count) + 1) / count
         mask = last if self.task.loss_at == "end" else torch.ones_like(last)
-        yield Piece(x, torch.full((count,), word), mask, {"last": last, "weight": weight})
+        yield Segment(x, torch.full((count,), word), mask, {"last": last, "weight": weight})
 
 
 def _final(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:

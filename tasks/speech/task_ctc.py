@@ -24,15 +24,15 @@ from torch import Tensor
 from biomamba.metrics import Derived
 from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
-from ..common import packing as playlist
+from ..common import packing
 from ..common.files import check_split
 from . import files as corpora
 from . import signal as audio
-from .augment import AS_IT_IS, Change
+from .augment import IDENTITY, Augmentation
 from .files import Utterance
 from .scores import SYMBOLS, Transcripts
 from .simulated import spellings
-from .stream import Lesson, Lessons
+from .stream import TwoPass, TwoPassStream
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,15 @@ class SpeechCTC(Benchmark):
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int:
         """Return how many time steps the longest row has."""
-        return playlist.steps(self._rows(split, batch, seed))
+        return packing.steps(self._rows(split, batch, seed))
 
-    def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> "Lessons":
+    def stream(self, split: str, *, batch: int, length: int, seed: int, start: int = 0) -> "TwoPassStream":
         """Return the chunks of a split from time step `start` on; they must be told what the model says of each.
 
         Split train comes as often as `passes` says, and `seed` shuffles it. Raises ValueError where `length` does not
         divide `align`.
         """
-        return Lessons(self._rows(split, batch, seed), self.stack * audio.BANDS, self.align, length, start)
+        return TwoPassStream(self._rows(split, batch, seed), self.stack * audio.BANDS, self.align, length, start)
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return -sum_k gamma log p (nats) of `out` (b, t, k), over all b t steps of the chunk."""
@@ -108,7 +108,7 @@ class SpeechCTC(Benchmark):
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of what is said at first hearing: error rates, and frames from sound to symbol."""
-        heard = Transcripts([utterance.said for utterance in self.utterances("all")], self.stack)
+        heard = Transcripts([utterance.text for utterance in self.utterances("all")], self.stack)
         first, last = (Derived(partial(heard.latency, which)) for which in ("first", "last"))
         return {"cer": heard, "wer": Derived(heard.wer), "first_latency": first, "last_latency": last}
 
@@ -129,17 +129,17 @@ class SpeechCTC(Benchmark):
         """Return where the corpus is; None where it is simulated."""
         return None if self.simulate else corpora.find("an4", self.path)
 
-    def _rows(self, split: str, batch: int, seed: int) -> list[list[Lesson]]:
-        """Return the lessons as they lie on the rows; split train in as many orders as there are passes."""
+    def _rows(self, split: str, batch: int, seed: int) -> list[list[TwoPass]]:
+        """Return the utterances as they lie on the rows; split train in as many orders as there are passes."""
         first = {utterance: number for number, utterance in enumerate(self.utterances("all"))}
         found = [(one, self._samples[first[one]], first[one]) for one in self.utterances(split)]
-        lessons: list[Lesson] = []
+        utterances: list[TwoPass] = []
         for number in range(self.passes if split == "train" else 1):
             rng = np.random.default_rng((seed, number))
             for i in rng.permutation(len(found)) if split == "train" else range(len(found)):
-                change = Change.drawn(rng, self.augment) if split == "train" else AS_IT_IS
-                lessons.append(Lesson(*found[i], len(lessons), self.stack, self.align, change))
-        return playlist.deal(lessons, batch)
+                augmentation = Augmentation.drawn(rng, self.augment) if split == "train" else IDENTITY
+                utterances.append(TwoPass(*found[i], len(utterances), self.stack, self.align, augmentation))
+        return packing.assign_rows(utterances, batch)
 
     @cached_property
     def _listed(self) -> dict[str, Sequence[Utterance]]:

@@ -11,7 +11,7 @@ from .kernel import Part, flags, given, kernel, result, trace
 from .language import LANES, Array, Size, Variable, fill, integer, lanes, larger, loop, reduce_sum, smaller, span, when
 from .tile import contract_and_advance, mix, pack, packed
 
-ROOM = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
+PACKED = 4096  # numbers of posts that are packed at once: they stay in the nearest cache
 
 
 @kernel(Z=trace("b m"), decay=given("b m"), signal=given("b m"), post=given("b m"), go=flags(""), gradient=result("m"))
@@ -44,14 +44,14 @@ def dense(
     """Do a trace of the inputs of a weight matrix."""
     b, t, c, r = post.shape
     lo, hi = part.range(c)
-    room = larger(1, ROOM // (integer(t) * r))  # rows side by side, whose posts of a step lie in one piece
-    p = packed(part, room, t, r)
+    group = larger(1, PACKED // (integer(t) * r))  # rows side by side, whose posts of a step lie in one piece
+    p = packed(part, group, t, r)
     with when(go[()]):
         fill(rows(gradient, lo, hi - lo))
         for i in loop(b):
-            for step in loop((hi - lo + room - 1) // room):
-                first = lo + step * room
-                many = smaller(hi - first, room)
+            for step in loop((hi - lo + group - 1) // group):
+                first = lo + step * group
+                many = smaller(hi - first, group)
                 pack(p, Array(post.address(i, 0, first), (t, many, r), post.strides[1:]))
                 of = (rows(array[i], first, many) for array in (Z, decay, signal))
                 contract_and_advance(*of, p, pre[i], rows(gradient, first, many))
