@@ -687,6 +687,7 @@ def test_any_text_is_a_stream_or_one_line(rows: list[list[str]], tmp_path: Path)
 # the page
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -204,6 +204,7 @@ def trained(train: Images, epochs: int) -> Transformer:
     return network.eval()
 
 
+@pytest.mark.slow
 def test_digits_are_learned_and_noise_is_not() -> None:
     """Four epochs already tell digits apart; with the labels in another order nothing is there to learn."""
     train, test = digits()

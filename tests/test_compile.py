@@ -118,7 +118,8 @@ def learned(fuse: bool, task: Any, named: bool = True, weights: bool = True) -> 
         ]
     model = random_model("diagonal")
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    for _ in biomamba.online(stream, task, model, RULES["bptt"](model.blocks), optimizer, compile=fuse):
+    learner = biomamba.Learner(task, model, RULES["bptt"](model.blocks), optimizer, compile=fuse)
+    for _ in biomamba.online(stream, learner):
         pass
     return {name: own.clone() for name, own in model.state_dict().items()}
 

@@ -551,7 +551,7 @@ def test_config_trains_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["train", "--config", "configs/eeg.yaml", *given]) == 0
     assert main(["evaluate", run]) == 0
     told = capsys.readouterr().out
-    assert "SIMULATED" in told and "times faster than real time" in told and "said closed" in told
+    assert "SIMULATED" in told and "times faster than real time" in told and "predicted closed" in told
 
 
 # the real recordings

@@ -372,7 +372,7 @@ def test_a_comparison_of_gradients_is_a_page(folder: Path, tmp_path: Path) -> No
 
 def test_many_settings_of_many_reports_stay_a_small_page(tmp_path: Path) -> None:
     labels = [f"rule{i}-length{8 * i + 1}" for i in range(20)]
-    make_comparison(tmp_path / "cmp", labels=labels, seeds=3, reports=1000)
+    make_comparison(tmp_path / "cmp", labels=labels, seeds=2, reports=400)
     html.write(tmp_path / "report.html", [tmp_path / "cmp"])
     assert (tmp_path / "report.html").stat().st_size < 3e6
     page = Page((tmp_path / "report.html").read_text())

@@ -20,7 +20,10 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"\{'accuracy': 0\.\d+, 'loss': \d", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", ["associative", "attention", "extend", "inference", "learn", "plasticity"])
+SLOW = [pytest.param("inference", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", ["associative", "attention", "extend", "learn", "plasticity", *SLOW])
 def test_the_examples_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one of them draws
     blocks = PYTHON.findall((ROOT / "docs" / f"{name}.md").read_text())
