@@ -28,6 +28,8 @@ from torch import Tensor
 from .backend import LIBRARY, call, module, resolve
 from .conv import fold, windows
 
+OF_STATES = ("nj", "ek", "nk")  # axes of traces that lie as (b, n, ...)
+
 
 class Drive(NamedTuple):
     """The drive dh_s/dtheta with h_{s-1} held, at every step s, as an outer product.
@@ -119,10 +121,11 @@ def contract_and_advance(
     `DecayProducts.start`. go is a () bool: where it is false nothing moves, and the gradients mean nothing.
     """
     start, backend = decay.expand_as(signal), resolve(backend, signal.device.type)
-    by_e = [start.contiguous(), signal.contiguous()]
-    by_n = [tensor.transpose(1, 2).contiguous() for tensor in (start, signal)]
+    by_e, by_n = [start.contiguous(), signal.contiguous()], list[Tensor]()
+    if any(a in OF_STATES for a in axes):
+        by_n = [tensor.transpose(1, 2).contiguous() for tensor in (start, signal)]
     if backend == "llvm":
-        own = [by_e if a in ("e", "en", "ej") else by_n for a in axes]
+        own = [by_n if a in OF_STATES else by_e for a in axes]
         each = zip(Z, axes, arrived, own, strict=True)
         return [_contract_and_advance(z, a, drive, by[0], by[1], go) for z, a, drive, by in each]
     none = signal.new_empty(0)  # an operator takes no None in a list
@@ -283,13 +286,13 @@ def contract_and_advance_torch(
     """Write the gradients and move every Z, of any precision, by torch operations.
 
     post, pre and taps as `discount_to_end` gives them, empty where there are none; by holds decay and signal,
-    (b, e, n) and then (b, n, e). gradient holds the numbers of all, one after the other; that of an `ek` is (k, e), of
-    an `e` (e, n).
+    (b, e, n) and then, where a trace lies so, (b, n, e). gradient holds the numbers of all, one after the other; that
+    of an `ek` is (k, e), of an `e` (e, n).
     """
     gradients = split(gradient, [_summed(z.shape, a) for z, a in zip(Z, axes, strict=True)])
     for z, a, p, q, w, to in zip(Z, axes, post, pre, taps, gradients, strict=True):
         moved = z if z.dtype == to.dtype else z.to(to.dtype)
-        start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]
+        start, signal = by[2:] if a in OF_STATES else by[:2]
         if a in ("e", "en"):
             torch.sum(signal * moved, 0, out=to)
             moved.mul_(start).add_(p)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..influence import add_
+from ..influence import OF_STATES, add_
 from . import OPTIONS
 
 TILE, WIDTH = 2048, 128  # numbers in a tile of a trace, and in one of its rows
@@ -116,7 +116,7 @@ def contract_and_advance(
     """Write the gradients and move every Z: what `contract_and_advance_torch` does, each trace in one pass."""
     at = 0
     for z, a, p, q, w in zip(traces, axes, post, pre, taps, strict=True):
-        start, signal = by[:2] if a in ("e", "en", "ej") else by[2:]
+        start, signal = by[2:] if a in OF_STATES else by[:2]
         product = a in ("ej", "nj") and p.shape[1] > 1 and z.dtype == gradient.dtype
         now = (w[:, 0] @ q).unsqueeze(1) if w.numel() else q  # small beside Z
         view, start, signal, arriving, now = broadcast(z, a, start, signal, p, now)
