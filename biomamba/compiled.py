@@ -132,7 +132,9 @@ class Compiled:
             # an error in one of several threads of a graph would end the process
             self.whole.model.check_tokens(x)
         try:
-            result = graph.call(*self.parameters, *given, *flat([inputs.x, inputs.reset, inputs.chunk]), *past)
+            result = graph.call(
+                *self.parameters, *given, *flat([inputs.x, inputs.reset, inputs.chunk]), *past, *flat(inputs.reading)
+            )
         except RuntimeError as error:  # of a graph's own check of every index
             if "index out of bounds" not in str(error):
                 raise
@@ -146,7 +148,8 @@ class Compiled:
             inputs.trace if all(graph.kept) else tree_map(lambda old: old if next(kept) else next(rest), inputs.trace)
         )
         self.past = flat([state, trace])
-        output = UpdateOutput(out, loss, spikes, forward_finite, state, trace, norm, gradient_finite, list(rest))
+        read = [next(rest), next(rest)] if labelled and inputs.reading else []
+        output = UpdateOutput(out, loss, spikes, forward_finite, state, trace, norm, gradient_finite, list(rest), read)
         return output if inside else stepped_by(self.step, output)
 
     def _checked(self, inputs: UpdateInput) -> UpdateInput:
@@ -245,6 +248,7 @@ class Compiled:
                 *norm,
                 *flat(output.state),
                 *moved,
+                *output.read,
                 *gradients,
             ]
 

@@ -36,6 +36,7 @@ class LoopState:
     x: Tensor  # (b, s, ...) the inputs from there to now, to be replayed; s = 0 without a window
     reset: Tensor  # (b, s)
     meters: dict[str, Meter]
+    context: Tensor | None = None  # (b, K-1) the tokens before x, for n-grams
     steps: int = 0  # time steps of each stream
     updates: int = 0  # optimiser steps
     skipped: int = 0  # updates left out because something was not finite
@@ -54,6 +55,7 @@ class LoopState:
         model.check_state(self.model_state, b)
         if rule is not None:
             rule.check_trace(self.trace, b)
+        model.check_context(self.context, b)
         self.model_state, self.trace = (tree_map(Tensor.contiguous, tree) for tree in (self.model_state, self.trace))
 
     def nbytes(self, steps: int) -> int:
@@ -146,14 +148,22 @@ class Learner:
         x, reset = _append(state.x, chunk.x), _append(state.reset, chunk.reset)
         advance = max(0, x.shape[1] + new - window)
         usual = state.steps > 0 and new == self._length and x.shape[1] == window
-        inputs = UpdateInput(x, reset if bool(reset.any()) else None, chunk, state.model_state, state.trace)
+        resets = reset if bool(reset.any()) else None
+        reading = self.model.read(x, state.context, resets)
+        inputs = UpdateInput(x, resets, chunk, state.model_state, state.trace, reading)
         with threading.using(self._count):
             output = (self._compiled if usual else self._plain)(inputs, advance, labelled)
 
         state.model_state, state.trace, state.steps = output.state, output.trace, state.steps + new
-        if bool(output.forward_finite) and self.window is not None:
-            state.x, state.reset = x[:, advance:], reset[:, advance:]
+        if bool(output.forward_finite):
+            if self.window is not None:
+                state.x, state.reset = x[:, advance:], reset[:, advance:]
+            state.context = reading and reading.context_at(resets, advance)
         learned = self._count_update(state, output, labelled)
+        if learned and reading:
+            count = chunk.mask.sum()  # the loss is a mean over labelled steps: rows learn from each step's own
+            embedding, logits = output.read
+            self.model.learn_rows(reading, embedding * count, logits[:, -new:] * count)
         norm = output.norm if learned else None
         return Report(chunk, output.out, output.loss, norm, output.spikes, state, self._count)
 

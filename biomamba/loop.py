@@ -49,11 +49,14 @@ def evaluate(
         state = state or LoopState.begin(chunk, task, model)
         count = count or threading.resolve(threads, state.nbytes(chunk.x.shape[1]))
         with threading.using(count), torch.no_grad():
-            out, after, tapes = model(chunk.x, state.model_state, chunk.reset if bool(chunk.reset.any()) else None)
+            reset = chunk.reset if bool(chunk.reset.any()) else None
+            reading = model.read(chunk.x, state.context, reset)
+            out, after, tapes = model(chunk.x, state.model_state, reset, reading=reading)
             loss, spikes = loss_of(task, out, chunk), model.spikes(tapes, chunk.x.shape[1]).mean()
         score(out, chunk, state)
         stream.observe(out, chunk)
         state.model_state, state.steps = copy(after), state.steps + chunk.x.shape[1]
+        state.context = reading and reading.context_at(reset, chunk.x.shape[1])
         yield Report(chunk, out, loss, None, spikes, state, count)
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from .blocks import BLOCKS, Block, Tape
 from .checks import Form, check_mask, check_sizes, check_tensor, check_tree, dtype_name, form
+from .ngram import NGrams, Reading
 from .ops.backend import NAMES
 from .state import BlockState, Tree
 
@@ -54,6 +55,10 @@ class Model(nn.Module):
         spike_rate: float | None = None,
         spike_weight: float = 1.0,
         feedback: str = "symmetric",
+        ngrams: Sequence[int] = (),
+        ngram_logits: Sequence[int] = (),
+        ngram_bits: int = 15,
+        ngram_rates: tuple[float, float] = (5.0, 3.0),
         **options: Any,
     ) -> None:
         """Draw initial weights.
@@ -63,6 +68,8 @@ class Model(nn.Module):
         threshold: makes the blocks spike, see `ops.spike`; steepness: of their surrogate derivative; spike_rate: the
         share of spikes that `penalty` draws each block to, by spike_weight.
         feedback: symmetric or random, how the learning signal reaches the parts below the head.
+        ngrams, ngram_logits: lengths of the contexts whose rows are added to the encoder's output and to the logits,
+        of tokens only; ngram_bits: of the number of rows of each; ngram_rates: of the two. See `ngram`.
         Raises ValueError for an unknown block or backend, for both or neither of vocab and d_in, and for a tied head
         that does not fit, and for sizes below 1; TypeError for an option the block does not have, and for sizes that
         are no whole numbers.
@@ -94,6 +101,13 @@ class Model(nn.Module):
             each.backend, each.threshold, each.steepness = backend, threshold, steepness
         self.feedback, self.spike_rate, self.spike_weight = feedback, spike_rate, spike_weight
         self._form: tuple[torch.dtype, torch.device, Form] | None = None
+        self.ngrams = None
+        if ngrams or ngram_logits:
+            if vocab is None:
+                raise ValueError(
+                    f"ngrams: got {[*ngrams, *ngram_logits]} for real values (d_in={d_in}), expected tokens: give vocab"
+                )
+            self.ngrams = NGrams(ngrams, ngram_logits, d_model, d_out, ngram_bits, ngram_rates)
         if feedback == "random":  # drawn last: the weights are those of symmetric feedback
             parts = n_layers + 2  # the encoder, the blocks, norm_f
             self.register_buffer("random_feedback", torch.randn(parts, d_out, d_model) / d_out**0.5)
@@ -120,12 +134,18 @@ class Model(nn.Module):
         return [block.init_state(batch) for block in self._blocks()]
 
     def forward(
-        self, x: Tensor, state: Sequence[BlockState], reset: Tensor | None = None, local: bool = False
+        self,
+        x: Tensor,
+        state: Sequence[BlockState],
+        reset: Tensor | None = None,
+        local: bool = False,
+        reading: Reading | None = None,
     ) -> tuple[Tensor, list[BlockState], list[Tape]]:
         """Return out (b, t, d_out), the state after the chunk, and one tape per block.
 
         x is (b, t) tokens or (b, t, d_in) values; reset (b, t) bool marks steps that begin a new sequence
-        (None: none does, which is faster). local: for rules that are, see `Block.chunk`.
+        (None: none does, which is faster). local: for rules that are, see `Block.chunk`. reading: what `read` gives;
+        None where streams begin with x, and for models without n-grams.
         Raises ValueError or TypeError where x is not what the encoder reads, and where state or reset are not of its
         streams and steps.
         """
@@ -133,7 +153,11 @@ class Model(nn.Module):
         self.check_state(state, len(x))
         if reset is not None:
             check_mask("reset", reset, *x.shape[:2])
+        if reading is None and self.ngrams is not None:
+            reading = self.read(x, None, reset)
         x = self._encoded(x)
+        if reading is not None:
+            x = x + reading.embedding
         parts, after, tapes = [x], [], []
         for block, before in zip(self._blocks(), state, strict=True):
             x = self._held(x)
@@ -143,7 +167,25 @@ class Model(nn.Module):
             after.append(block_state)
             tapes.append(tape)
         parts.append(self.norm_f(self._held(x)))
-        return self._fed_back(self.head(self._held(parts[-1])), parts), after, tapes
+        out = self._fed_back(self.head(self._held(parts[-1])), parts)
+        return out if reading is None else out + reading.logits, after, tapes
+
+    def read(self, x: Tensor, context: Tensor | None = None, reset: Tensor | None = None) -> Reading | None:
+        """Return what the n-gram tables say of x (b, t) after a context (b, K-1); None without tables."""
+        return None if self.ngrams is None else self.ngrams.read(x, context, reset, self._blocks()[0].backend)
+
+    def check_context(self, context: Tensor | None, streams: int) -> None:
+        """Raise ValueError unless a context is what `read` takes for so many streams."""
+        wanted = None if self.ngrams is None else (streams, self.ngrams.longest - 1)
+        if context is not None and tuple(context.shape) != wanted:
+            raise ValueError(
+                f"context: got {tuple(context.shape)}, expected {wanted}: give reading.context_at(...), or None"
+            )
+
+    def learn_rows(self, reading: Reading, embedding: Tensor, logits: Tensor) -> None:
+        """Have the n-gram tables learn from the gradients to what was read, summed over steps: see `NGrams.learn`."""
+        if self.ngrams is not None:
+            self.ngrams.learn(reading, embedding, logits, self._blocks()[0].backend)
 
     def check_input(self, x: Any) -> None:
         """Raise ValueError or TypeError unless x is (b, t) tokens, or (b, t, d_in) values in the weights' precision."""

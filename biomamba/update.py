@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from .blocks.base import Tape
 from .model import Model
+from .ngram import Reading
 from .rules.base import LearningRule
 from .state import Tree, cut, where
 from .step import Step
@@ -32,6 +33,7 @@ class UpdateInput(NamedTuple):
     chunk: Chunk  # the new steps
     state: Tree  # before x
     trace: Tree  # before x
+    reading: Reading | None = None  # of the model's n-gram tables
 
 
 class UpdateOutput(NamedTuple):
@@ -48,12 +50,13 @@ class UpdateOutput(NamedTuple):
     # () bool: forward_finite, gradient and new weights are finite too; None without learning
     gradient_finite: Tensor | None = None
     gradients: Sequence[Tensor] = ()  # of the parameters that want one, in the model's order, clipped
+    read: Sequence[Tensor] = ()  # gradients to what n-gram tables gave: (b, w, d) and (b, t, d_out)
 
 
 def predict(model: Model, task: Task, rule: LearningRule, inputs: UpdateInput, advance: int) -> UpdateOutput:
     """Return the pass of a chunk that nothing is learned from; state and trace move on by `advance` steps."""
     with torch.no_grad():
-        out, _, tapes = model(inputs.x, inputs.state, inputs.reset)
+        out, _, tapes = model(inputs.x, inputs.state, inputs.reset, reading=inputs.reading)
         out = out[:, -inputs.chunk.x.shape[1] :]
         loss = loss_of(task, out, inputs.chunk)
         forward_finite = finite([out, loss])
@@ -69,10 +72,13 @@ def learn(
 ) -> UpdateOutput:
     """Return the pass of a labelled chunk; `clip` is the largest norm of the gradient."""
     parameters, new = trainable_parameters(model), inputs.chunk.x.shape[1]
-    out, _, tapes = model(inputs.x, cut(inputs.state), inputs.reset, rule.local)
+    reading = inputs.reading and inputs.reading.leaves()
+    out, _, tapes = model(inputs.x, cut(inputs.state), inputs.reset, rule.local, reading)
     out = out[:, -new:]
     loss, penalty = loss_of(task, out, inputs.chunk), model.penalty(tapes, new)
-    inside, signals = rule.signals(loss if penalty is None else loss + penalty, parameters, tapes)
+    wanted = [*parameters, reading.embedding, reading.logits] if reading else parameters
+    found, signals = rule.signals(loss if penalty is None else loss + penalty, wanted, tapes)
+    inside, read = found[: len(parameters)], found[len(parameters) :]
     forward_finite = finite([out, loss, *(signal.h0 for signal in signals)])
     through, trace = rule.past(parameters, tapes, signals, inputs.trace, advance, new, forward_finite)
     gradients = [a if b is None else a + b for a, b in zip(inside, through, strict=True)]
@@ -83,7 +89,7 @@ def learn(
     state = _moved(model, tapes, inputs.state, advance, forward_finite)
     spikes, gradient_finite = model.spikes(tapes, new).mean().detach(), forward_finite & torch.isfinite(norm)
     return UpdateOutput(
-        out.detach(), loss.detach(), spikes, forward_finite, state, trace, norm, gradient_finite, gradients
+        out.detach(), loss.detach(), spikes, forward_finite, state, trace, norm, gradient_finite, gradients, read
     )
 
 

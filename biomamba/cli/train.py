@@ -57,6 +57,8 @@ def print_summary(run: Run, notes: Sequence[str]) -> None:
         f"{own.model.block}, {parameters:,} parameters; {own.rule.name}; "
         f"backend {backend}{', compiled' if own.run.compile else ''}; {run.folder}"
     )
+    if experiment.model.ngrams is not None:
+        print(f"n-gram tables of at most {bytes_text(experiment.model.ngrams.nbytes)}")
     if run.state is not None:
         print(f"resumed at step {run.done:,}")
     sys.stdout.flush()

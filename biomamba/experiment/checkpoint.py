@@ -70,7 +70,8 @@ def load_weights(model: Model, saved: Tensors) -> None:
     """Give the model saved weights. Raises ValueError where they are another model's."""
     own = model.state_dict()
     for name in [*own, *saved]:
-        if name not in own or name not in saved or own[name].shape != saved[name].shape:
+        rows = slice(1 if name.startswith("ngrams.") else 0, None)  # of n-grams, those that were learned are there
+        if name not in own or name not in saved or own[name].shape[rows] != saved[name].shape[rows]:
             raise ValueError(f"weight {name} does not fit the model: expected the weights of this config")
     model.load_state_dict(saved)
 
@@ -79,6 +80,7 @@ def collect(model: Model, optimizer: Optimizer, loop_state: LoopState) -> tuple[
     """Return the tensors and the facts that `restore` needs."""
     tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
     tensors |= {"loop.x": loop_state.x, "loop.reset": loop_state.reset, "rng": torch.get_rng_state()}
+    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
     tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
     state = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
@@ -117,6 +119,7 @@ def restore(
         x=tensors["loop.x"].to(device),
         reset=tensors["loop.reset"].to(device),
         meters=meters,
+        context=tensors["loop.context"].to(device) if "loop.context" in tensors else None,
         **{name: facts[name] for name in ("steps", "updates", "skipped")},
     )
 

@@ -35,6 +35,10 @@ class ModelConfig:
     steepness: of the surrogate derivative of a spike, 1 / (steepness distance + 1)^2
     spike_rate: the share of spikes that each block is drawn to; null: none
     spike_weight: how strongly, the weight of (share - spike_rate)^2 beside the loss
+    ngrams: lengths of contexts of tokens whose learned rows are added to the encoder's output; []: none
+    ngram_logits: the same of rows that are added to the logits
+    ngram_bits: of the number of rows for each length
+    ngram_rates: learning rates of the two kinds of rows
     """
 
     block: str = "mamba2"
@@ -45,6 +49,10 @@ class ModelConfig:
     steepness: PositiveFloat = 10.0
     spike_rate: PositiveFloat | None = None
     spike_weight: PositiveFloat = 1.0
+    ngrams: tuple[PositiveInt, ...] = ()
+    ngram_logits: tuple[PositiveInt, ...] = ()
+    ngram_bits: PositiveInt = 15
+    ngram_rates: tuple[PositiveFloat, PositiveFloat] = (5.0, 3.0)
     options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -243,8 +243,9 @@ def _about(entry: Callable[..., Any]) -> str:
 
 def _token(key: str, words: Sequence[str], type_: Any) -> str:
     """Return one argument for jsonargparse: several words make a list of words; a lone `--flag` is true."""
-    if type_ == tuple[str, ...] and not (len(words) == 1 and words[0].startswith("[")):
-        return f"--{key}={json.dumps(list(words))}"
+    if get_args(type_)[1:] == (...,) and not (len(words) == 1 and words[0].startswith("[")):
+        listed = json.dumps(list(words)) if type_ == tuple[str, ...] else f"[{','.join(words)}]"
+        return f"--{key}={listed}"
     if not words and type_ is bool:
         return f"--{key}=true"
     if len(words) != 1:

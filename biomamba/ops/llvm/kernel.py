@@ -42,7 +42,7 @@ class Argument(NamedTuple):
     """A tensor that a kernel is called with."""
 
     shape: tuple[str, ...]
-    kind: str = "number"  # number: of the precision that is computed in; trace: perhaps bfloat16; flag: bool
+    kind: str = "number"  # number: of the precision that is computed in; trace: perhaps bfloat16; flag: bool; index
     written: bool = False
     optional: bool = False  # an empty tensor of one axis stands for none
 
@@ -65,6 +65,11 @@ def trace(shape: str) -> Argument:
 def flags(shape: str, optional: bool = False) -> Argument:
     """Say that a tensor of bools is read; where optional, there may be none."""
     return Argument(tuple(shape.split()), "flag", optional=optional)
+
+
+def index(shape: str) -> Argument:
+    """Say that a tensor of int64 is read, each the place of a row: the caller has seen to it that there is one."""
+    return Argument(tuple(shape.split()), "index")
 
 
 class Part:
@@ -109,7 +114,12 @@ class Kernel:
         shapes = [tuple(tensor.shape) for tensor in tensors]
         stored = self.precisions(tensors)[1]
         half = stored == torch.bfloat16 and number == torch.float32
-        allowed = {"number": (number,), "trace": (stored,) if half else (number,), "flag": (torch.bool,)}
+        allowed = {
+            "number": (number,),
+            "trace": (stored,) if half else (number,),
+            "flag": (torch.bool,),
+            "index": (torch.int64,),
+        }
         for (name, argument), tensor, shape in zip(self.arguments.items(), tensors, shapes, strict=True):
             kinds = allowed[argument.kind]
             if tensor.dtype not in kinds or number not in NUMBERS:
@@ -165,7 +175,7 @@ class Kernel:
             part = Part(Value(work.args[1]), Value(work.args[2]), scratch, NUMBERS[number])
             arrays = []
             for i, (name, argument) in enumerate(self.arguments.items()):
-                kind = {"number": NUMBERS[number], "trace": STORED[stored], "flag": BYTE}[argument.kind]
+                kind = {"number": NUMBERS[number], "trace": STORED[stored], "flag": BYTE, "index": INT}[argument.kind]
                 address = given_words[len(self.sizes) + i]
                 array = Array(_pointer(address, kind), [evaluated(word, sizes) for word in argument.shape])
                 array.there = integer(sizes[f"has_{name}"]) > 0 if argument.optional else None

@@ -1,0 +1,280 @@
+"""Hashed n-grams: the hash is its definition, rows learn autograd's gradient, nothing is lost between chunks."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import biomamba
+from biomamba.experiment import checkpoint
+from biomamba.metrics import labelled_cross_entropy
+from biomamba.ngram import BUCKETS, NGrams, Tables, hashed, hashed_naive
+from biomamba.ops.rows import contract, gather, scatter_
+from biomamba.rules import RULES
+from biomamba.tasks.language import Language
+from sizes import SummedLoss, chunks, random_model
+
+ORDERS = {"ngrams": (2, 3), "ngram_logits": (1, 2, 4)}
+
+
+def text(t: int, batch: int = 3, period: int = 7) -> tuple[Tensor, Tensor]:
+    """Return x, y (b, t): a stream that repeats itself but for some noise."""
+    x = torch.randint(7, (batch, period)).repeat(1, t // period + 2)[:, : t + 1]
+    noise = torch.rand(x.shape) < 0.1
+    x = torch.where(noise, torch.randint(7, x.shape), x)
+    return x[:, :-1], x[:, 1:]
+
+
+# contexts
+
+
+@pytest.mark.parametrize("orders", [(1,), (2, 3), (1, 4, 9)])
+def test_a_row_is_the_hash_of_the_last_inputs_of_its_own_sequence(orders: tuple[int, ...]) -> None:
+    longest, rows = max(orders), 1 << 12
+    x, reset = torch.randint(300, (3, 20)), torch.rand(3, 20) < 0.2
+    context = torch.randint(300, (3, longest - 1)) + 1
+    found = hashed(torch.cat([context, x + 1], 1), reset, orders, longest, rows)
+    for i in range(3):
+        for s in range(20):
+            tokens, past = [], [*(context[i] - 1).tolist(), *x[i].tolist()]
+            for back in range(longest):  # the last input first; -1 where it is of an earlier sequence
+                began = bool(reset[i, max(0, s - back + 1) : s + 1].any()) if back else False
+                tokens.append(-1 if began else past[longest - 1 + s - back])
+            wanted = [hashed_naive(tokens[:order], rows) + q * rows for q, order in enumerate(orders)]
+            assert found[i, s].tolist() == wanted
+
+
+def test_hashes_spread_evenly() -> None:
+    """A chi-squared of the rows that all pairs of bytes fall into, within five standard deviations of chance."""
+    rows = 1 << 8
+    pairs = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+    found = hashed(pairs + 1, None, (2,), 2, rows)[:, -1, 0]
+    counts = torch.bincount(found, minlength=rows).double()
+    mean = len(pairs) / rows
+    assert abs(float(((counts - mean) ** 2 / mean).sum()) - (rows - 1)) < 5 * math.sqrt(2 * rows)
+
+
+@pytest.mark.parametrize("length", [1, 3, 10])
+def test_contexts_go_on_from_chunk_to_chunk(length: int) -> None:
+    model = random_model("diagonal", **ORDERS)
+    x, reset = torch.randint(11, (3, 30)), torch.rand(3, 30) < 0.1
+    whole, context = model.read(x, None, reset), None
+    assert whole is not None
+    for s in range(0, 30, length):
+        at = slice(s, s + length)
+        part = model.read(x[:, at], context, reset[:, at])
+        assert part is not None
+        assert torch.equal(part.logit_rows, whole.logit_rows[:, at])
+        assert torch.equal(part.embedding_rows, whole.embedding_rows[:, at])
+        context = part.context_at(reset[:, at], length)
+    blind = model.read(x[:, 15:], None, reset[:, 15:])
+    assert blind is not None and not torch.equal(blind.logit_rows, whole.logit_rows[:, 15:])  # control
+
+
+# rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("stored", [torch.bfloat16, None], ids=["bfloat16", "own"])
+@pytest.mark.parametrize("b, t, k, c", [(1, 1, 1, 1), (1, 16, 5, 96), (3, 7, 4, 37), (2, 3, 9, 256)])
+def test_rows_are_their_torch_twin(
+    b: int, t: int, k: int, c: int, dtype: torch.dtype, stored: torch.dtype | None, threads: int, nan_memory: None
+) -> None:
+    if stored and dtype == torch.float64:
+        pytest.skip("bfloat16 beside float64 is computed by torch alone")
+    W = torch.randn(11, c, dtype=dtype).to(stored or dtype)
+    index, weights = torch.randint(11, (b, t, k)), torch.randn(b, t, k, dtype=dtype)
+    g = torch.randn(b, t, c, dtype=dtype)
+    close: Any = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(gather(W, index, weights), gather(W, index, weights, "torch"), **close)
+    torch.testing.assert_close(contract(W, index, g), contract(W, index, g, "torch"), **close)
+    fast, slow = W.clone(), W.clone()
+    scatter_(fast, index, weights, g)
+    scatter_(slow, index, weights, g, "torch")
+    if stored:  # one rounding of a row, against one of the product and one of the sum
+        close = {"rtol": 0.02, "atol": 0.05}
+    torch.testing.assert_close(fast, slow, **close)
+    assert not torch.equal(fast, W)  # control
+
+
+# learning
+
+
+def test_rows_get_the_gradient_of_a_table_on_the_graph(float64: None) -> None:
+    """dL/dW of tables that are parameters, read by torch's own embedding, is what reaches the rows that were read."""
+    model = random_model("mamba2", n_layers=2, **ORDERS)
+    tables: Any = model.ngrams
+    x, y = text(12)
+    dense = [torch.randn(own.W.shape, requires_grad=True) for own in (tables.before, tables.behind)]
+    reading = model.read(x)
+    assert reading is not None
+    rows = reading.embedding_rows, reading.logit_rows
+    embedding, logits = (F.embedding(r, W).sum(2) for r, W in zip(rows, dense, strict=True))
+
+    def loss(embedding: Tensor, logits: Tensor) -> Tensor:
+        out, _, _ = model(x, model.init_state(3), reading=reading._replace(embedding=embedding, logits=logits))
+        return F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="sum")
+
+    wanted = torch.autograd.grad(loss(embedding, logits), dense)
+    leaves = [embedding.detach().requires_grad_(), logits.detach().requires_grad_()]
+    for r, g, dW in zip(rows, torch.autograd.grad(loss(*leaves), leaves), wanted, strict=True):
+        found = torch.zeros_like(dW)
+        scatter_(found, r, -torch.ones(r.shape, dtype=g.dtype), g, "torch")
+        torch.testing.assert_close(found, dW, rtol=1e-9, atol=1e-12)
+        assert dW.any()
+
+
+def test_a_row_learns_by_adagrad_and_scales_by_their_slope(float64: None) -> None:
+    tables = Tables((1, 2), 5, 4, rate=0.5, floor=0.1, scale_rate=0.01)
+    tables.W = torch.zeros(8, 5)  # float64, to see more digits than bfloat16 has
+    rows, g = torch.tensor([[[1, 6], [1, 7]]]), torch.randn(1, 2, 5)
+    tables.learn(rows, g, "torch")
+    A = (g[0, 0] ** 2).sum() + (g[0, 1] ** 2).sum()
+    torch.testing.assert_close(tables.W[1], -0.5 * (g[0, 0] + g[0, 1]) / (A + 0.1).sqrt())
+    torch.testing.assert_close(tables.W[7], -0.5 * g[0, 1] / ((g[0, 1] ** 2).sum() + 0.1).sqrt())
+    assert tables.visits.tolist() == [0, 2, 0, 0, 0, 0, 1, 1]
+    assert torch.equal(tables.scale, torch.ones(2, BUCKETS))  # nothing was met before
+    before, again = tables.W.clone(), torch.randn(1, 2, 5)
+    tables.learn(rows, again, "torch")
+    torch.testing.assert_close(tables.scale[0, 2], 1 - 0.01 * (again[0] @ before[1]).sum())  # 2 to 3 visits
+    torch.testing.assert_close(tables.scale[1, 1], 1 - 0.01 * (again[0, 0] @ before[6] + again[0, 1] @ before[7]))
+    torch.testing.assert_close(
+        tables.read(rows, "torch")[0, 0], tables.scale[0, 3] * tables.W[1] + tables.scale[1, 2] * tables.W[6]
+    )
+
+
+class Labelled(SummedLoss):
+    """A loss of the same shapes for any labels, as graphs want."""
+
+    def loss(self, out: Tensor, chunk: biomamba.Chunk) -> Tensor:
+        return labelled_cross_entropy(out, chunk)
+
+
+def bits(model: biomamba.Model, x: Tensor, y: Tensor, length: int = 4, lr: float = 1e-3, **options: Any) -> float:
+    """Return the prequential cross entropy of a model that learns the stream once."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    learner = biomamba.Learner(Labelled(), model, RULES["rtrl"](model.blocks), optimizer, **options)  # type: ignore[arg-type]
+    *_, last = biomamba.online(chunks(x, y, length), learner)
+    return last.scores["loss"]
+
+
+@pytest.mark.parametrize("orders", [{"ngrams": (2, 3)}, {"ngram_logits": (2, 3)}], ids=["ngrams", "ngram_logits"])
+def test_what_followed_a_context_is_learned_in_one_pass(orders: dict[str, Any]) -> None:
+    x, y = text(400)
+    plain, with_rows = (bits(random_model("diagonal", **own), x, y) for own in ({}, orders))
+    assert with_rows < 0.8 * plain
+    blind = bits(random_model("diagonal", **orders), x, torch.randint(7, y.shape))  # control: nothing follows
+    assert blind > 0.95 * math.log(7)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_a_graph_learns_what_the_eager_loop_does(window: int | None) -> None:
+    x, y = text(60)
+    models = [random_model("diagonal", **ORDERS) for _ in range(2)]
+    losses = [bits(model, x, y, window=window, compile=fuse) for model, fuse in zip(models, (False, True), strict=True)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for a, b in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-3)
+
+
+def test_nothing_is_learned_without_a_label_or_where_an_update_fails() -> None:
+    model, (x, y) = random_model("diagonal", **ORDERS), text(40)
+    tables: Any = model.ngrams
+    learner = biomamba.Learner(
+        SummedLoss(),  # type: ignore[arg-type]
+        model,
+        RULES["rtrl"](model.blocks),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+    )
+    unlabelled = [chunk._replace(mask=chunk.mask & False) for chunk in chunks(x, y, 4)]
+    for _ in biomamba.online(unlabelled, learner):
+        assert not tables.before.visits.any() and not tables.behind.W.any()
+    learner.optimizer.param_groups[0]["lr"] = math.inf
+    for report in biomamba.online(chunks(x, y, 4)[:3], learner):
+        assert report.state.skipped > 0 and not tables.before.visits.any() and not tables.behind.W.any()
+    learner.optimizer.param_groups[0]["lr"] = 0.1
+    *_, report = biomamba.online(chunks(x, y, 4), learner)
+    assert tables.before.visits.sum() == 2 * x.numel() and tables.behind.W.any()  # control: both orders of every step
+
+
+def test_an_interrupted_run_goes_on_to_the_bit(tmp_path: Path) -> None:
+    x, y = text(80)
+
+    def fresh() -> tuple[biomamba.Model, Any, Any]:
+        model = random_model("mamba2", **ORDERS)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        return model, optimizer, RULES["rtrl"](model.blocks)
+
+    def learn(parts: list[biomamba.Chunk], model: Any, optimizer: Any, rule: Any, state: Any = None) -> Any:
+        learner = biomamba.Learner(SummedLoss(), model, rule, optimizer)  # type: ignore[arg-type]
+        *_, report = biomamba.online(parts, learner, state)
+        return report.state
+
+    every, straight, broken, again = chunks(x, y, 4), fresh(), fresh(), fresh()
+    learn(every, *straight)
+    tensors, facts = checkpoint.collect(broken[0], broken[1], learn(every[:9], *broken))
+    checkpoint.save(tmp_path / "saved", tensors, facts)
+    tensors, facts = checkpoint.load(tmp_path / "saved")
+    task: Any = SummedLoss()
+    state = checkpoint.restore(tensors, facts, task, again[0], again[2], again[1], 3)
+    assert state.context is not None and state.context.any()
+    learn(every[9:], *again, state=state)
+    ours, theirs = straight[0].state_dict(), again[0].state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_scores_with_learning_off_do_not_depend_on_the_length() -> None:
+    model, (x, y) = random_model("mamba2", **ORDERS), text(60)
+    bits(model, x, y, lr=1e-2)
+    task: Any = SummedLoss()
+    scores = []
+    for length in (1, 7, 60):
+        *_, report = biomamba.evaluate(chunks(x, y, length), task, model)
+        scores.append(report.scores["loss"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5) == pytest.approx(scores[2], rel=1e-5)
+
+
+# what is given
+
+
+def test_tables_take_the_memory_of_what_was_learned_and_say_the_most() -> None:
+    tables = NGrams((2,), (1, 2), 6, 7, bits=10, rates=(1.0, 1.0))
+    assert tables.nbytes == 1024 * ((6 * 2 + 8) + 2 * (7 * 2 + 8))
+    assert all(len(tables.state_dict()[f"{name}.W"]) == 0 for name in ("before", "behind"))
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"d_in": 3, "ngrams": (2,)}, r"ngrams: got \[2\] for real values"),
+        ({"vocab": 5, "ngrams": (2, 2)}, r"ngrams: got \[2, 2\], expected different lengths"),
+        ({"vocab": 5, "ngram_logits": (0, 1)}, r"ngram_logits: got \[0, 1\], expected different lengths of 1 and more"),
+    ],
+)
+def test_orders_that_make_no_sense_are_one_line(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        biomamba.Model(d_out=5, d_model=4, block="diagonal", **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_context_of_other_streams_is_one_line() -> None:
+    model, (x, y) = random_model("diagonal", **ORDERS), text(8)
+    rule, optimizer = RULES["rtrl"](model.blocks), torch.optim.SGD(model.parameters(), lr=0.1)
+    learner = biomamba.Learner(SummedLoss(), model, rule, optimizer)  # type: ignore[arg-type]
+    *_, report = biomamba.online(chunks(x, y, 4), learner)
+    report.state.context = torch.zeros(2, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"context: got \(2, 3\), expected \(3, 3\)"):
+        learner.resume(report.state)
+
+
+def test_the_default_text_is_read_with_rows() -> None:
+    task = Language(max_bytes=2001)
+    model = biomamba.Model(vocab=256, d_out=256, d_model=8, block="diagonal", d_state=2, **ORDERS)  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    learner = biomamba.Learner(task, model, RULES["rtrl"](model.blocks), optimizer)
+    *_, report = biomamba.online(task.stream("all", batch=1, length=16, seed=0), learner)
+    assert report.scores["bits_per_byte"] < 6  # 8 is chance
