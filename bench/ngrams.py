@@ -3,9 +3,9 @@
     python -m bench.ngrams [--seeds 3] [--jobs 2] [--out runs/bench]
 
 The configuration `language` as it comes, on the documentation that every Python carries, with and without the rows that
-are added to the input (E) and to the logits (T). In `T alone` the head is zero and does not learn, so that the recurrence is
-out of it. Beside them the frozen model's and the order-5 counter's scores. The tables' settings were chosen on the first 60
-to 470 kB of another text (wikitext2).
+are added to the input (E) and to the logits (T). In `T alone` the head is zero and does not learn, so that the
+recurrence is out of it. Beside them the frozen model's and the order-5 counter's scores. The tables' settings were
+chosen on the first 60 to 470 kB of another text (wikitext2).
 """
 
 import argparse
