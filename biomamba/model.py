@@ -11,6 +11,7 @@ straight to each part l by a fixed random matrix (direct feedback alignment, Noe
 Shapes: b streams, t steps, d model width.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -55,6 +56,7 @@ class Model(nn.Module):
         spike_rate: float | None = None,
         spike_weight: float = 1.0,
         feedback: str = "symmetric",
+        timescales: tuple[float, float] | None = None,
         ngrams: Sequence[int] = (),
         ngram_logits: Sequence[int] = (),
         ngram_bits: int = 15,
@@ -68,6 +70,8 @@ class Model(nn.Module):
         threshold: makes the blocks spike, see `ops.spike`; steepness: of their surrogate derivative; spike_rate: the
         share of spikes that `penalty` draws each block to, by spike_weight.
         feedback: symmetric or random, how the learning signal reaches the parts below the head.
+        timescales: shortest and longest time constant of the states at first, in steps, log-uniform over the channels
+        (delta from 1 / longest to 1 / shortest, A = -1); None: what dt_min, dt_max, A_min and A_max say.
         ngrams, ngram_logits: lengths of the contexts whose rows are added to the encoder's output and to the logits,
         of tokens only; ngram_bits: of the number of rows of each; ngram_rates: of the two. See `ngram`.
         Raises ValueError for an unknown block or backend, for both or neither of vocab and d_in, and for a tied head
@@ -92,6 +96,13 @@ class Model(nn.Module):
             raise ValueError(f"a tied head needs d_out equal to vocab: got d_out={d_out}, vocab={vocab}")
         check_sizes(**({"d_in": d_in} if vocab is None else {"vocab": vocab}))
         check_sizes(d_out=d_out, d_model=d_model, n_layers=n_layers)
+        if timescales is not None:
+            shortest, longest = timescales
+            if not 1 <= shortest <= longest < math.inf:
+                raise ValueError(
+                    f"timescales: got {shortest} and {longest}, expected steps, 1 <= shortest <= longest: give 10 200"
+                )
+            options |= {"dt_min": 1 / longest, "dt_max": 1 / shortest, "A_min": 1.0, "A_max": 1.0}
         self.encoder = nn.Linear(d_in, d_model) if d_in is not None else nn.Embedding(vocab or 0, d_model)
         self.blocks = nn.ModuleList(make(d_model, **options) for _ in range(n_layers))
         self.norm_f = nn.RMSNorm(d_model, eps=EPS)

@@ -1,6 +1,7 @@
 """Laws of the blocks: `chunk` is t calls of `step`, streams do not see the future, drives are the Jacobian."""
 
 import importlib.util
+import math
 import sys
 import types
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import biomamba
 from biomamba.blocks import BLOCKS as REGISTRY
@@ -218,3 +220,28 @@ def test_mamba_ssm_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
         model(torch.zeros(1, 2, dtype=torch.long), model.init_state(1))
     with pytest.raises(ValueError, match="no learning signal of single steps"):
         biomamba.rules.RTRLSTDP(model.blocks)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_time_constants_begin_between_the_two_that_are_given(block: str) -> None:
+    """1 / -log a of an input of 0: the steps after which 1 / e of a state is left, log-uniform over the channels."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"dt_rank": 2} if block == "mamba" else {"headdim": 1} if block == "mamba2" else {}
+    model = biomamba.Model(vocab=5, d_out=5, d_model=64, block=block, d_state=3, timescales=(10, 1000), **options)
+    _, _, tapes = model(torch.zeros(1, 1, dtype=torch.int64), model.init_state(1))
+    first: Any = model.blocks[0]
+    bias = first.dt_proj.bias if block == "mamba" else first.dt_bias
+    tau = (1 / F.softplus(bias)).detach()
+    assert tau.min() >= 10 * 0.999 and tau.max() <= 1000 * 1.001
+    assert torch.equal(first.A_log.detach(), torch.zeros_like(first.A_log))
+    assert abs(float(tau.log().mean()) - math.log(100)) < 0.5 and float(tau.log().std()) > 0.9
+    assert bool((tapes[0].log_a < 0).all())
+    official = biomamba.Model(vocab=5, d_out=5, d_model=64, block=block, d_state=3, **options)
+    assert official.blocks[0].A_log.detach().any()  # control
+
+
+@pytest.mark.parametrize("scales", [(0.5, 10), (20, 10), (1, math.inf)])
+def test_time_constants_that_make_no_sense_are_one_line(scales: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"timescales: got .*, expected steps, 1 <= shortest <= longest") as error:
+        biomamba.Model(vocab=5, d_out=5, d_model=4, block="diagonal", timescales=scales)
+    assert "\n" not in str(error.value)

@@ -279,3 +279,28 @@ def test_help_names_every_key_with_its_meaning(command, capsys):
     assert ("--task.delay" in said) == (command != "evaluate")
     assert ("--split" in said) == (command == "evaluate")
     assert ("--jobs" in said) == (command == "compare")
+
+
+@pytest.mark.parametrize(
+    "key, words, value",
+    [
+        ("model.ngrams", ["2", "3", "4"], (2, 3, 4)),
+        ("model.ngrams", ["[2, 3]"], (2, 3)),
+        ("model.ngrams", ["2,3"], (2, 3)),
+        ("model.ngrams", ["5"], (5,)),
+        ("model.ngrams", ["[]"], ()),
+        ("model.timescales", ["10", "200"], (10.0, 200.0)),
+        ("model.timescales", ["null"], None),
+        ("optim.betas", ["0.8", "0.95"], (0.8, 0.95)),
+    ],
+)
+def test_a_list_is_given_as_words_or_as_yaml(key, words, value):
+    section, _, name = key.partition(".")
+    assert getattr(getattr(parse(f"--{key}", *words).config, section), name) == value
+
+
+@pytest.mark.parametrize("words", [["2", "x"], ["0"], ["-1"]])
+def test_a_list_of_something_else_is_one_line(words):
+    with pytest.raises(ValueError, match=r"model\.ngrams: got") as error:
+        parse("--model.ngrams", *words)
+    assert "\n" not in str(error.value)

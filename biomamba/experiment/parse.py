@@ -243,7 +243,8 @@ def _about(entry: Callable[..., Any]) -> str:
 
 def _token(key: str, words: Sequence[str], type_: Any) -> str:
     """Return one argument for jsonargparse: several words make a list of words; a lone `--flag` is true."""
-    if get_args(type_)[1:] == (...,) and not (len(words) == 1 and words[0].startswith("[")):
+    alone = len(words) == 1 and (words[0].startswith("[") or words[0] == "null")
+    if _is_list(type_) and not alone:
         listed = json.dumps(list(words)) if type_ == tuple[str, ...] else f"[{','.join(words)}]"
         return f"--{key}={listed}"
     if not words and type_ is bool:
@@ -251,6 +252,11 @@ def _token(key: str, words: Sequence[str], type_: Any) -> str:
     if len(words) != 1:
         raise ValueError(f"{key}: got {' '.join(words) or 'nothing'}, expected one value")
     return f"--{key}={words[0]}"
+
+
+def _is_list(type_: Any) -> bool:
+    """Say whether a value of a type is several words: a tuple, perhaps none."""
+    return get_origin(type_) is tuple or any(get_origin(part) is tuple for part in get_args(type_))
 
 
 def _typed(
