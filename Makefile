@@ -33,4 +33,4 @@ check: .venv/dev
 	touch $@ .venv/run
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache site

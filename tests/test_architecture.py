@@ -12,6 +12,7 @@ LEVELS = [
     "plasticity",
     "plugins",
     "state",
+    "ngram",
     "stream",
     "metrics",
     "checks",
