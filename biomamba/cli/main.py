@@ -7,6 +7,7 @@
     biomamba fidelity --config delay --rules rtrl,stllr --lengths 1,8 --depths 1,2
     biomamba report runs/compare-delay-001 runs/x -o report.html
     biomamba evaluate runs/x --split valid
+    biomamba compress book.txt -o book.bm            biomamba decompress book.bm -o book.txt
     biomamba info
 
 `python -m biomamba` is the same, and so is `python train.py` in a checkout. --config takes a YAML file, or the name of
@@ -22,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("train", "compare", "fidelity", "report", "evaluate", "info")
+COMMANDS = ("train", "compare", "fidelity", "report", "evaluate", "compress", "decompress", "info")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -75,24 +75,14 @@ class Experiment:
         Sets the threads of the process. Raises ValueError and FileNotFoundError for what cannot be built.
         """
         task = Benchmark.of(task or make_task(config.task.name, **config.task.options))
-        keep_freed_memory()
-        if config.run.threads is not None:
-            if config.run.threads > available():
-                raise ValueError(
-                    f"run.threads: got {config.run.threads}, expected at most the {available()} processors there are"
-                )
-            torch.set_num_threads(config.run.threads)
         length, window = config.stream.length, config.rule.window
         if window is not None and window < length:
             raise ValueError(f"rule.window: got {window} steps, expected at least stream.length, {length} steps")
         total = steps_to_take(task, config.stream.split, config.stream.batch, config.run.seed, config.stream.steps)
         if total < length:
             raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
-        model = build_model(config, task)
-        rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
-        kind = OPTIMIZERS[config.optim.name]
-        options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-        return cls(config, task, model, rule, kind(model.parameters(), **options), total)
+        own = build_learner(config, task)
+        return cls(config, task, own.model, own.rule, own.optimizer, total)
 
     def stream(self, start: int = 0, steps: int | None = None) -> limit:
         """Return the config's stream from time step `start` on: `steps` of it, or all that are to be learned."""
@@ -102,17 +92,7 @@ class Experiment:
 
     def online(self, chunks: Iterator[Chunk], state: LoopState | None = None) -> Iterator[Report]:
         """Yield the reports of the online loop over the chunks, the learning rate moving along the stream."""
-        own = self.config
-        learner = Learner(
-            self.task,
-            self.model,
-            self.rule,
-            self.optimizer,
-            window=own.rule.window,
-            clip=own.optim.clip,
-            compile=own.run.compile,
-            threads=own.run.threads,
-        )
+        learner = make_learner(self.config, self.task, self.model, self.rule, self.optimizer)
         for report in online(chunks, learner, state):
             self._set_rate(report.state.steps)
             yield report
@@ -168,6 +148,39 @@ def make_task(name: str, **options: Any) -> Benchmark:
     if name not in TASKS:
         raise ValueError(f"task: got {name!r}, expected one of {', '.join(TASKS)}")
     return Benchmark.of(TASKS[name](**options))
+
+
+def build_learner(config: Config, task: Task) -> Learner:
+    """Return the learner of a config, weights drawn by its seed.
+
+    Sets the threads of the process. Raises ValueError for what cannot be built.
+    """
+    keep_freed_memory()
+    if config.run.threads is not None:
+        if config.run.threads > available():
+            raise ValueError(
+                f"run.threads: got {config.run.threads}, expected at most the {available()} processors there are"
+            )
+        torch.set_num_threads(config.run.threads)
+    model = build_model(config, task)
+    rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
+    kind = OPTIMIZERS[config.optim.name]
+    options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
+    return make_learner(config, task, model, rule, kind(model.parameters(), **options))
+
+
+def make_learner(config: Config, task: Task, model: Model, rule: LearningRule, optimizer: Optimizer) -> Learner:
+    """Return a learner of these parts, with what the config says of updates."""
+    return Learner(
+        task,
+        model,
+        rule,
+        optimizer,
+        window=config.rule.window,
+        clip=config.optim.clip,
+        compile=config.run.compile,
+        threads=config.run.threads,
+    )
 
 
 def build_model(config: Config, task: Task) -> Model:

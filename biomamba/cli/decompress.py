@@ -1,0 +1,23 @@
+"""`biomamba decompress`: the file back."""
+
+from collections.abc import Sequence
+
+from ..experiment.compress import decompress
+from ..experiment.config import flatten, from_values
+from .compress import files
+
+USAGE = "biomamba decompress FILE.bm -o FILE"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Write the file that `compress` was given, on the machine where it was made."""
+    source, target, rest = files(argv, USAGE)
+    if rest:
+        raise ValueError(f"decompress: got {' '.join(rest)}, expected {USAGE}")
+    try:
+        data = decompress(source.read_bytes(), lambda sections: from_values(flatten(sections)))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    target.write_bytes(data)
+    print(f"{target}: {len(data):,} bytes")
+    return 0

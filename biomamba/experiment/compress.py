@@ -1,0 +1,146 @@
+"""A text as what a learner did not foresee of it: the prequential score, made a file that comes back.
+
+    predict (b, 256)  ->  the byte that came, coded by its probability  ->  learn          as `online` does
+
+The decoder predicts and learns in the same way, so it needs no weights. It works where arithmetic is the same to the
+bit: on this machine, with these versions and this number of threads, which the file names.
+"""
+
+import json
+import platform
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import __version__
+from .. import threads as threading
+from ..coder import Decoder, Encoder, shares
+from ..learner import Learner, LoopState
+from ..ops.backend import resolve
+from ..stream import Chunk
+from .build import build_learner, make_task
+from .config import Config, to_dict
+
+MAGIC = b"biomamba text 1\n"
+Shares = NDArray[np.int64]
+
+
+def compress(data: bytes, config: Config) -> bytes:
+    """Return the text compressed by the learner that the config names. Raises ValueError for one with a window."""
+    encoder, symbols = Encoder(), _laid(data, config.stream.batch)
+
+    def write(at: int, begins: Callable[[NDArray[Any]], Shares], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        new = symbols[:, at : at + known.shape[1]]
+        for s, every in enumerate(np.moveaxis(begins(new), 1, 0)):
+            for i in np.flatnonzero(known[:, s]):
+                symbol = int(new[i, s])
+                encoder.write(int(every[i, symbol]), int(every[i, symbol + 1]))
+        return new
+
+    _learn(config, len(data), write)
+    facts = {"bytes": len(data), "crc": zlib.crc32(data), "config": to_dict(config), "machine": machine(config)}
+    header = json.dumps(facts).encode()
+    return MAGIC + len(header).to_bytes(4, "big") + header + encoder.finish()
+
+
+def decompress(file: bytes, config_of: Callable[[dict[str, Any]], Config]) -> bytes:
+    """Return the text. Raises ValueError for what is no such file, was made elsewhere, or comes back otherwise."""
+    facts, code = opened(file)
+    config = config_of(facts["config"])
+    here = machine(config)
+    for name, theirs in facts["machine"].items():
+        if here.get(name) != theirs:
+            raise ValueError(
+                f"{name}: the file was made with {theirs}, here is {here.get(name)}: decompress where it was made"
+            )
+    decoder, parts = Decoder(code), list[NDArray[np.uint8]]()
+
+    def read(at: int, begins: Callable[[NDArray[Any]], Shares], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        new = np.zeros(known.shape, np.uint8)
+        for s in range(known.shape[1]):  # a byte is known only when those before it have been read
+            every = begins(new)[:, s]
+            for i in np.flatnonzero(known[:, s]):
+                new[i, s] = decoder.read(every[i])
+        parts.append(new)
+        return new
+
+    _learn(config, facts["bytes"], read)
+    data = np.concatenate(parts, axis=1).tobytes()[: facts["bytes"]] if parts else b""
+    if zlib.crc32(data) != facts["crc"]:
+        raise ValueError("the text that came back has another checksum: the file is damaged, or this machine differs")
+    return data
+
+
+def opened(file: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return what a file says of itself, and the code. Raises ValueError for what is no such file."""
+    rest = file.removeprefix(MAGIC)
+    size = int.from_bytes(rest[:4], "big")
+    try:
+        if rest == file or len(rest) < 4 + size:
+            raise ValueError
+        facts = json.loads(rest[4 : 4 + size])
+        most = 70_000 * 8 * len(rest)  # the least that a byte costs is 1 / 70,000 of a bit
+        if not 0 < facts["bytes"] < most or not isinstance(facts["config"], dict):
+            raise ValueError
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("is no text that biomamba compressed: give one that `biomamba compress` wrote") from error
+    return facts, rest[4 + size :]
+
+
+def machine(config: Config) -> dict[str, Any]:
+    """Return what the bits of a prediction may depend on."""
+    return {
+        "biomamba": __version__,
+        "torch": torch.__version__,
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "backend": resolve(config.run.backend, torch.device(config.run.device).type),
+        "threads": config.run.threads or torch.get_num_threads(),
+    }
+
+
+def _laid(data: bytes, batch: int) -> NDArray[np.uint8]:
+    """Return the text in `batch` streams of equal length, zeros at the end of the last ones."""
+    steps = -(-len(data) // batch)
+    symbols = np.zeros(batch * steps, np.uint8)
+    symbols[: len(data)] = np.frombuffer(data, np.uint8)
+    return symbols.reshape(batch, steps)
+
+
+def _learn(config: Config, size: int, code: Callable[..., NDArray[np.uint8]]) -> None:
+    """Predict, have the bytes of a chunk coded or read, and learn, from the first chunk to the last."""
+    if config.rule.window is not None:
+        raise ValueError(f"rule.window: got {config.rule.window}, expected null: windows are not compressed with")
+    task = make_task(config.task.name, **config.task.options)
+    learner = build_learner(config, task)
+    if (learner.model.encoder.weight.shape[0], task.spec.d_out) != (256, 256):
+        raise ValueError(f"task.name: got {config.task.name}, expected a task of bytes: give language")
+    batch, length = config.stream.batch, config.stream.length
+    steps = -(-size // batch)
+    known = np.arange(batch * steps).reshape(batch, steps) < size
+    before = np.zeros((batch, 1), np.int64)
+    for at in tqdm(range(0, steps, length), disable=None, unit="chunks"):
+        here = known[:, at : at + length]
+
+        def begins(new: NDArray[Any], before: NDArray[np.int64] = before) -> Shares:
+            return _shares(learner, torch.from_numpy(np.concatenate([before, new[:, :-1]], 1)))
+
+        new = code(at, begins, here).astype(np.int64)
+        x = torch.from_numpy(np.concatenate([before, new[:, :-1]], 1))
+        mask = torch.from_numpy(here.copy())
+        learner.update(Chunk(x, torch.from_numpy(new), mask, torch.zeros_like(mask)))
+        before = new[:, -1:]
+
+
+def _shares(learner: Learner, x: Tensor) -> Shares:
+    """Return the shares of the next byte at every step (b, t, 257), predicted without learning."""
+    model, none = learner.model, torch.zeros(x.shape, dtype=torch.bool)
+    learner.state = learner.state or LoopState.begin(Chunk(x, x, none, none), learner.task, model, learner.rule)
+    with threading.using(threading.resolve(learner.threads, learner.state.nbytes(x.shape[1]))), torch.no_grad():
+        out, _, _ = model(x, learner.state.model_state, reading=model.read(x, learner.state.context))
+    return shares(torch.softmax(out.double(), -1).numpy())
