@@ -25,9 +25,10 @@ from ..learner import Learner, LoopState
 from ..ops.backend import resolve
 from ..stream import Chunk
 from .build import build_learner, make_task
-from .config import Config, to_dict
+from .config import FREE, Config, to_dict
 
 MAGIC = b"biomamba text 1\n"
+LONGEST = 1 << 20  # bytes of a header
 Shares = NDArray[np.int64]
 
 
@@ -44,8 +45,8 @@ def compress(data: bytes, config: Config) -> bytes:
         return new
 
     _learn(config, len(data), write)
-    facts = {"bytes": len(data), "crc": zlib.crc32(data), "config": to_dict(config), "machine": machine(config)}
-    header = json.dumps(facts).encode()
+    facts = {"bytes": len(data), "crc": zlib.crc32(data), "config": _needed(config), "machine": machine(config)}
+    header = zlib.compress(json.dumps(facts, separators=(",", ":")).encode(), 9)
     return MAGIC + len(header).to_bytes(4, "big") + header + encoder.finish()
 
 
@@ -84,11 +85,12 @@ def opened(file: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         if rest == file or len(rest) < 4 + size:
             raise ValueError
-        facts = json.loads(rest[4 : 4 + size])
+        unpacked = zlib.decompressobj()
+        facts = json.loads(unpacked.decompress(rest[4 : 4 + size], LONGEST))
         most = 70_000 * 8 * len(rest)  # the least that a byte costs is 1 / 70,000 of a bit
         if not 0 < facts["bytes"] < most or not isinstance(facts["config"], dict):
             raise ValueError
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise ValueError("is no text that biomamba compressed: give one that `biomamba compress` wrote") from error
     return facts, rest[4 + size :]
 
@@ -102,6 +104,13 @@ def machine(config: Config) -> dict[str, Any]:
         "backend": resolve(config.run.backend, torch.device(config.run.device).type),
         "threads": config.run.threads or torch.get_num_threads(),
     }
+
+
+def _needed(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the config without what changes no prediction."""
+    left_out = FREE - {"run.threads"}
+    sections = to_dict(config).items()
+    return {s: {k: v for k, v in own.items() if f"{s}.{k}" not in left_out} for s, own in sections}
 
 
 def _laid(data: bytes, batch: int) -> NDArray[np.uint8]:
