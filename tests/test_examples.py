@@ -13,6 +13,7 @@ from biomamba.tasks.ecg import Ecg
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.mark.slow
 def test_traces_decide_in_the_quickstart() -> None:
     example = runpy.run_path(str(EXAMPLES / "quickstart.py"))
     rules = example["biomamba"].rules

@@ -296,6 +296,7 @@ def test_plasticity_is_told_from_none(plastic: Any) -> None:
     assert min(GBLM().test(pre, post, 300).p for pre, post, _ in fixed) > 0.01
 
 
+@pytest.mark.slow
 def test_seconds_in_another_order_have_coupling_but_no_plasticity(plastic: Any) -> None:
     """The same seconds, shuffled: what happens within one stays, what it owed to the minute before is gone."""
     order = np.random.default_rng(0).permutation(60 * MINUTES)

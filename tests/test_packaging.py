@@ -118,6 +118,7 @@ def run(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
     return call
 
 
+@pytest.mark.slow
 def test_every_command_runs_where_it_is_installed(run: Run, installed: Path, tmp_path: Path) -> None:
     for words in (
         ["biomamba", "train", "--config", "delay", *TINY, "--run.dir", "runs/packaged"],
@@ -145,6 +146,7 @@ def test_a_name_is_the_packaged_config_and_a_path_the_users_own(run: Run, tmp_pa
         assert f"delay: {delay}\n" in (tmp_path / folder / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_package_adds_a_task_and_a_rule_by_name(run: Run, tmp_path: Path) -> None:
     (tmp_path / "echo.yaml").write_text("task: {name: echo, back: 3}\nrule: {name: scaled, gain: 0.5}\n")
     for words in (

@@ -611,7 +611,10 @@ def test_a_bad_file_ends_a_run_with_one_line(tmp_path: Path, capsys: pytest.Capt
     assert said.count("\n") == 1 and str(file) in said
 
 
-@pytest.mark.parametrize("config", ["fsdd", "keywords", "an4"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("keywords", "an4")]
+
+
+@pytest.mark.parametrize("config", ["fsdd", *SLOW])
 def test_configs_learn_simulated_speech_and_score_what_is_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:

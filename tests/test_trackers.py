@@ -170,6 +170,7 @@ def part(tmp_path: Path) -> object:
 
 
 @needs("tensorboard")
+@pytest.mark.slow
 def test_tensorboard_shows_a_resumed_run_once_and_one_begun_anew_alone(part, tmp_path: Path) -> None:
     part("tensorboard", 0, "10:1.5", "20:nan", "30:9.0")  # killed: the last checkpoint was that of step 20
     part("tensorboard", 20, "30:1.25", "40:1.0", whole=True)

@@ -323,6 +323,7 @@ def test_what_is_held_out_is_scored_by_the_learned_weights(tmp_path, capsys):
     assert float(off[4]) == pytest.approx(summary["scores"]["loss"]["held_out"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_each_part_is_learned_by_itself_from_the_same_weights(tmp_path, capsys):
     words = ["--task.name", "ecg", "--task.simulate", "true", "--stream.split", "train", "--stream.length", "64"]
     words += ["--stream.steps", "2000", "--optim.lr", "0.01", "--run.report_every", "1000", "--task.decimate", "36"]
@@ -455,6 +456,7 @@ def test_compare(tmp_path, capsys):
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     """A finished run is not repeated, and the numbers are those of a comparison that was never stopped."""
     words = ["compare", *TINY, "--rules", "rtrl,uoro", "--seeds", "1", "--costs", "false", "--fidelity", "8"]
