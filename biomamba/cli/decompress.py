@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from ..experiment.compress import decompress
-from ..experiment.config import flatten, from_values
 from .compress import files
 
 USAGE = "biomamba decompress FILE.bm -o FILE"
@@ -15,7 +14,7 @@ def run(argv: Sequence[str]) -> int:
     if rest:
         raise ValueError(f"decompress: got {' '.join(rest)}, expected {USAGE}")
     try:
-        data = decompress(source.read_bytes(), lambda sections: from_values(flatten(sections)))
+        data = decompress(source.read_bytes())
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{source}: {error}") from error
     target.write_bytes(data)

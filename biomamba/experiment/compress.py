@@ -25,7 +25,9 @@ from ..learner import Learner, LoopState
 from ..ops.backend import resolve
 from ..stream import Chunk
 from .build import build_learner, make_task
-from .config import FREE, Config, to_dict
+from .config import FREE, Config, flatten, from_values, to_dict
+from .files import CONFIGS
+from .parse import parse
 
 MAGIC = b"biomamba text 1\n"
 LONGEST = 1 << 20  # bytes of a header
@@ -50,10 +52,10 @@ def compress(data: bytes, config: Config) -> bytes:
     return MAGIC + len(header).to_bytes(4, "big") + header + encoder.finish()
 
 
-def decompress(file: bytes, config_of: Callable[[dict[str, Any]], Config]) -> bytes:
+def decompress(file: bytes) -> bytes:
     """Return the text. Raises ValueError for what is no such file, was made elsewhere, or comes back otherwise."""
     facts, code = opened(file)
-    config = config_of(facts["config"])
+    config = _restored(facts["config"])
     here = machine(config)
     for name, theirs in facts["machine"].items():
         if here.get(name) != theirs:
@@ -106,11 +108,24 @@ def machine(config: Config) -> dict[str, Any]:
     }
 
 
-def _needed(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the config without what changes no prediction."""
+def _usual() -> dict[str, Any]:
+    """Return the packaged configuration `language`, key by key."""
+    return flatten(to_dict(parse(["--config", str(CONFIGS / "language.yaml")]).config))
+
+
+def _needed(config: Config) -> dict[str, Any]:
+    """Return what changes a prediction: where it is not as in `_usual`, and under "without" the keys it lacks."""
+    usual, own = _usual(), flatten(to_dict(config))
     left_out = FREE - {"run.threads"}
-    sections = to_dict(config).items()
-    return {s: {k: v for k, v in own.items() if f"{s}.{k}" not in left_out} for s, own in sections}
+    changed = {key: own[key] for key in own if key not in left_out and (key not in usual or own[key] != usual[key])}
+    lacking = [key for key in usual if key not in own]
+    return changed | ({"without": lacking} if lacking else {})
+
+
+def _restored(changed: dict[str, Any]) -> Config:
+    """Return the config of which `_needed` gives that."""
+    lacking = changed.pop("without", [])
+    return from_values({key: value for key, value in (_usual() | changed).items() if key not in lacking})
 
 
 def _laid(data: bytes, batch: int) -> NDArray[np.uint8]:
