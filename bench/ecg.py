@@ -26,7 +26,7 @@ import torch
 from bench.grid import Row, heading, run, spread, table
 from biomamba import Report, evaluate
 from biomamba.experiment import checkpoint
-from biomamba.experiment.build import LONG, Experiment, make_task
+from biomamba.experiment.build import LONG, Experiment, make_task, task_of
 from biomamba.experiment.config import Config
 from biomamba.experiment.parse import parse
 from biomamba.stream import Chunk, Meter, Task
@@ -118,7 +118,7 @@ def _each(settings: Config, weights: checkpoint.Tensors, batch: int, **options: 
         stream=replace(settings.stream, split="test", batch=batch, length=ADAPT_LENGTH),
         run=replace(settings.run, seed=0),
     )
-    task = make_task(settings.task.name, **settings.task.options)
+    task = task_of(settings)
     both = Both(task)
     for part in task.parts("test").values():
         adapted = Experiment.from_config(settings, part)

@@ -73,13 +73,8 @@ class Tables(nn.Module):
         floor: what is added to the accumulator; scale_rate: of the scales.
         """
         super().__init__()
-        self.orders, self.rows, self.rate, self.floor, self.scale_rate = (
-            tuple(sorted(orders)),
-            rows,
-            rate,
-            floor,
-            scale_rate,
-        )
+        self.orders, self.rows = tuple(sorted(orders)), rows
+        self.rate, self.floor, self.scale_rate = rate, floor, scale_rate
         many = len(self.orders) * rows
         self.W = torch.zeros(many, width, dtype=torch.bfloat16)
         for name, sizes in {"A": (many,), "visits": (many,), "scale": (len(self.orders), BUCKETS)}.items():
@@ -100,17 +95,15 @@ class Tables(nn.Module):
         """Learn from the errors g (b, t, c) of the steps that read the rows (b, t, o)."""
         rows, g = rows.contiguous(), g.contiguous()
         flat, visits = rows.flatten(), self.visits[rows]
-        slopes = contract(self.W, rows, g, backend)
         met = visits > 0
+        if self.scale_rate:
+            slopes = contract(self.W, rows, g, backend) * met  # of the rows as they were read
+            self.scale.view(-1).index_add_(0, self._cells(visits).flatten(), slopes.flatten(), alpha=-self.scale_rate)
+            self.scale.clamp_(min=0.05)
         pace = self.rate / (1 + met.sum(-1, keepdim=True)).sqrt()
         self.A.index_add_(0, flat, (g * g).sum(-1, keepdim=True).expand(rows.shape).flatten())
         scatter_(self.W, rows, pace * (self.A[rows] + self.floor).rsqrt(), g, backend)
         self.visits.index_add_(0, flat, torch.ones_like(flat, dtype=self.visits.dtype))
-        if self.scale_rate:
-            self.scale.view(-1).index_add_(
-                0, self._cells(visits).flatten(), (slopes * met).flatten(), alpha=-self.scale_rate
-            )
-            self.scale.clamp_(min=0.05)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Tables":
         """Move the tables where the model goes; rows stay in their own precision."""

@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from ..experiment import checkpoint, log
-from ..experiment.build import Experiment, make_task
+from ..experiment.build import Experiment, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
 from ..report.text import confusion_table, score_table
@@ -40,11 +40,7 @@ def run(argv: Sequence[str]) -> int:
     given = ["--help"] if asked else ["--config", str(run_config(folder))]
     parsed = parse([*given, *rest], Evaluate, "evaluate RUN_DIR ")
     settings, wanted = parsed.config, parsed.command.steps
-    task, learned, batch = (
-        make_task(settings.task.name, **settings.task.options),
-        settings.stream.split,
-        settings.stream.batch,
-    )
+    task, learned, batch = task_of(settings), settings.stream.split, settings.stream.batch
     split = parsed.command.split or task.held_out
     endless = task.steps(split, batch=batch) is None
     wanted = wanted or (settings.stream.steps if endless else None)

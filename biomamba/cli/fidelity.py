@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from ..experiment import checkpoint, log
-from ..experiment.build import Experiment, make_task
+from ..experiment.build import Experiment, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
 from ..report.text import fidelity_table
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
         ]
     after = f"after {asked.updates} updates of {settings.rule.name}" if asked.updates else "as drawn"
     found = {"steps": asked.segment, "streams": settings.stream.batch, "weights": after, "rows": rows}
-    source = make_task(settings.task.name, **settings.task.options).source
+    source = task_of(settings).source
     folder = create_comparison_dir(settings, "fidelity")
     log.write(folder / "fidelity.json", log.to_json({"task": settings.task.name, "source": source, **found}))
     print(f"{source}: {asked.segment} steps of {settings.stream.batch} streams, weights {after}")

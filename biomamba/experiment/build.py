@@ -74,7 +74,7 @@ class Experiment:
 
         Sets the threads of the process. Raises ValueError and FileNotFoundError for what cannot be built.
         """
-        task = Benchmark.of(task or make_task(config.task.name, **config.task.options))
+        task = Benchmark.of(task or task_of(config))
         length, window = config.stream.length, config.rule.window
         if window is not None and window < length:
             raise ValueError(f"rule.window: got {window} steps, expected at least stream.length, {length} steps")
@@ -148,6 +148,11 @@ def make_task(name: str, **options: Any) -> Benchmark:
     if name not in TASKS:
         raise ValueError(f"task: got {name!r}, expected one of {', '.join(TASKS)}")
     return Benchmark.of(TASKS[name](**options))
+
+
+def task_of(config: Config) -> Benchmark:
+    """Return the task that a config names. Raises what `make_task` does."""
+    return make_task(config.task.name, **config.task.options)
 
 
 def build_learner(config: Config, task: Task) -> Learner:

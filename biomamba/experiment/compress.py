@@ -24,7 +24,7 @@ from ..coder import Decoder, Encoder, shares
 from ..learner import Learner, LoopState
 from ..ops.backend import resolve
 from ..stream import Chunk
-from .build import build_learner, make_task
+from .build import build_learner, task_of
 from .config import FREE, Config, flatten, from_values, to_dict
 from .files import CONFIGS
 from .parse import parse
@@ -140,7 +140,7 @@ def _learn(config: Config, size: int, code: Callable[..., NDArray[np.uint8]]) ->
     """Predict, have the bytes of a chunk coded or read, and learn, from the first chunk to the last."""
     if config.rule.window is not None:
         raise ValueError(f"rule.window: got {config.rule.window}, expected null: windows are not compressed with")
-    task = make_task(config.task.name, **config.task.options)
+    task = task_of(config)
     learner = build_learner(config, task)
     if (learner.model.encoder.weight.shape[0], task.spec.d_out) != (256, 256):
         raise ValueError(f"task.name: got {config.task.name}, expected a task of bytes: give language")

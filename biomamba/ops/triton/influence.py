@@ -133,7 +133,6 @@ def broadcast(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return all as `contract_and_advance_kernel` reads them, without a copy.
 
-
     Z is then (b, c, r, j), of which the gradient keeps c and j; pre is (b, t, j), (b, t, c, j) or empty.
     """
     if axes in ("e", "en"):
