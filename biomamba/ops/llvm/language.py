@@ -9,6 +9,7 @@ is fused that is not written so (but for `reduce_sum`, whose order depends on th
 on whether it was computed in a vector.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Union
@@ -190,8 +191,52 @@ def fma(x: Value, y: Value, z: Value) -> Value:
 
 
 def exp(x: Value) -> Value:
-    """Return e^x of one number."""
-    return Value(call(f"llvm.exp.{_named(x.ir.type)}", x.ir.type, x.ir))
+    """Return e^x, to the last place or the one before it: 2^m (1 + r + r^2 / 2! + ...), m = floor(x / log 2 + 1/2)."""
+    kind, b = x.ir.type, builder()
+    single = getattr(kind, "element", kind) == FLOAT
+    terms, high, low, (lowest, highest) = (7, 0.693359375, -2.12194440e-4, (-104, 89)) if single else (
+        13, 0.693145751953125, 1.42860682030941723212e-6, (-746, 710))  # fmt: skip
+    within = _math("minnum", _math("maxnum", x, constant(kind, lowest)), constant(kind, highest))
+    m = _math("floor", fma(within, constant(kind, 1 / math.log(2)), constant(kind, 0.5)))
+    r = fma(m, constant(kind, -low), fma(m, constant(kind, -high), within))
+    series = constant(kind, 1 / math.factorial(terms))
+    for term in range(terms - 1, -1, -1):
+        series = fma(series, r, constant(kind, 1 / math.factorial(term)))
+    whole = _shaped(ir.IntType(32 if single else 64), getattr(kind, "count", 1))
+    power = b.fptosi(m.ir, whole)
+    half = b.ashr(power, constant(whole, 1).ir)
+    for part in (half, b.sub(power, half)):  # two steps: 2^m alone may be none of the numbers
+        biased = b.add(part, constant(whole, 127 if single else 1023).ir)
+        series = series * Value(b.bitcast(b.shl(biased, constant(whole, 23 if single else 52).ir), kind))
+    return Value(b.select(b.fcmp_unordered("uno", x.ir, x.ir), x.ir, series.ir))
+
+
+def sigmoid(x: Value) -> Value:
+    """Return 1 / (1 + e^-x)."""
+    return 1 // (1 + exp(-x))
+
+
+def softplus(x: Value) -> Value:
+    """Return log(1 + e^x) of one number."""
+    log1p = {FLOAT: "log1pf", DOUBLE: "log1p"}[x.ir.type]
+    rest = call(log1p, x.ir.type, exp(-_math("fabs", x)).ir)
+    return _math("maxnum", x, constant(x.ir.type, 0)) + Value(rest)
+
+
+def sqrt(x: Value) -> Value:
+    """Return the square root."""
+    return _math("sqrt", x)
+
+
+def real(x: Size, kind: Any) -> Value:
+    """Return an integer as a real number of a type."""
+    return Value(builder().sitofp(integer(x).ir, kind))
+
+
+def _math(name: str, *given: Value) -> Value:
+    """Return what one of LLVM's functions of numbers or vectors of them returns."""
+    kind = given[0].ir.type
+    return Value(call(f"llvm.{name}.{_named(kind)}", kind, *(value.ir for value in given)))
 
 
 def reduce_sum(x: Value) -> Value:
