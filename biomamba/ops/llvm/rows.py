@@ -22,12 +22,13 @@ from .language import (
     when,
 )
 
-SCALE = {"visits": "m", "scale": f"k {BUCKETS}"}
+SCALES = f"k {BUCKETS}"
 
 
 @kernel(
     W=Argument(("m", "c"), "trace"),
-    **{name: given(shape) for name, shape in SCALE.items()},
+    visits=given("m"),
+    scale=given(SCALES),
     tokens=index("b w"),
     reset=flags("b t", optional=True),
     orders=index("k"),
@@ -73,7 +74,8 @@ def read(
 @kernel(
     W=trace("m c"),
     A=result("m"),
-    **{name: result(shape) for name, shape in SCALE.items()},
+    visits=result("m"),
+    scale=result(SCALES),
     rows=index("b t k"),
     g=given("b t c"),
     rates=given("3"),
@@ -99,9 +101,9 @@ def learn(part: Part, W: Array, A: Array, visits: Array, scale: Array, rows: Arr
                 pace[i, s] = rate // sqrt(met.get())
         with when(scale_rate > 0):
             for q in loop(k):
-                for at in range(BUCKETS):
-                    moved = scale[q, at] - scale_rate * slopes[q, at]
-                    scale[q, at] = select(moved < LEAST, LEAST, moved)
+                for power in range(BUCKETS):
+                    moved = scale[q, power] - scale_rate * slopes[q, power]
+                    scale[q, power] = select(moved < LEAST, LEAST, moved)
         for i in loop(b):
             for s in loop(t):
                 for q in loop(k):
