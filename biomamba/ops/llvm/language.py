@@ -103,6 +103,12 @@ class Value:
     def __or__(self, other: "Value") -> "Value":
         return Value(builder().or_(self.ir, other.ir))
 
+    def __xor__(self, other: "Value") -> "Value":
+        return Value(builder().xor(self.ir, other.ir))
+
+    def __rshift__(self, places: int) -> "Value":
+        return Value(builder().lshr(*_alike(self, places)))  # zeros come in from the left
+
     def __lt__(self, other: Number) -> "Value":
         return self._compared("<", other)
 
@@ -116,7 +122,8 @@ class Value:
         return self._compared(">=", other)
 
     def _compared(self, how: str, other: Number) -> "Value":
-        return Value(builder().icmp_signed(how, *_alike(self, other)))
+        pair = _alike(self, other)
+        return Value(builder().fcmp_ordered(how, *pair) if self.real else builder().icmp_signed(how, *pair))
 
 
 def _alike(x: Value, y: Number) -> tuple[Any, Any]:
@@ -237,6 +244,11 @@ def _math(name: str, *given: Value) -> Value:
     """Return what one of LLVM's functions of numbers or vectors of them returns."""
     kind = given[0].ir.type
     return Value(call(f"llvm.{name}.{_named(kind)}", kind, *(value.ir for value in given)))
+
+
+def sqrt(x: Value) -> Value:
+    """Return the square root."""
+    return Value(call(f"llvm.sqrt.{_named(x.ir.type)}", x.ir.type, x.ir))
 
 
 def reduce_sum(x: Value) -> Value:
