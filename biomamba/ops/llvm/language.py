@@ -246,11 +246,6 @@ def _math(name: str, *given: Value) -> Value:
     return Value(call(f"llvm.{name}.{_named(kind)}", kind, *(value.ir for value in given)))
 
 
-def sqrt(x: Value) -> Value:
-    """Return the square root."""
-    return Value(call(f"llvm.sqrt.{_named(x.ir.type)}", x.ir.type, x.ir))
-
-
 def reduce_sum(x: Value) -> Value:
     """Return the sum of a vector, in an order that depends on its width alone."""
     if not isinstance(x.ir.type, ir.VectorType):
@@ -450,6 +445,18 @@ def fill(array: Array, number: float = 0) -> None:
     flat = Array(array.pointer, (count,))
     for x in lanes(0, count, LANES):
         flat[x] = number
+
+
+def dot(x: Array, y: Array, count: Size) -> Value:
+    """Return the sum of the products of two rows, in an order that depends on their length alone."""
+    whole, total = integer(count) - integer(count) % LANES, Variable(x.zero(LANES))
+    for c in loop(integer(count) // LANES):
+        at = span(c * LANES, LANES)
+        total.set(fma(x[at], y[at], total.get()))
+    rest = Variable(reduce_sum(total.get()))
+    for c in loop(whole, count):
+        rest.set(fma(x[c], y[c], rest.get()))
+    return rest.get()
 
 
 class Scratch:

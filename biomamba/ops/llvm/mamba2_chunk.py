@@ -13,10 +13,10 @@ from .language import (
     BIT,
     LANES,
     Array,
-    Size,
     Value,
     Variable,
     constant,
+    dot,
     either,
     exp,
     fill,
@@ -317,18 +317,6 @@ def silu(x: Value) -> tuple[Value, Value]:
     """Return x sigmoid(x) and its derivative."""
     s = sigmoid(x)
     return x * s, s * (1 + x * (1 - s))
-
-
-def dot(x: Array, y: Array, count: Size) -> Value:
-    """Return the sum of the products of two rows, in an order that depends on their length alone."""
-    whole, total = integer(count) - integer(count) % LANES, Variable(x.zero(LANES))
-    for c in loop(integer(count) // LANES):
-        at = span(c * LANES, LANES)
-        total.set(fma(x[at], y[at], total.get()))
-    rest = Variable(reduce_sum(total.get()))
-    for c in loop(whole, count):
-        rest.set(fma(x[c], y[c], rest.get()))
-    return rest.get()
 
 
 def begins_at(reset: Array, i: Value, s: Value) -> Value:

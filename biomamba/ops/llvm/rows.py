@@ -6,18 +6,16 @@ from .language import (
     BIT,
     LANES,
     Array,
-    Size,
     Value,
     Variable,
     constant,
+    dot,
     fill,
     fma,
     integer,
     lanes,
     loop,
-    reduce_sum,
     select,
-    span,
     sqrt,
     when,
 )
@@ -120,15 +118,3 @@ def bucket(visits: Value) -> Value:
     for power in range(BUCKETS - 1):
         found = found + select(visits < 2**power, integer(0), 1)
     return found
-
-
-def dot(x: Array, y: Array, count: Size) -> Value:
-    """Return the sum of the products of two rows, in an order that depends on their length alone."""
-    whole, total = integer(count) - integer(count) % LANES, Variable(x.zero(LANES))
-    for place in loop(integer(count) // LANES):
-        at = span(place * LANES, LANES)
-        total.set(fma(x[at], y[at], total.get()))
-    rest = Variable(reduce_sum(total.get()))
-    for place in loop(whole, count):
-        rest.set(fma(x[place], y[place], rest.get()))
-    return rest.get()
