@@ -90,7 +90,9 @@ def test_resume_is_bit_for_bit_even_twice(words, tmp_path, monkeypatch):
 
 def test_the_learning_rate_ends_where_it_should(tmp_path, monkeypatch):
     rates = []
-    monkeypatch.setattr(Run, "save", lambda own, *given: rates.append(own.experiment.optimizer.param_groups[0]["lr"]))
+    monkeypatch.setattr(
+        Run, "save", lambda own, *given: rates.append(own.experiment.learner.optimizer.param_groups[0]["lr"])
+    )
     run(
         tmp_path / "run",
         "--optim.lr",

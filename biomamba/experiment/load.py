@@ -6,6 +6,7 @@
 Nothing is pickled, and no name in a file stands for code: blocks, rules, optimisers and tasks are those that are known.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def _made(tensors: checkpoint.Tensors, facts: dict[str, Any], task: Task | None,
 def _run(folder: Path, task: Task | None) -> Learner:
     """Return the learner of a run."""
     config = parse(["--config", str(folder / "config.yaml")]).config
+    config = replace(config, model=replace(config.model, from_=None))  # the run has weights of its own
     learner = build_learner(config, task or task_of(config))
     if (folder / "checkpoint.safetensors").is_file():
         tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")

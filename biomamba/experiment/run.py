@@ -57,14 +57,9 @@ class Run:
             raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
         run.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
-        run.state = checkpoint.restore(
-            tensors,
-            facts["loop"],
-            experiment.task,
-            experiment.model,
-            experiment.rule,
-            experiment.optimizer,
-        )
+        own = experiment.learner
+        parts = own.task, own.model, own.rule, own.optimizer
+        run.state = checkpoint.restore(tensors, facts["loop"], *parts)
         torch.set_rng_state(tensors["rng"])
         run.stream_state = checkpoint.under(tensors, "stream.")
         return run
@@ -120,7 +115,7 @@ class Run:
         assert self.state is not None
         experiment, progress = self.experiment, self.progress
         progress.peak = progress.peak or log.peak_rss_bytes()
-        tensors, loop = checkpoint.collect(experiment.model, experiment.optimizer, self.state)
+        tensors, loop = checkpoint.collect(experiment.model, experiment.learner.optimizer, self.state)
         tensors |= {"rng": torch.get_rng_state()}
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
