@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_range, check_sizes
+from ..checks import check_positive, check_range, check_sizes
 from ..ops.backend import resolve
 from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
@@ -59,17 +59,20 @@ class Mamba2(Block):
         dt_max: float = 0.1,
         A_min: float = 1.0,
         A_max: float = 16.0,
+        dt_scale: float = 1.0,
     ) -> None:
         """Draw the official initial weights.
 
-        dt_min and dt_max bound the initial step sizes, A_min and A_max the initial decay rates (per unit
-        step). Raises ValueError where headdim does not divide expand * d_model, and for sizes and bounds below their
-        least; TypeError for sizes that are no whole numbers.
+        dt_min and dt_max bound the initial step sizes, A_min and A_max the initial decay rates (per unit step).
+        dt_scale: of the initial weights that make the step size depend on the input; 1 is the official model's.
+        Raises ValueError where headdim does not divide expand * d_model, and for sizes and bounds below their least;
+        TypeError for sizes that are no whole numbers.
         """
         super().__init__()
         check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, headdim=headdim)
         check_range("dt_min", "dt_max", dt_min, dt_max)
         check_range("A_min", "A_max", A_min, A_max)
+        check_positive("dt_scale", dt_scale)
         e, n = expand * d_model, d_state
         headdim = min(headdim, e)
         if e % headdim:
@@ -77,6 +80,7 @@ class Mamba2(Block):
         self.d_model, self.taps, self.shape, self.headdim = d_model, d_conv, (e, n), headdim
         self.sizes = [e, e, n, n, e // headdim]  # z, x, B, C, dt
         self.in_proj = nn.Linear(d_model, sum(self.sizes), bias=False)
+        self.in_proj.weight.data[-self.sizes[-1] :] *= dt_scale
         self.conv1d = nn.Conv1d(e + 2 * n, e + 2 * n, d_conv, groups=e + 2 * n)
         self.dt_bias = nn.Parameter(dt_bias_init(e // headdim, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.empty(e // headdim).uniform_(A_min, A_max).log())
