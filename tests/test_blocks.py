@@ -83,6 +83,30 @@ def test_one_stream_with_a_reset_is_two_streams(block: str) -> None:
     assert not torch.allclose(out[:, 5:], without[:, 5:])
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+def test_pull_back_is_what_autograd_brings_to_the_parameters(block: str) -> None:
+    layer = random_model(block).blocks[0]
+    effective, parameters = layer.effective(), dict(layer.named_parameters())
+    gradients = {name: torch.randn_like(effective[name]) for name in layer.influences}
+    wanted = torch.autograd.grad(
+        list(effective.values()), list(parameters.values()), list(gradients.values()), allow_unused=True
+    )
+    for given in (gradients, dict([*gradients.items()][:2])):  # a rule may leave some out
+        pairs = layer.pull_back(given)
+        found = torch.autograd.grad(
+            [tensor for tensor, _ in pairs], list(parameters.values()), [g for _, g in pairs], allow_unused=True
+        )
+        if given is gradients:
+            none = [
+                (name, a) for (name, a), b in zip(zip(parameters, found, strict=True), wanted, strict=True) if b is None
+            ]
+            assert all(a is None or not bool(a.any()) for _, a in none)
+            close(
+                [a for a, b in zip(found, wanted, strict=True) if b is not None], [b for b in wanted if b is not None]
+            )
+        assert any(a is not None and bool(a.any()) for a in found)
+
+
 def test_forget_is_a_stream_that_has_seen_nothing() -> None:
     model = random_model("mamba2")
     state = random_state(model)

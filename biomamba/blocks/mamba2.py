@@ -21,6 +21,7 @@ from ..ops.backend import resolve
 from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
 from ..ops.mamba2 import Given, contract_and_advance_mamba2
+from ..ops.mamba2_chunk import output, states
 from ..ops.scan import to_decay
 from ..ops.ssd import ssd
 from ..ops.ssm import readout, selective_scan
@@ -123,6 +124,8 @@ class Mamba2(Block):
         """Return y (b, t, d), the state after it, and the tape."""
         (e, n), t = self.shape, x.shape[1]
         inputs = torch.cat([state.conv, x], dim=1)
+        if self.backend != "mamba_ssm" and resolve(self.backend, x.device.type) == "llvm":
+            return self._chunk_by_kernels(inputs, state, reset, local)
         # one product for all, though z and dt have no use for the rows before the chunk
         z, raw, dt = self.in_proj(inputs).split([e, e + 2 * n, self.sizes[-1]], dim=-1)
         z, dt = z[:, self.taps - 1 :], dt[:, self.taps - 1 :]
@@ -153,6 +156,26 @@ class Mamba2(Block):
         tape = Tape(state.ssm, h, self.per_channel(log_a, 2), reset, inputs, own, pre_activation)
         return self.out_proj(self.activate(pre_activation)), self.state_at(tape, t), tape
 
+    def _chunk_by_kernels(
+        self, inputs: Tensor, state: BlockState, reset: Tensor | None, local: bool
+    ) -> tuple[Tensor, BlockState, Tape]:
+        """Return the same by our kernels for the CPU, which do all that stands between the two projections."""
+        (e, n), t = self.shape, inputs.shape[1] - self.taps + 1
+        projected = self.in_proj(inputs)
+        found = states(projected, *kernel(self.conv1d), self.dt_bias, self.A_log, state.ssm, reset, local)
+        own = Saved(
+            delta=found.delta,
+            delta_slope=found.delta_slope,
+            x=found.x.detach(),
+            B=found.B,
+            raw=projected.detach()[..., e : 2 * e + n],
+            slope=found.slope,
+        )
+        pre_activation = output(found, self.D, self.norm.weight)
+        log_a = self.per_channel(found.log_a.unsqueeze(-1), 2)
+        tape = Tape(state.ssm, found.h, log_a, reset, inputs, own, pre_activation)
+        return self.out_proj(self.activate(pre_activation)), self.state_at(tape, t), tape
+
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state, per channel e or state n."""
         e, n = self.shape
@@ -168,6 +191,27 @@ class Mamba2(Block):
             "conv1d.x": conv1d[:e],
             "conv1d.B": conv1d[e : e + n],
         }
+
+    def pull_back(self, gradients: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return the gradients of the parameters: sums over the channels of a head, and rows put in their place."""
+        if len(gradients) < len(self.influences):
+            return super().pull_back(gradients)
+        (e, n), k = self.shape, self.taps
+        rows, z = gradients["in_proj.x"], self.in_proj.weight.new_zeros(e, self.d_model)
+        conv1d = torch.cat([gradients["conv1d.x"], gradients["conv1d.B"], rows.new_zeros(n, k + 1)])
+        of_dt = self._by_head(gradients["in_proj.dt"])
+        return [
+            (self.A_log, self._by_head(gradients["A_log"])),
+            (self.dt_bias, self._by_head(gradients["dt_bias"])),
+            (self.in_proj.weight, torch.cat([z, rows, gradients["in_proj.B"], z.new_zeros(n, self.d_model), of_dt])),
+            (self.conv1d.weight, conv1d[:, :k].unsqueeze(1)),
+            (kernel(self.conv1d)[1], conv1d[:, k]),
+        ]
+
+    def _by_head(self, channels: Tensor) -> Tensor:
+        """Return the sum over each head's channels of values (e, ...): the adjoint of `per_channel`."""
+        summed: Tensor = channels.view(-1, self.headdim, *channels.shape[1:]).sum(1)
+        return summed
 
     @torch.no_grad()
     def drives(self, tape: Tape) -> dict[str, Drive]:
