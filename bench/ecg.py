@@ -1,6 +1,6 @@
 """Beats of patients never heard before, on MIT-BIH, by learning rule, with each part alone.
 
-    python -m bench.ecg [--stage inter|parts|adapt|gap|samples] [--seeds 5] [--jobs 2] [--out runs/bench]
+    python -m bench.ecg [--stage inter|choice|parts|adapt|gap|samples] [--seeds 5] [--jobs 2] [--out runs/bench]
 
 Every run learns by configs/ecg.yaml but for what the table names, and is scored by protocol:
 
@@ -10,8 +10,9 @@ Every run learns by configs/ecg.yaml but for what the table names, and is scored
     adapt        learns on, each record of DS2 from the weights of DS1, labels 10 beats late
     patient      learns on, each record of DS2 from the weights of DS1, labels of its first five minutes alone
 
-    inter        both rules, R peaks annotated and detected: DS2, reversed, left out, untrained, trivial predictors
-    parts        what each part of the input is good for: DS2 and reversed
+    inter        both rules, R peaks annotated and detected: DS2, reversed, untrained
+    choice       parts of the input: left out; what the settings are chosen by
+    parts        parts of the input: DS2 and reversed
     adapt        both rules: adapt and patient, all beats and those after the fifth minute
     gap          from the rhythm channels of `step: sample` to those of `step: beat`, one difference at a time
     samples      `step: sample` at its own settings: DS2 and adapt
@@ -32,8 +33,7 @@ import numpy as np
 import torch
 
 from bench.grid import Row, heading, run, spread, table
-from biomamba import Report, evaluate
-from biomamba.experiment import checkpoint
+from biomamba import Report, checkpoint, evaluate
 from biomamba.experiment.build import LONG, Experiment, make_task
 from biomamba.experiment.config import Config
 from biomamba.experiment.parse import parse
@@ -58,16 +58,16 @@ NAMES = ["jk", "macro_f1", "S_sensitivity", "S_predictivity", "V_sensitivity", "
 HEADER = ["jk", "macro-F1 (N, S, V)", "Se S", "+P S", "Se V", "+P V", "kappa"]
 WAIT, QRS, P = ["wait_long"], [c for c in features.SHAPES if c[0] == "q"], [c for c in features.SHAPES if c[0] == "p"]
 PARTS: dict[str, Row] = {
-    "all": {},
+    "all waits, QRS, P": {"channels": list(features.CHANNELS)},
     "wait alone": {"channels": WAIT},
     "all waits alone": {"channels": list(features.WAITS)},
     "QRS alone": {"channels": QRS},
     "P alone": {"channels": P},
     "wait and QRS": {"channels": WAIT + QRS},
-    "wait, QRS, P": {"channels": WAIT + QRS + P},
-    "MLII alone": {"leads": "MLII"},
-    "not gated": {"gate": 0.0},
-    "not gated, wait, QRS, P": {"gate": 0.0, "channels": WAIT + QRS + P},
+    "wait, QRS, P": {},
+    "the same, MLII alone": {"leads": "MLII"},
+    "the same, not gated": {"gate": 0.0},
+    "all waits, QRS, P, not gated": {"gate": 0.0, "channels": list(features.CHANNELS)},
 }
 GAP: dict[str, Row] = {
     "a beat a step": {},
@@ -91,6 +91,7 @@ RULES = ("rtrl", "bptt")
 STAGES: dict[str, list[Row]] = {
     "inter": [{"rule": rule, "peaks": peaks} for peaks in ("annotated", "detected") for rule in RULES],
     "parts": [{"part": part} for part in PARTS],
+    "choice": [{"part": part} for part in PARTS],
     "adapt": [{"rule": rule, "peaks": peaks} for peaks in ("annotated", "detected") for rule in RULES],
     "gap": [{"difference": name} for name in GAP],
     "samples": [{"rule": rule} for rule in RULES],
@@ -190,8 +191,6 @@ def inter(setting: Row) -> Row:
     own = learn(config, task)
     row["seconds"] = time.perf_counter() - began
     row |= {"DS2": score(own, task, "test").get(), "reversed": reverse(config, task)}
-    if setting["rule"] == "rtrl":
-        row["left out"] = left_out(config, task)
     return row
 
 
@@ -217,14 +216,22 @@ def left_out(config: Config, task: Ecg) -> dict[str, Scores]:
 
 def parts(setting: Row) -> Row:
     """Return what one part of the input scores."""
-    options = PARTS[setting["part"]]
-    config, task = (
-        config_of("rtrl", setting["seed"]),
-        task_of(gate=options.get("gate"), leads=options.get("leads", "both")),
-    )
-    task = task.derived(channels=tuple(options.get("channels", task.channels)))
+    config, task = config_of("rtrl", setting["seed"]), part_task(setting["part"])
     row = {"source": task.source, "DS2": score(learn(config, task), task, "test").get()}
-    return row | {"reversed": reverse(config, task), "left out": left_out(config, task)}
+    return row | {"reversed": reverse(config, task)}
+
+
+def choice(setting: Row) -> Row:
+    """Return what one part of the input scores on the patients of DS1 that are left out: what settings are chosen by."""
+    task = part_task(setting["part"])
+    return {"source": task.source, "left out": left_out(config_of("rtrl", setting["seed"]), task)}
+
+
+def part_task(part: str) -> Ecg:
+    """Return the task with a part of the input."""
+    options = PARTS[part]
+    task = task_of(gate=options.get("gate"), leads=options.get("leads", "both"))
+    return task.derived(channels=tuple(options.get("channels", task.channels)))
 
 
 def adapt(setting: Row) -> Row:
@@ -323,7 +330,7 @@ def rows_of(measured: list[Row]) -> Iterator[list[str]]:
                 yield [protocol, what, s.get("peaks", "annotated"), group, *cells]
 
 
-MEASURES = {"inter": inter, "parts": parts, "adapt": adapt, "gap": gap, "samples": samples}
+MEASURES = {"inter": inter, "parts": parts, "choice": choice, "adapt": adapt, "gap": gap, "samples": samples}
 SHOWN: list[tuple[str, tuple[str, ...]]] = [
     ("untrained", ("all",)),
     ("DS2", ("all", "later", "without 232")),
