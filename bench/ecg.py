@@ -222,7 +222,7 @@ def parts(setting: Row) -> Row:
 
 
 def choice(setting: Row) -> Row:
-    """Return what one part of the input scores on the patients of DS1 that are left out: what settings are chosen by."""
+    """Return what a part of the input scores on patients of DS1 that are left out: what settings are chosen by."""
     task = part_task(setting["part"])
     return {"source": task.source, "left out": left_out(config_of("rtrl", setting["seed"]), task)}
 
