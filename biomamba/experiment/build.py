@@ -163,8 +163,8 @@ def task_of(config: Config) -> Benchmark:
     return make_task(config.task.name, **config.task.options)
 
 
-def build_learner(config: Config, task: Task) -> Learner:
-    """Return the learner of a config, weights drawn by its seed.
+def build_learner(config: Config, task: Task, **others: Any) -> Learner:
+    """Return the learner of a config, weights drawn by its seed; others: options of `Learner` in place of its own.
 
     Sets the threads of the process. Raises ValueError for what cannot be built.
     """
@@ -179,16 +179,13 @@ def build_learner(config: Config, task: Task) -> Learner:
     rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-    return Learner(
-        task,
-        model,
-        rule,
-        kind(model.parameters(), **options),
-        window=config.rule.window,
-        clip=config.optim.clip,
-        compile=config.run.compile,
-        threads=config.run.threads,
-    )
+    own: dict[str, Any] = {
+        "window": config.rule.window,
+        "clip": config.optim.clip,
+        "compile": config.run.compile,
+        "threads": config.run.threads,
+    }
+    return Learner(task, model, rule, kind(model.parameters(), **options), **(own | others))
 
 
 def build_model(config: Config, task: Task) -> Model:
