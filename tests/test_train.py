@@ -52,7 +52,8 @@ def left(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
     metrics = [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
-    return tensors, facts["loop"], metrics, summary["scores"], summary["updates"]
+    averaged = facts.get("average"), summary["averaged"]
+    return tensors, facts["loop"], metrics, summary["scores"], averaged, summary["updates"]
 
 
 def same(a, b):
@@ -72,6 +73,8 @@ KINDS = {
     "factored": ["--rule.name", "factored", "--model.block", "mamba"],
     "spiking": ["--rule.name=stllr", "--rule.feedback=random", "--model.threshold=0.5", "--model.spike_rate=0.2"],
     "rate": ["--optim.lr_end", "1e-5"],
+    "schedule": ["--optim.schedule=inverse_sqrt", "--optim.warmup=9", "--optim.groups={A_log: 0.1, dt_bias: 0}"],
+    "average": ["--optim.average=0.9", "--run.held_out=true", "--rule.window=10", "--stream.length=4"],
     "spelling": ["--task.name=speech_ctc", "--task.simulate=true", "--stream.split=train", "--stream.steps=400"],
 }
 
@@ -106,7 +109,7 @@ def test_the_learning_rate_ends_where_it_should(tmp_path, monkeypatch):
     assert 0.1 - rates[0] == pytest.approx(steps[0])
 
 
-@pytest.mark.parametrize("lost", ["loop.trace", "loop.state", "optimizer", "model"])
+@pytest.mark.parametrize("lost", ["loop.trace", "loop.state", "optimizer", "model", "average.model", "average.loop"])
 def test_resume_needs_every_part(lost, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(whole)

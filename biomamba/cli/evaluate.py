@@ -9,8 +9,8 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from ..experiment import checkpoint, log
-from ..experiment.build import Experiment, task_of
+from ..experiment import checkpoint, log, schedule
+from ..experiment.build import Experiment, steps_to_take, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
 from ..report.text import confusion_table, score_table
@@ -44,7 +44,8 @@ def run(argv: Sequence[str]) -> int:
     split = parsed.command.split or task.held_out
     endless = task.steps(split, batch=batch) is None
     wanted = wanted or (settings.stream.steps if endless else None)
-    optim = replace(settings.optim, lr=settings.optim.lr_end or settings.optim.lr)  # as where the run ended
+    total = steps_to_take(task, learned, batch, settings.run.seed, settings.stream.steps)
+    optim = schedule.ended(settings.optim, total, settings.stream.length)  # it goes on from there
     settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted), optim=optim)
     own = Experiment.from_config(settings, task)
     weights, _ = checkpoint.load(folder / "model.safetensors")
@@ -52,6 +53,11 @@ def run(argv: Sequence[str]) -> int:
     print(f"{folder}: {task.source}")
     print(f"split {split}: {batch} streams of {own.total:,} steps; {overlap(task, learned, split, endless)}")
     scored = {"learning off": own.evaluate(split, own.total, "learning off")}
+    if (folder / "average.safetensors").is_file():
+        averaged, _ = checkpoint.load(folder / "average.safetensors")
+        checkpoint.load_weights(own.model, averaged)
+        scored["averaged, learning off"] = own.evaluate(split, own.total, "averaged weights")
+        checkpoint.load_weights(own.model, weights)
     scored["learning on"] = log.score(own.online(own.stream()), task, own.total, "learning on")
     if parsed.command.each:
         scored["each by itself"] = adapt(settings, task, split, weights)

@@ -21,7 +21,8 @@ from ..rules.base import LearningRule
 from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
 from . import config as configs
-from . import log
+from . import log, schedule
+from .average import Average
 from .config import Config
 from .memory import keep_freed_memory
 from .registry import OPTIMIZERS, TASKS
@@ -67,6 +68,7 @@ class Experiment:
     rule: LearningRule
     optimizer: Optimizer
     total: int  # time steps of each stream
+    average: Average | None = None
 
     @classmethod
     def from_config(cls, config: Config, task: Task | None = None) -> "Experiment":
@@ -81,8 +83,10 @@ class Experiment:
         total = steps_to_take(task, config.stream.split, config.stream.batch, config.run.seed, config.stream.steps)
         if total < length:
             raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
-        own = build_learner(config, task)
-        return cls(config, task, own.model, own.rule, own.optimizer, total)
+        schedule.check(config.optim, total)
+        own, decay = build_learner(config, task), config.optim.average
+        average = None if decay is None else Average(task, own.model, decay, total, config.run.threads)
+        return cls(config, task, own.model, own.rule, own.optimizer, total, average)
 
     def stream(self, start: int = 0, steps: int | None = None) -> limit:
         """Return the config's stream from time step `start` on: `steps` of it, or all that are to be learned."""
@@ -93,8 +97,11 @@ class Experiment:
     def online(self, chunks: Iterator[Chunk], state: LoopState | None = None) -> Iterator[Report]:
         """Yield the reports of the online loop over the chunks, the learning rate moving along the stream."""
         learner = make_learner(self.config, self.task, self.model, self.rule, self.optimizer)
-        for report in online(chunks, learner, state):
+        self._set_rate(state.steps if state else 0)
+        for report in online(self.average.beside(chunks) if self.average else chunks, learner, state):
             self._set_rate(report.state.steps)
+            if self.average:
+                self.average.update(report)
             yield report
 
     def evaluate(self, split: str, steps: int | None, label: str, model: Model | None = None) -> log.Scored:
@@ -129,11 +136,9 @@ class Experiment:
             scores[name]["held_out"] = value["all"]
 
     def _set_rate(self, done: int) -> None:
-        """Set the learning rate of the update after `done` steps, where it is to change along the stream."""
-        first, last = self.config.optim.lr, self.config.optim.lr_end
-        if last is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = first + (last - first) * done / self.total
+        """Set the learning rate of the update after `done` steps."""
+        value = schedule.rate(self.config.optim, done, self.total, self.config.stream.length)
+        schedule.set_rates(self.optimizer, value)
 
 
 def make_task(name: str, **options: Any) -> Benchmark:
@@ -171,7 +176,8 @@ def build_learner(config: Config, task: Task) -> Learner:
     rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-    return make_learner(config, task, model, rule, kind(model.parameters(), **options))
+    groups = schedule.groups(model, config.optim.groups or {})
+    return make_learner(config, task, model, rule, kind(groups, **options))
 
 
 def make_learner(config: Config, task: Task, model: Model, rule: LearningRule, optimizer: Optimizer) -> Learner:

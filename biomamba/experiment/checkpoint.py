@@ -25,6 +25,7 @@ from ..state import Tree, leaves, tree_map
 from ..stream import Task
 
 Tensors = dict[str, Tensor]
+COUNTERS = ("steps", "updates", "skipped")  # of the loop's state
 
 
 def save(path: Path, tensors: Tensors, facts: Any = None) -> None:
@@ -79,17 +80,13 @@ def load_weights(model: Model, saved: Tensors) -> None:
 def collect(model: Model, optimizer: Optimizer, loop_state: LoopState) -> tuple[Tensors, dict[str, Any]]:
     """Return the tensors and the facts that `restore` needs."""
     tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
-    tensors |= {"loop.x": loop_state.x, "loop.reset": loop_state.reset, "rng": torch.get_rng_state()}
-    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
-    tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
+    tensors |= loop_tensors(loop_state) | {"rng": torch.get_rng_state()}
     state = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
         plain[str(index)] = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
-    counters = {"steps": loop_state.steps, "updates": loop_state.updates, "skipped": loop_state.skipped}
-    meters = {name: meter.state_dict() for name, meter in loop_state.meters.items()}
-    return tensors, {"optimizer": {"state": plain, "groups": state["param_groups"]}, "meters": meters, **counters}
+    return tensors, {"optimizer": {"state": plain, "groups": state["param_groups"]}, **loop_facts(loop_state)}
 
 
 def restore(
@@ -109,18 +106,38 @@ def restore(
         state[int(index)][name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": facts["optimizer"]["groups"]})
     torch.set_rng_state(tensors["rng"])
+    return restored_loop(tensors, facts, task, model, rule, batch)
+
+
+def loop_tensors(loop_state: LoopState) -> Tensors:
+    """Return the tensors of a loop's state."""
+    tensors = {"loop.x": loop_state.x, "loop.reset": loop_state.reset}
+    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
+    return tensors | dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
+
+
+def loop_facts(loop_state: LoopState) -> dict[str, Any]:
+    """Return the counters and meters of a loop's state."""
+    meters = {name: meter.state_dict() for name, meter in loop_state.meters.items()}
+    return {"meters": meters} | {name: getattr(loop_state, name) for name in COUNTERS}
+
+
+def restored_loop(
+    tensors: Tensors, facts: dict[str, Any], task: Task, model: Model, rule: LearningRule | None, batch: int
+) -> LoopState:
+    """Return the state of a loop over `batch` streams; rule: None where nothing is learned."""
     device = next(model.parameters()).device
     meters = task.meters()
     for name, meter in meters.items():
         meter.load_state_dict(facts["meters"][name])
     return LoopState(
         model_state=_fill(model.init_state(batch), "loop.state", tensors),
-        trace=_fill(rule.init(batch), "loop.trace", tensors),
+        trace=_fill(rule.init(batch) if rule else [], "loop.trace", tensors),
         x=tensors["loop.x"].to(device),
         reset=tensors["loop.reset"].to(device),
         meters=meters,
         context=tensors["loop.context"].to(device) if "loop.context" in tensors else None,
-        **{name: facts[name] for name in ("steps", "updates", "skipped")},
+        **{name: facts[name] for name in COUNTERS},
     )
 
 

@@ -16,7 +16,14 @@ from . import checkpoint, config, jobs, log, trackers
 from .build import Experiment, limit
 from .config import Config
 
-RUN_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "summary.json")
+RUN_FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "average.safetensors",
+    "summary.json",
+)
 
 
 @dataclass
@@ -65,6 +72,8 @@ class Run:
             experiment.config.stream.batch,
         )
         run.stream_state = checkpoint.under(tensors, "stream.")
+        if experiment.average:
+            experiment.average.restore(tensors, facts["average"], experiment.config.stream.batch)
         return run
 
     @property
@@ -121,6 +130,9 @@ class Run:
         tensors, loop = checkpoint.collect(experiment.model, experiment.optimizer, self.state)
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
+        if experiment.average:
+            averaged, facts["average"] = experiment.average.collect()
+            tensors |= averaged
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
@@ -139,8 +151,14 @@ class Run:
         peak = progress.peak or log.peak_rss_bytes()
         checkpoint.save(self.folder / "model.safetensors", checkpoint.weights(experiment.model))
         scores = progress.scores(loop_state)
+        averaged: log.Scores = {}
+        if experiment.average:
+            averaged = experiment.average.scores
+            checkpoint.save(self.folder / "average.safetensors", checkpoint.weights(experiment.average.model))
         if own.run.held_out:
             experiment.add_held_out(scores)
+            if experiment.average:
+                experiment.add_held_out(averaged, experiment.average.model)
         summary = log.Summary(
             task=own.task.name,
             source=experiment.task.source,
@@ -152,6 +170,7 @@ class Run:
             steps=loop_state.steps,
             streams=own.stream.batch,
             scores=scores,
+            averaged=averaged,
             baselines=experiment.baselines() if own.run.baselines else {},
             confusion=log.confusion(loop_state.meters),
             steps_per_second=loop_state.steps / progress.seconds,
