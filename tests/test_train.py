@@ -112,14 +112,15 @@ def test_the_learning_rate_ends_where_it_should(tmp_path, monkeypatch):
 @pytest.mark.parametrize("lost", ["loop.trace", "loop.state", "optimizer", "model", "average.model", "average.loop"])
 def test_resume_needs_every_part(lost, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(whole)
-    run(parts, stop_at=30, monkeypatch=monkeypatch)
+    words = ["--optim.average", "0.9"]
+    run(whole, *words)
+    run(parts, *words, stop_at=30, monkeypatch=monkeypatch)
     tensors, facts = checkpoint.load(parts / "checkpoint.safetensors")
     touched = [name for name in tensors if name.startswith(lost)]
     assert touched
     halved = {name: tensor / 2 if name in touched else tensor for name, tensor in tensors.items()}
     checkpoint.save(parts / "checkpoint.safetensors", halved, facts)
-    assert run(parts, "--run.resume", "true") == 0
+    assert run(parts, *words, "--run.resume", "true") == 0
     assert not same(whole, parts)
 
 
