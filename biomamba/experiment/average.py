@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from ..learner import LoopState, Report
+from ..checkpoint import loop_facts, loop_tensors, restored_loop, under
+from ..learner import Report
 from ..loop import evaluate
+from ..loop_state import LoopState
 from ..model import Model
 from ..stream import Chunk, StatefulStream, Task
 from . import log
-from .checkpoint import loop_facts, loop_tensors, restored_loop, under
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -84,14 +85,14 @@ class Average:
         return tensors, {"loop": loop_facts(self.state), "last_tenth": late, "count": int(self.averaged.n_averaged)}
 
     @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any], batch: int) -> None:
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[f"average.model.{name}"])
         self.averaged.n_averaged.fill_(facts["count"])
         for name, meter in self.last_tenth.items():
             meter.load_state_dict(facts["last_tenth"][name])
-        self.state = restored_loop(under(tensors, "average."), facts["loop"], self.task, self.model, None, batch)
+        self.state = restored_loop(under(tensors, "average."), facts["loop"], self.task, self.model)
 
     @torch.no_grad()
     def _move(self, averaged: Tensors, weights: Tensors, count: Tensor | int) -> None:
