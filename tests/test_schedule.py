@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import biomamba
+from biomamba import checkpoint
 from biomamba.cli.main import main
-from biomamba.experiment import checkpoint, schedule
+from biomamba.experiment import schedule
 from biomamba.experiment.build import Experiment
 from biomamba.experiment.config import OptimConfig
 from biomamba.experiment.parse import parse
@@ -31,7 +32,7 @@ def rates(experiment: Experiment) -> list[float]:
 
     def noted(chunks: Iterator[biomamba.Chunk]) -> Iterator[biomamba.Chunk]:
         for chunk in chunks:
-            found.append(experiment.optimizer.param_groups[0]["lr"])
+            found.append(experiment.learner.optimizer.param_groups[0]["lr"])
             yield chunk
 
     for _ in experiment.online(noted(experiment.stream())):
@@ -129,7 +130,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_learned(words, said, tmp_
 def test_the_longest_end_of_a_name_gives_a_parameter_its_factor() -> None:
     own = experiment("--model.n_layers", "2", "--optim.groups", "{weight: 0.5, in_proj.weight: 0.25, A_log: 0}")
     named = {id(parameter): name for name, parameter in own.model.named_parameters()}
-    factor = {named[id(p)]: group["factor"] for group in own.optimizer.param_groups for p in group["params"]}
+    factor = {named[id(p)]: group["factor"] for group in own.learner.optimizer.param_groups for p in group["params"]}
     assert factor.keys() == set(named.values())
     for name, value in factor.items():
         wanted = 0.25 if name.endswith("in_proj.weight") else 0.5 if name.endswith("weight") else 1.0
