@@ -68,7 +68,8 @@ def print_summary(run: Run, notes: Sequence[str]) -> None:
 
 def print_scores(run: Run, summary: Summary) -> None:
     """Print the scores beside the baselines, and what the run took."""
-    print(score_table({summary.rule: summary.scores, **summary.baselines}))
+    averaged = {f"{summary.rule}, averaged": summary.averaged} if summary.averaged else {}
+    print(score_table({summary.rule: summary.scores, **averaged, **summary.baselines}))
     if summary.confusion:
         print(confusion_table(summary.confusion))
     seconds, threads = summary.wall_seconds, f"{summary.threads} thread{'s' if summary.threads > 1 else ''}"

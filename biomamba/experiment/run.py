@@ -18,7 +18,14 @@ from . import config, jobs, log, trackers
 from .build import Experiment, limit
 from .config import Config
 
-RUN_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "summary.json")
+RUN_FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "average.safetensors",
+    "summary.json",
+)
 
 
 @dataclass
@@ -62,6 +69,8 @@ class Run:
         run.state = checkpoint.restore(tensors, facts["loop"], *parts)
         torch.set_rng_state(tensors["rng"])
         run.stream_state = checkpoint.under(tensors, "stream.")
+        if experiment.average:
+            experiment.average.restore(tensors, facts["average"])
         return run
 
     @property
@@ -119,6 +128,9 @@ class Run:
         tensors |= {"rng": torch.get_rng_state()}
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
+        if experiment.average:
+            averaged, facts["average"] = experiment.average.collect()
+            tensors |= averaged
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
@@ -137,8 +149,14 @@ class Run:
         peak = progress.peak or log.peak_rss_bytes()
         checkpoint.save(self.folder / "model.safetensors", checkpoint.weights(experiment.model))
         scores = progress.scores(loop_state)
+        averaged: log.Scores = {}
+        if experiment.average:
+            averaged = experiment.average.scores
+            checkpoint.save(self.folder / "average.safetensors", checkpoint.weights(experiment.average.model))
         if own.run.held_out:
             experiment.add_held_out(scores)
+            if experiment.average:
+                experiment.add_held_out(averaged, experiment.average.model)
         summary = log.Summary(
             task=own.task.name,
             source=experiment.task.source,
@@ -150,6 +168,7 @@ class Run:
             steps=loop_state.steps,
             streams=own.stream.batch,
             scores=scores,
+            averaged=averaged,
             baselines=experiment.baselines() if own.run.baselines else {},
             confusion=log.confusion(loop_state.meters),
             steps_per_second=loop_state.steps / progress.seconds,
