@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from ..experiment import checkpoint, log
+from ..experiment import checkpoint, log, outcome
 from ..experiment.build import Experiment, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
@@ -55,7 +55,10 @@ def run(argv: Sequence[str]) -> int:
     scored["learning on"] = log.score(own.online(own.stream()), task, own.total, "learning on")
     if parsed.command.each:
         scored["each by itself"] = adapt(settings, task, split, weights)
+    outcome.check_scored(task, scored["learning off"].meters, own.total)
     print(score_table({label: found.scores for label, found in scored.items()}))
+    for line in task.left_out(scored["learning off"].meters):
+        print(line)
     for label, found in scored.items():
         if counts := log.confusion(found.meters):
             print(f"{label}\n{confusion_table(counts)}")
