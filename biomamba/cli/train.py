@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..experiment import config, trackers
+from ..experiment import config, jobs, trackers
 from ..experiment.build import Experiment, timescales
 from ..experiment.log import Summary
 from ..experiment.parse import parse
@@ -17,6 +17,7 @@ from ..report.text import bytes_text, confusion_table, score_table
 
 def run(argv: Sequence[str]) -> int:
     """Begin a run, or go on with one, and print its scores."""
+    jobs.stop_with_parent()
     parsed = parse(argv, usage="train ")
     settings = parsed.config
     watching = trackers.choose(settings.run.trackers)
@@ -29,7 +30,15 @@ def run(argv: Sequence[str]) -> int:
         run = Run.resume(experiment, folder)
     else:
         run = Run.begin(experiment)
-    print_summary(run, parsed.notes)
+    try:
+        return _learn(run, parsed.notes, watching)
+    finally:
+        run.close()
+
+
+def _learn(run: Run, notes: Sequence[str], watching: Sequence[str]) -> int:
+    """Learn to the end or until a signal, and print the scores; return the exit code."""
+    print_summary(run, notes)
     with trackers.opened(watching, run.folder, config.to_dict(run.experiment.config), run.done) as tracked:
         signal_number = run.learn(tracked)
         if signal_number is None:
@@ -39,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
                 tracker.finish(summary)
     if signal_number is not None:
         again = f"biomamba train --config {shlex.quote(str(run.folder / 'config.yaml'))} --run.resume true"
-        print(f"stopped at step {run.done:,} of {experiment.total:,}, saved; to go on: {again}")
+        print(f"stopped at step {run.done:,} of {run.experiment.total:,}, saved; to go on: {again}")
         return 128 + signal_number
     return 0
 
