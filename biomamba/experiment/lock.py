@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+LOCK = ".lock"  # a file in the folder, which names the holder
 PATIENCE = 10.0  # seconds: a process that was told to stop saves first
 
 
@@ -15,7 +16,7 @@ class Lock:
 
     def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
         """Take the lock, waiting for one who is about to end. Raises ValueError where another process keeps it."""
-        self.file = (folder / ".lock").open("a+", encoding="utf-8")
+        self.file = (folder / LOCK).open("a+", encoding="utf-8")
         until, said = time.monotonic() + patience, False
         while True:
             try:
