@@ -152,6 +152,11 @@ class Benchmark(Task):
         return None
 
     @property
+    def replayable(self) -> bool:
+        """Whether the same stream can be read again; not so where it is live."""
+        return True
+
+    @property
     def horizon(self) -> int | None:
         """How far back a prediction may have to look, time steps; None where nobody knows.
 

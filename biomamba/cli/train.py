@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..experiment import config, trackers
+from ..experiment import config, jobs, trackers
 from ..experiment.build import Experiment, timescales
 from ..experiment.log import Summary
 from ..experiment.parse import parse
@@ -17,6 +17,7 @@ from ..report.text import bytes_text, confusion_table, score_table
 
 def run(argv: Sequence[str]) -> int:
     """Begin a run, or go on with one, and print its scores."""
+    jobs.stop_with_parent()
     parsed = parse(argv, usage="train ")
     settings = parsed.config
     watching = trackers.choose(settings.run.trackers)
@@ -35,6 +36,8 @@ def run(argv: Sequence[str]) -> int:
         if not settings.run.resume:
             run.discard()
         raise
+    finally:
+        run.close()
     if signal_number is not None:
         again = f"biomamba train --config {shlex.quote(str(run.folder / 'config.yaml'))} --run.resume true"
         print(f"stopped at step {run.done:,} of {experiment.total:,}, saved; to go on: {again}")

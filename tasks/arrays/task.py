@@ -129,6 +129,11 @@ class Arrays(Benchmark):
         return None if self.rate is None else 1 / self.rate
 
     @property
+    def replayable(self) -> bool:
+        """Say that files are, and lines on standard input are not."""
+        return self.path != "-"
+
+    @property
     def source(self) -> str:
         """Name the table and what is done with it."""
         table, rows, roles = self._table, self._table.count(), self._columns.roles
