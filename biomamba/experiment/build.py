@@ -220,7 +220,7 @@ def timescales(config: Config, task: Task) -> tuple[float, float] | None:
     options that say time constants, and all stand at the official values.
     """
     own, horizon = config.model, Benchmark.of(task).horizon
-    if own.timescales != "auto":
+    if not isinstance(own.timescales, str):
         return own.timescales
     there = inspect.signature(BLOCKS[own.block]).parameters
     official = all(
