@@ -26,6 +26,7 @@ LEVELS = [
     "update",
     "compiled",
     "scaler",
+    "reduction",
     "rows",
     "loop_state",
     "updater",
