@@ -112,7 +112,9 @@ def test_the_learning_rate_ends_where_it_should(tmp_path, monkeypatch):
     assert 0.1 - rates[0] == pytest.approx(steps[0])
 
 
-@pytest.mark.parametrize("lost", ["loop.trace", "loop.state", "optimizer", "model", "average.model", "average.loop.state"])
+@pytest.mark.parametrize(
+    "lost", ["loop.trace", "loop.state", "optimizer", "model", "average.model", "average.loop.state"]
+)
 def test_resume_needs_every_part(lost, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     words = ["--optim.average", "0.9"]
