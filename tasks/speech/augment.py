@@ -89,7 +89,7 @@ class Augmentation:
 
     def _rng(self, what: int) -> np.random.Generator:
         """Return a generator of its own for each kind, so that none changes what another draws."""
-        return np.random.default_rng((self.seed, what))  # type: ignore[arg-type]
+        return np.random.default_rng((self.seed, what))
 
 
 IDENTITY = Augmentation()
