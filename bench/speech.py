@@ -30,15 +30,21 @@ RULES = {
     "rtrl, 1, window 16": {"rule.name": "rtrl", "stream.length": 1, "rule.window": 16},
     "rtrl, 4": {"rule.name": "rtrl", "stream.length": 4},
     "rtrl, 16": {"rule.name": "rtrl", "stream.length": 16},
+    "constant": {"optim.lr_end": "null"},
+    "linear": {"optim.schedule": "linear"},
+    "cosine": {"optim.schedule": "cosine"},
+    "1 / sqrt(t) after a warm-up": {"optim.schedule": "inverse_sqrt", "optim.lr_end": "null", "optim.warmup": 640},
     "rtrl_stdp, 1": {"rule.name": "rtrl_stdp", "rule.a_post": 0.2, "stream.length": 1},
     "rtrl_stdp, 16": {"rule.name": "rtrl_stdp", "rule.a_post": 0.2, "stream.length": 16},
 }
 CHUNKS = dict.fromkeys(("untrained", "TBPTT(16)", "BPTT, whole", "rtrl, 16", "rtrl_stdp, 16"), 3)
+RATES = dict.fromkeys(("constant", "linear", "cosine", "1 / sqrt(t) after a warm-up"), 3)
 STEPS = dict.fromkeys(("immediate (bptt, 1)", "rtrl, 1", "rtrl, 16"), 3)
 # by table: the config, the steps of a whole word or utterance, what differs from the config, and the rows with how many
 # seeds each: fewer where a row takes long
 TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
-    "digits": ("fsdd", 64, {"task.passes": 3}, {row: 3 for row in RULES if "window" not in row}),
+    "digits": ("fsdd", 64, {"task.passes": 3}, {row: 3 for row in RULES if "window" not in row and row not in RATES}),
+    "digits, rates": ("fsdd", 64, {"task.passes": 1, "optim.average": 0.99}, RATES),
     "spelling": (
         "an4",
         216,
@@ -84,7 +90,7 @@ def settings(name: str) -> list[Row]:
     found = []
     for label, seeds in rows.items():
         own = RULES[label]
-        if own is not None and "stream.length" not in own:
+        if own is not None and label.endswith("whole"):
             own = own | {"stream.length": whole, "task.align": whole}
         row = {"table": name, "row": label, "config": file, **differs, **(own or {"untrained": True})}
         if name == "speakers":
