@@ -24,6 +24,7 @@ LEVELS = [
     "threads",
     "step",
     "update",
+    "pure",
     "compiled",
     "learner",
     "loop",

@@ -1,0 +1,258 @@
+"""One update as a pure function of tensors, the optimiser's step too: what is compiled, exported and batched.
+
+    result = update(memory, chunk, lr)      memory = weights, moments, step, state, trace       result.memory: the next
+
+Nothing is written to what was given, and no operator of ours is called (the backend functional), so that torch.func
+may batch it over many learners and `graph` may take it down as torch operations alone.
+Shapes: b streams, t steps, w >= t steps read, e channels, n states, k conv taps, d model width.
+
+    weights   {name: as the model's parameter}
+    moments   {name: {exp_avg, exp_avg_sq}} with Adam, {name: {momentum_buffer}} with SGD and momentum; as the weights
+    step      () float64: updates that Adam has taken; SGD, which does not ask, leaves it
+    state     a `BlockState` for each block: conv (b, k - 1, d), ssm (b, e, n)
+    trace     a tree for each block, as the rule keeps it: of RTRL {influence: as `ops.influence` says}
+    chunk     x (b, t) int64 or (b, t, d_in), y (b, t, ...), mask and reset (b, t) bool
+    lr        () learning rate
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import SGD, Adam, Optimizer
+
+from .blocks.base import Block
+from .model import Model
+from .rules.base import LearningRule
+from .state import Tree, copy, flat, tree_map
+from .stream import Chunk, Task
+from .update import UpdateInput, UpdateOutput, finite, learn, predict, trainable_parameters
+
+MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
+    Adam: ("exp_avg", "exp_avg_sq"),
+    SGD: ("momentum_buffer",),
+}
+RARE = {
+    "amsgrad": False,
+    "maximize": False,
+    "nesterov": False,
+    "dampening": 0,
+    "decoupled_weight_decay": False,
+}  # options that the formula leaves out
+
+
+class Formula(NamedTuple):
+    """An optimiser's step, as torch.optim's documentation defines it."""
+
+    kind: type[Optimizer]
+    betas: tuple[float, float] | None
+    eps: float
+    weight_decay: float
+    momentum: float
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> "Formula":
+        """Return the formula of the optimiser's first group."""
+        group = optimizer.param_groups[0]
+        betas, momentum = group.get("betas"), group.get("momentum", 0.0)
+        return cls(type(optimizer), betas, group.get("eps", 0.0), group["weight_decay"], momentum)
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The names of the averages it keeps of each weight."""
+        return () if self.kind is SGD and not self.momentum else MOMENTS[self.kind]
+
+    def rates(self, lr: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `stepped` takes, after step () updates: for Adam lr / (1 - b1^s), 1 / sqrt(1 - b2^s), s = step + 1."""
+        if self.betas is None:
+            return lr, lr
+        first, second = (1 - beta ** (step + 1) for beta in self.betas)
+        return (lr / first).to(lr.dtype), second.rsqrt().to(lr.dtype)
+
+    def stepped(
+        self, rates: Sequence[Tensor], weight: Tensor, gradient: Tensor, moments: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Return weight and moments after a step; rates are those of `rates`."""
+        if self.weight_decay:
+            gradient = gradient + self.weight_decay * weight
+        if self.kind is SGD:
+            moment = self.momentum * moments[0] + gradient if self.momentum else gradient
+            return [weight - rates[0] * moment, *([moment] if self.momentum else [])]
+        assert self.betas is not None
+        first = moments[0].lerp(gradient, 1 - self.betas[0])
+        second = self.betas[1] * moments[1] + (1 - self.betas[1]) * gradient * gradient
+        return [weight - rates[0] * first / (second.sqrt() * rates[1] + self.eps), first, second]
+
+
+class Memory(NamedTuple):
+    """All that a learner carries from update to update, plain tensors."""
+
+    weights: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
+    step: Tensor
+    state: Tree
+    trace: Tree
+
+
+class Result(NamedTuple):
+    """What an update gives."""
+
+    out: Tensor  # (b, t, d_out) predictions, made before learning from the chunk
+    loss: Tensor  # () nats
+    norm: Tensor  # () of the gradient before clipping
+    finite: Tensor  # () bool: out, loss and learning signals are; where not, the memory is as it was
+    learned: Tensor  # () bool: some step was labelled, and gradient and new weights are finite too
+    memory: Memory
+
+
+class Update(nn.Module):
+    """`update.learn` and `update.predict` as a module, so that weights can be given from outside."""
+
+    def __init__(self, model: Model, task: Task, rule: LearningRule, clip: float | None) -> None:
+        """Take what an update needs."""
+        super().__init__()
+        self.model, self.task, self.rule, self.clip = model, task, rule, clip
+        self.names, self.parameters_of_model = zip(*model.named_parameters(), strict=True)
+
+    def forward(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
+        """Return the pass of a chunk."""
+        if labelled:
+            return learn(self.model, self.task, self.rule, inputs, advance, self.clip)
+        return predict(self.model, self.task, self.rule, inputs, advance)
+
+    def with_weights(self, weights: Sequence[Tensor], *given: Any) -> UpdateOutput:
+        """Return what `forward` does by other weights than the model's, in the order of its parameters."""
+        fresh = [
+            weight.detach().requires_grad_(parameter.requires_grad)
+            for weight, parameter in zip(weights, self.parameters_of_model, strict=True)
+        ]
+        named = {f"model.{name}": weight for name, weight in zip(self.names, fresh, strict=True)}
+        return cast(UpdateOutput, functional_call(self, named, given))
+
+
+class PureUpdate:
+    """An update of a model by a rule and an optimiser's formula, as a function of tensors."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: Model,
+        rule: LearningRule,
+        optimizer: Optimizer,
+        clip: float | None = 1.0,
+        resets: bool = True,
+    ) -> None:
+        """Take what belongs together, and leave it as it is.
+
+        resets: False where no sequence ever begins anew, which makes a smaller graph; `chunk.reset` is not read then.
+        Raises ValueError for a model with n-gram tables, which lie outside, and for an optimiser other than Adam and
+        SGD with their usual options.
+        """
+        if model.ngrams is not None:
+            raise ValueError("model: has n-gram tables, which learn outside of the update: give one without ngrams")
+        if not has_formula(optimizer, trainable_parameters(model)):
+            raise ValueError(
+                f"optimizer: got {type(optimizer).__name__}, expected Adam or SGD on all parameters that learn, in one "
+                "group, without amsgrad, maximize, nesterov and dampening: give torch.optim.Adam(model.parameters())"
+            )
+        self.model, self.optimizer, self.resets = model, optimizer, resets
+        self.whole = Update(model, task, rule, clip)
+        self.formula, self.rule = Formula.of(optimizer), rule
+        self.learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+    def memory(self, batch: int, state: Tree = None, trace: Tree = None) -> Memory:
+        """Return what model and optimiser hold now, in memory of its own, with a state and trace (default: zeros)."""
+        weights: dict[str, Tensor] = dict(self.model.named_parameters())
+        moments, step = dict[str, dict[str, Tensor]](), 0.0
+        for name in self.learning:
+            held = self.optimizer.state.get(weights[name], {})
+            kept = {key: held.get(key) for key in self.formula.moments}
+            moments[name] = {key: torch.zeros_like(weights[name]) if own is None else own for key, own in kept.items()}
+            step = float(held.get("step", 0))
+        state = self.model.init_state(batch) if state is None else state
+        trace = self.rule.init(batch) if trace is None else trace
+        number = torch.tensor(step, dtype=torch.float64, device=next(iter(weights.values())).device)
+        return cast(Memory, tree_map(torch.Tensor.contiguous, copy(Memory(weights, moments, number, state, trace))))
+
+    @torch.no_grad()
+    def restore(self, memory: Memory) -> tuple[Tree, Tree]:
+        """Give model and optimiser what a memory holds; return state and trace, in memory of their own."""
+        named = dict(self.model.named_parameters())
+        for name, weight in memory.weights.items():
+            named[name].copy_(weight)
+        for name in self.learning:
+            own = {key: moment.clone() for key, moment in memory.moments[name].items()}
+            if self.formula.kind is Adam:
+                own["step"] = memory.step.to(torch.float32).cpu()
+            self.optimizer.state[named[name]] = own
+        return copy(memory.state), copy(memory.trace)
+
+    def __call__(self, memory: Memory, chunk: Chunk, lr: Tensor) -> Result:
+        """Predict, and learn where a step is labelled: what `Learner.update` does without a window."""
+        inputs = UpdateInput(chunk.x, chunk.reset if self.resets else None, chunk, memory.state, memory.trace)
+        weights = [*memory.weights.values()]
+        with functional(self.model):
+            output = self.whole.with_weights(weights, inputs, chunk.x.shape[1], True)
+        assert output.norm is not None and output.gradient_finite is not None
+        rates, stepped = self.formula.rates(lr, memory.step), dict[str, list[Tensor]]()
+        for name, gradient in zip(self.learning, output.gradients, strict=True):
+            own = memory.weights[name], gradient, [*memory.moments[name].values()]
+            stepped[name] = self.formula.stepped(rates, *own)
+        learned = output.gradient_finite & chunk.mask.any() & finite([own[0] for own in stepped.values()])
+        step = torch.where(learned, memory.step + 1, memory.step) if self.formula.betas else memory.step
+        weights_after, moments_after = dict(memory.weights), dict[str, dict[str, Tensor]]()
+        for name, (weight, *moments) in stepped.items():
+            weights_after[name] = torch.where(learned, weight, memory.weights[name])
+            before = memory.moments[name].items()
+            each = zip(before, moments, strict=True)
+            moments_after[name] = {key: torch.where(learned, new, old) for (key, old), new in each}
+        after = Memory(weights_after, moments_after, step, output.state, output.trace)
+        return Result(output.out, output.loss, output.norm, output.forward_finite, learned, after)
+
+    def predict(self, weights: dict[str, Tensor], state: Tree, x: Tensor, reset: Tensor) -> tuple[Tensor, Tree]:
+        """Return the predictions (b, t, d_out) for x, and the state after it."""
+        with functional(self.model), torch.no_grad():
+            given = x, state, reset if self.resets else None
+            out, after, _ = functional_call(self.model, weights, given)
+        return out, after
+
+
+@contextmanager
+def functional(model: Model) -> Iterator[None]:
+    """Have the model's blocks write to nothing they are given."""
+    blocks = cast(list[Block], list(model.blocks))
+    before = [block.backend for block in blocks]
+    try:
+        for block in blocks:
+            block.backend = "functional"
+        yield
+    finally:
+        for block, backend in zip(blocks, before, strict=True):
+            block.backend = backend
+
+
+def has_formula(optimizer: Optimizer, learning: Sequence[Tensor]) -> bool:
+    """Say whether `Formula` knows the optimiser's step, and it steps just these parameters, in this order."""
+    group, kind = optimizer.param_groups[0], type(optimizer)
+    ours = kind in MOMENTS and [*map(id, group["params"])] == [*map(id, learning)]
+    return ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
+
+
+def graph(
+    function: Callable[..., Tree], *given: Tree, table: dict[Any, Callable[..., Any]] | None = None
+) -> GraphModule:
+    """Return the function as a graph of torch operations; it takes and gives the trees' tensors as `state.flat` does.
+
+    table: operations to be taken apart, and how.
+    """
+
+    def whole(*tensors: Tensor) -> list[Tensor]:
+        rest = iter(tensors)
+        return flat(function(*tree_map(lambda _: next(rest), [*given])))
+
+    return make_fx(whole, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat([*given]))
