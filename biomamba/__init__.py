@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import blocks, metrics, rules, state, stream, testing
+    from . import blocks, metrics, pure, rules, state, stream, testing
+    from .deploy.export import export
     from .experiment.build import make_task
     from .learner import Learner, LoopState, Report
     from .loop import evaluate, online
@@ -31,11 +32,13 @@ __all__ = [
     "blocks",
     "cut",
     "evaluate",
+    "export",
     "forget",
     "load_pretrained",
     "make_task",
     "metrics",
     "online",
+    "pure",
     "rules",
     "state",
     "stream",
@@ -51,6 +54,7 @@ _MODULES = {
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
     **dict.fromkeys(("Benchmark", "Chunk", "Spec", "StatefulStream", "Task"), "stream"),
     "make_task": "experiment.build",
+    "export": "deploy.export",
 }
 
 

@@ -68,7 +68,7 @@ class Formula(NamedTuple):
         return () if self.kind is SGD and not self.momentum else MOMENTS[self.kind]
 
     def rates(self, lr: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `stepped` takes, after step () updates: for Adam lr / (1 - b1^s), 1 / sqrt(1 - b2^s), s = step + 1."""
+        """Return what `stepped` takes at update s = step + 1: for Adam lr / (1 - b1^s) and 1 / sqrt(1 - b2^s)."""
         if self.betas is None:
             return lr, lr
         first, second = (1 - beta ** (step + 1) for beta in self.betas)
