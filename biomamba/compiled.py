@@ -59,10 +59,7 @@ class Compiled:
 
     def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
         """Take what an update needs. Raises ValueError where this torch or this machine cannot compile."""
-        try:
-            fused(make_fx(torch.neg)(torch.ones(1)), [torch.ones(1)], on_cpu=True)
-        except Exception as error:  # whatever a missing compiler makes of it
-            raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
+        check_compiler()
         self.whole, self.step, self.optimizer = Update(model, task, rule, clip), step, step.optimizer
         self.parameters = [*model.parameters()]
         self.trainable = step.parameters
@@ -209,6 +206,14 @@ class Compiled:
         products = {torch.ops.aten.mm.default: thin}
         made = graph(whole, *template, table=products)
         return Graph(fused(made, flat(template), weights[0].device.type == "cpu"), kept)
+
+
+def check_compiler() -> None:
+    """Raise ValueError where this torch or this machine cannot compile."""
+    try:
+        fused(make_fx(torch.neg)(torch.ones(1)), [torch.ones(1)], on_cpu=True)
+    except Exception as error:  # whatever a missing compiler makes of it
+        raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
 
 
 def fused(made: GraphModule, given: Sequence[Tensor], on_cpu: bool) -> Callable[..., Any]:

@@ -161,7 +161,7 @@ class PureUpdate:
                 "group, without amsgrad, maximize, nesterov and dampening: give torch.optim.Adam(model.parameters())"
             )
         self.model, self.optimizer, self.resets = model, optimizer, resets
-        self.whole = Update(model, task, rule, clip)
+        self.whole, self._silent = Update(model, task, rule, clip), Update(model, _Silent(task), rule, clip)
         self.formula, self.rule = Formula.of(optimizer), rule
         self.learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
@@ -195,7 +195,7 @@ class PureUpdate:
     def __call__(self, memory: Memory, chunk: Chunk, lr: Tensor) -> Result:
         """Predict, and learn where a step is labelled: what `Learner.update` does without a window."""
         inputs = UpdateInput(chunk.x, chunk.reset if self.resets else None, chunk, memory.state, memory.trace)
-        weights = [*memory.weights.values()]
+        weights = [memory.weights[name] for name in self.whole.names]
         with functional(self.model):
             output = self.whole.with_weights(weights, inputs, chunk.x.shape[1], True)
         assert output.norm is not None and output.gradient_finite is not None
@@ -214,12 +214,36 @@ class PureUpdate:
         after = Memory(weights_after, moments_after, step, output.state, output.trace)
         return Result(output.out, output.loss, output.norm, output.forward_finite, learned, after)
 
+    def advance(self, memory: Memory, x: Tensor, reset: Tensor) -> Result:
+        """Predict, and move state and trace on: what `__call__` does where no step is labelled, with less work."""
+        none = torch.zeros_like(reset)
+        chunk = Chunk(x, none, none, reset)
+        inputs = UpdateInput(x, reset if self.resets else None, chunk, memory.state, memory.trace)
+        weights = [memory.weights[name] for name in self.whole.names]
+        with functional(self.model):
+            output = self._silent.with_weights(weights, inputs, x.shape[1], False)
+        after = memory._replace(state=output.state, trace=output.trace)
+        loss, nothing = output.loss, torch.zeros_like(output.forward_finite)
+        return Result(output.out, loss, loss, output.forward_finite, nothing, after)
+
     def predict(self, weights: dict[str, Tensor], state: Tree, x: Tensor, reset: Tensor) -> tuple[Tensor, Tree]:
         """Return the predictions (b, t, d_out) for x, and the state after it."""
         with functional(self.model), torch.no_grad():
             given = x, state, reset if self.resets else None
             out, after, _ = functional_call(self.model, weights, given)
         return out, after
+
+
+class _Silent(Task):
+    """A task without a loss."""
+
+    def __init__(self, task: Task) -> None:
+        """Take the task whose streams these are."""
+        self.task = task
+
+    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
+        """Return 0."""
+        return out.new_zeros(())
 
 
 @contextmanager
