@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from biomamba import checkpoint
 from biomamba.cli import evaluate
 from biomamba.cli.compare import Compare
 from biomamba.cli.main import main
 from biomamba.cli.variants import variants
-from biomamba.experiment import build, checkpoint, jobs, log
+from biomamba.experiment import build, jobs, log
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import RUN_FILES, Run
 from biomamba.tasks import Delay

@@ -8,8 +8,9 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from .. import checkpoint
 from ..analysis import cost, neurobench
-from ..experiment import checkpoint, config, jobs, log
+from ..experiment import config, jobs, log
 from ..experiment.build import LONG, Experiment
 from ..experiment.config import Config
 from ..experiment.parse import parse

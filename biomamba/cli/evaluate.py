@@ -9,7 +9,8 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from ..experiment import checkpoint, log
+from .. import checkpoint
+from ..experiment import log
 from ..experiment.build import Experiment, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse

@@ -6,8 +6,8 @@ from typing import Literal
 
 from jsonargparse.typing import PositiveInt
 
+from .. import checkpoint
 from ..deploy.export import export
-from ..experiment import checkpoint
 from ..experiment.build import build_learner, task_of
 from ..experiment.parse import parse
 from ..report.text import bytes_text

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .. import checkpoint
 from ..analysis.fidelity import fidelity
-from ..experiment import checkpoint
 from ..experiment.build import Experiment
 from ..experiment.config import Config
 from ..experiment.parse import parse

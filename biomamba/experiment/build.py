@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..learner import Learner, LoopState, Report
+from ..learner import Learner, Report
 from ..loop import evaluate, online
+from ..loop_state import LoopState
 from ..model import Model
 from ..ops.backend import resolve
 from ..rules import RULES

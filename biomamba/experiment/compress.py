@@ -21,7 +21,8 @@ from tqdm import tqdm
 from .. import __version__
 from .. import threads as threading
 from ..coder import Decoder, Encoder, shares
-from ..learner import Learner, LoopState
+from ..learner import Learner
+from ..loop_state import LoopState
 from ..ops.backend import resolve
 from ..stream import Chunk
 from .build import build_learner, task_of

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from tqdm import tqdm
 
-from ..learner import LoopState
+from .. import checkpoint
+from ..loop_state import LoopState
 from ..state import nbytes
-from . import checkpoint, config, jobs, log, trackers
+from . import config, jobs, log, trackers
 from .build import Experiment, limit
 from .config import Config
 
@@ -62,8 +64,8 @@ class Run:
             experiment.model,
             experiment.rule,
             experiment.optimizer,
-            experiment.config.stream.batch,
         )
+        torch.set_rng_state(tensors["rng"])
         run.stream_state = checkpoint.under(tensors, "stream.")
         return run
 
@@ -119,6 +121,7 @@ class Run:
         experiment, progress = self.experiment, self.progress
         progress.peak = progress.peak or log.peak_rss_bytes()
         tensors, loop = checkpoint.collect(experiment.model, experiment.optimizer, self.state)
+        tensors |= {"rng": torch.get_rng_state()}
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
