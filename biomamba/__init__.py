@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .estimators import classifier, regressor
     from .experiment.build import make_task
     from .experiment.load import load
+    from .fleet import Fleet, FleetReport
     from .learner import Learned, Learner
     from .loop import evaluate, online
     from .loop_state import LoopState
@@ -27,6 +28,8 @@ __all__ = [
     "Benchmark",
     "BlockState",
     "Chunk",
+    "Fleet",
+    "FleetReport",
     "Learned",
     "Learner",
     "LoopState",
@@ -63,6 +66,7 @@ _MODULES = {
     "load": "experiment.load",
     **dict.fromkeys(("Learned", "Learner"), "learner"),
     "Prediction": "rows",
+    **dict.fromkeys(("Fleet", "FleetReport"), "fleet"),
     "Report": "updater",
     "LoopState": "loop_state",
     **dict.fromkeys(("evaluate", "online"), "loop"),

@@ -161,7 +161,7 @@ class PureUpdate:
                 "group, without amsgrad, maximize, nesterov and dampening: give torch.optim.Adam(model.parameters())"
             )
         self.model, self.optimizer, self.resets = model, optimizer, resets
-        self.whole, self._silent = Update(model, task, rule, clip), Update(model, _Silent(task), rule, clip)
+        self.whole, self._silent = Update(model, task, rule, clip), Update(model, cast(Task, _Silent()), rule, clip)
         self.formula, self.rule = Formula.of(optimizer), rule
         self.learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
@@ -234,12 +234,8 @@ class PureUpdate:
         return out, after
 
 
-class _Silent(Task):
+class _Silent:
     """A task without a loss."""
-
-    def __init__(self, task: Task) -> None:
-        """Take the task whose streams these are."""
-        self.task = task
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return 0."""

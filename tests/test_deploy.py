@@ -113,7 +113,7 @@ def test_a_file_that_gives_other_numbers_is_not_written(tmp_path: Path, monkeypa
     wrong = learning(update, update.memory(1), chunks[0], lr).graph
     assert largest_difference(program, lambda given: list(program.graph(*given)), tried, lr) == 0
     assert largest_difference(program, lambda given: list(wrong(*given)), tried, lr) >= 1
-    monkeypatch.setattr("biomamba.deploy.onnx.load", lambda file: lambda given: list(wrong(*given)))
+    monkeypatch.setattr("biomamba.deploy.onnxruntime.load", lambda file: lambda given: list(wrong(*given)))
     with pytest.raises(ValueError, match=r"onnx differs from torch by .* nothing was written"):
         biomamba.export(own, chunks, tmp_path / "l.onnx")
     assert not [*tmp_path.iterdir()]

@@ -26,6 +26,7 @@ from ..stream import Chunk
 from .program import Named, Program, largest_difference, learning, predicting, trials
 
 SUFFIXES = {"onnx": ".onnx", "aoti": ".pt2"}
+MODULES = {"onnx": "onnxruntime", "aoti": "aoti"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "aoti": ()}
 
 
@@ -58,7 +59,7 @@ def export(
     missing = [name for name in NEEDS[to] if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f'to: {to} needs {", ".join(missing)}: pip install "biomamba[export]"')
-    target = importlib.import_module(f".{to}", __package__)
+    target = importlib.import_module(f".{MODULES[to]}", __package__)
     tried = [*itertools.islice(checked(chunks, learner.model), updates)]
     if not tried:
         raise ValueError("chunks: got none, expected at least one: give those of task.stream(...)")
