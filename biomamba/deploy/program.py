@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..pure import Memory, PureUpdate, graph
-from ..state import Tree, flat, leaves
+from ..state import Tree, flat, leaves, tree_map
 from ..stream import Chunk
 from .decompose import table, with_constants
 
@@ -64,8 +64,13 @@ def predicting(update: PureUpdate, memory: Memory, chunk: Chunk) -> Program:
 
 def _program(function: Callable[..., Tree], inputs: Tree, carried: Tree) -> Program:
     """Return the function's program, without the inputs that nothing reads."""
+
+    def apart(inputs: Tree, carried: Tree) -> Tree:  # an input that is an output too would have two names
+        given = {*map(id, flat([inputs, carried]))}
+        return tree_map(lambda own: own.clone() if id(own) in given else own, function(inputs, carried))
+
     try:
-        made = graph(function, inputs, carried, table=table())
+        made = graph(apart, inputs, carried, table=table())
     except (RuntimeError, GuardOnDataDependentSymNode) as error:
         raise ValueError(
             f"export: the update cannot be written as one graph ({str(error).splitlines()[0]}): "
