@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import SGD
 
 from .model import Model
-from .pure import MOMENTS, Formula, Update, graph, has_formula
+from .pure import MOMENTS, Formula, Update, formulas_of, graph, group_of, has_formula
 from .rules.base import LearningRule
 from .state import Tree, flat, tree_map
 from .step import Step
@@ -38,7 +38,7 @@ class Kind(NamedTuple):
     advance: int
     resets: bool
     labelled: bool
-    formula: Formula | None  # of the optimiser, where it steps inside
+    formulas: tuple[Formula, ...]  # of each group of the optimiser, where it steps inside
     threads: int  # which our kernels take as the number of parts
     bounded: bool  # no step can leave a weight that is not finite, so none needs to be looked at
 
@@ -53,8 +53,8 @@ class Graph(NamedTuple):
 class Compiled:
     """`update.update` of one model as graphs, one for each kind of chunk.
 
-    Adam and SGD step inside the graph, which leaves no `.grad`; other optimisers, rarer options of these and
-    several groups of parameters step after it.
+    Adam and SGD step inside the graph, which leaves no `.grad`; other optimisers and rarer options of these step after
+    it.
     """
 
     def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
@@ -64,7 +64,8 @@ class Compiled:
         self.parameters = [*model.parameters()]
         self.trainable = step.parameters
         self.inside = has_formula(step.optimizer, self.trainable)
-        self.rates = self.trainable[0].new_zeros(2)
+        self.group_of = group_of(step.optimizer, self.trainable)
+        self.rates = self.trainable[0].new_zeros(len(step.optimizer.param_groups), 2)
         self.largest = torch.finfo(self.rates.dtype).max
         self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         self.moments: list[Tensor] = []
@@ -76,7 +77,7 @@ class Compiled:
     def __call__(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
         """Return what `update.update` returns; see there."""
         inside = labelled and self.inside
-        group = self.optimizer.param_groups[0]
+        groups = self.optimizer.param_groups
         if inside and not self._find():  # torch makes an optimiser's averages at its first step
             whole = self.whole
             return update(whole.model, whole.task, whole.rule, self.step, whole.clip, inputs, advance, labelled)
@@ -84,17 +85,17 @@ class Compiled:
         if [*map(id, past)] != [*map(id, self.past)]:
             inputs = self._checked(inputs)
             past = flat([inputs.state, inputs.trace])
-        formula = Formula.of(self.optimizer) if inside else None
+        formulas = formulas_of(self.optimizer) if inside else ()
         x, y = inputs.x, inputs.chunk.y
         threads = torch.get_num_threads()
         info = tuple((name, own.shape, own.dtype) for name, own in inputs.chunk.info.items())
         of, resets = ((x.shape, x.dtype), (y.shape, y.dtype), info), inputs.reset is not None
-        bounded = inside and self._is_bounded(group)
-        kind = Kind(*of, advance, resets, labelled, formula, threads, bounded)
+        bounded = inside and all(map(self._is_bounded, groups))
+        kind = Kind(*of, advance, resets, labelled, formulas, threads, bounded)
         made = self.graphs.get(kind)
         if made is None:
             made = self.graphs[kind] = self._make(kind, inputs)
-        given = [*self.moments, *self.counts, self._rates(group)] if inside else []
+        given = [*self.moments, *self.counts, self._rates(groups)] if inside else []
         if threads > 1 and x.device.type == "cpu":
             # an error in one of several threads of a graph would end the process
             self.whole.model.check_tokens(x)
@@ -158,14 +159,18 @@ class Compiled:
         first, second = group["betas"]
         return bool(first <= 0.999 and first**2 < 0.999 * second and second <= 1 - 1e-8 and group["eps"] >= 1e-12)
 
-    def _rates(self, group: dict[str, Any]) -> Tensor:
-        """Return what changes from step to step: for Adam, lr over one correction, and 1 over the other's root."""
-        rate = group["lr"]
-        if self.counts:
-            step = self.optimizer.state[self.trainable[0]]["step"].item() + 1
-            rate = rate / (1 - group["betas"][0] ** step)
-            self.written[1] = (1 - group["betas"][1] ** step) ** -0.5
-        self.written[0] = rate if rate <= self.largest else math.inf  # where this precision does not hold it
+    def _rates(self, groups: Sequence[dict[str, Any]]) -> Tensor:
+        """Return what changes from step to step, two numbers a group.
+
+        They are the learning rate, for Adam over one correction, and 1 over the other's root.
+        """
+        step = self.optimizer.state[self.trainable[0]]["step"].item() + 1 if self.counts else 0
+        for number, group in enumerate(groups):
+            rate = group["lr"]
+            if step:
+                rate = rate / (1 - group["betas"][0] ** step)
+                self.written[number, 1] = (1 - group["betas"][1] ** step) ** -0.5
+            self.written[number, 0] = rate if rate <= self.largest else math.inf  # what this precision does not hold
         return self.rates
 
     def _make(self, kind: Kind, inputs: UpdateInput) -> Graph:
@@ -173,20 +178,20 @@ class Compiled:
         kept: list[bool] = []
         weights = [parameter.detach() for parameter in self.parameters]
         each = len(self.moments) // len(self.trainable)
-        moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.trainable))] if kind.formula else []
-        template = [weights, moments, [*self.counts, self.rates] if kind.formula else [], inputs]
+        moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.trainable))] if kind.formulas else []
+        template = [weights, moments, [*self.counts, self.rates] if kind.formulas else [], inputs]
 
         def whole(weights: list[Tensor], moments: list[list[Tensor]], pace: list[Tensor], inputs: UpdateInput) -> Tree:
             output = self.whole.with_weights(weights, inputs, kind.advance, kind.labelled)
             gradients = output.gradients
-            if kind.formula:
+            if kind.formulas:
                 assert output.gradient_finite is not None
                 learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
                 *counts, rates = pace
                 old, new = [*counts], [count + 1 for count in counts]
-                for weight, gradient, own in zip(learning, gradients, moments, strict=True):
+                for number, weight, gradient, own in zip(self.group_of, learning, gradients, moments, strict=True):
                     old += [weight, *own]
-                    new += kind.formula.stepped(rates.unbind(), weight, gradient, own)
+                    new += kind.formulas[number].stepped(rates[number].unbind(), weight, gradient, own)
                 gradient_finite = output.gradient_finite
                 if not kind.bounded:  # a second pass over weights and averages
                     gradient_finite = gradient_finite & finite(new[len(counts) :: 1 + each])

@@ -69,12 +69,13 @@ class Fleet:
         """
         if learner.window is not None or learner.max_drift is not None:
             raise ValueError("learner: has a window or a max_drift, expected none: give Learner(...) without")
-        self.task, self.clip, self.lr = learner.task, learner.clip, learner.optimizer.param_groups[0]["lr"]
+        self.task, self.clip = learner.task, learner.clip
         memo = {id(learner.task): learner.task}
         self._model, self._rule, self._optimizer = deepcopy((learner.model, learner.rule, learner.optimizer), memo)
         self._rows, self._horizon = deepcopy(learner.rows), learner.horizon
         own = self.task, self._model, self._rule, self._optimizer, self.clip
         self._updates = {resets: PureUpdate(*own, resets) for resets in (False, True)}
+        self.lr = self._updates[True].lr  # a caller may change it from step to step
         whole = self._updates[True].memory(1)
         learning = self._updates[True].learning
         self._shared = {name: weight for name, weight in whole.weights.items() if name not in learning}
@@ -130,7 +131,8 @@ class Fleet:
         model, rule, optimizer = deepcopy((self._model, self._rule, self._optimizer))
         update = PureUpdate(self.task, model, rule, optimizer, self.clip)
         state, trace = update.restore(memory)
-        optimizer.param_groups[0]["lr"] = self.lr
+        for group, factor in zip(optimizer.param_groups, update.factors, strict=True):
+            group["lr"] = self.lr * factor
         rows = deepcopy(member.rows)
         own = Learner(self.task, model, rule, optimizer, clip=self.clip, horizon=self._horizon, rows=rows)
         x = torch.zeros(1, 0, dtype=torch.int64) if rows.vocab else model.head.weight.new_zeros(1, 0, rows.d_in)
@@ -257,7 +259,7 @@ class Fleet:
             raise ValueError("learner: has a window, open steps or several streams, expected one stream, all answered")
         past = (None, None) if state is None else (state.model_state, state.trace)
         memory = update.memory(1, *past)
-        if _form(memory) != _form(self._updates[True].memory(1)) or update.formula != self._updates[True].formula:
+        if _form(memory) != _form(self._updates[True].memory(1)) or update.formulas != self._updates[True].formulas:
             raise ValueError("learner: of another model, rule or optimiser, expected those of this fleet")
         for name, weight in self._shared.items():
             if not torch.equal(weight, memory.weights[name]):

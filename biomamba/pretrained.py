@@ -96,7 +96,7 @@ def load_pretrained(folder: str | Path, **options: Any) -> Model:
     settings that the blocks here do not have, and for tensors missing, unexpected or of the wrong shape.
     """
     folder = Path(folder)
-    options = _options(_read_config(folder)) | options
+    options = arguments(folder) | options
     tensors = _read_tensors(folder)
     model = Model(**options)
     if "backbone.embedding.weight" in tensors:  # mamba-ssm's name, and Hugging Face's own at first
@@ -118,6 +118,11 @@ def load_pretrained(folder: str | Path, **options: Any) -> Model:
             in_proj = weights[f"blocks.{i}.in_proj.weight"]
             in_proj.mul_(tensors[norm].to(in_proj.dtype))  # one factor per input: per column
     return model
+
+
+def arguments(folder: Path) -> Settings:
+    """Return what `Model` is made with for a checkpoint. Raises as `load_pretrained` does for its config.json."""
+    return _options(_read_config(folder))
 
 
 def _read_config(folder: Path) -> Settings:

@@ -12,7 +12,7 @@ Shapes: b streams, t steps, w >= t steps read, e channels, n states, k conv taps
     state     a `BlockState` for each block: conv (b, k - 1, d), ssm (b, e, n)
     trace     a tree for each block, as the rule keeps it: of RTRL {influence: as `ops.influence` says}
     chunk     x (b, t) int64 or (b, t, d_in), y (b, t, ...), mask and reset (b, t) bool
-    lr        () learning rate
+    lr        () learning rate, of the optimiser's quickest group where there are several
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,16 +51,9 @@ class Formula(NamedTuple):
 
     kind: type[Optimizer]
     betas: tuple[float, float] | None
-    eps: float
+    eps: float | None
     weight_decay: float
-    momentum: float
-
-    @classmethod
-    def of(cls, optimizer: Optimizer) -> "Formula":
-        """Return the formula of the optimiser's first group."""
-        group = optimizer.param_groups[0]
-        betas, momentum = group.get("betas"), group.get("momentum", 0.0)
-        return cls(type(optimizer), betas, group.get("eps", 0.0), group["weight_decay"], momentum)
+    momentum: float | None
 
     @property
     def moments(self) -> tuple[str, ...]:
@@ -83,10 +76,34 @@ class Formula(NamedTuple):
         if self.kind is SGD:
             moment = self.momentum * moments[0] + gradient if self.momentum else gradient
             return [weight - rates[0] * moment, *([moment] if self.momentum else [])]
-        assert self.betas is not None
+        assert self.betas is not None and self.eps is not None
         first = moments[0].lerp(gradient, 1 - self.betas[0])
         second = self.betas[1] * moments[1] + (1 - self.betas[1]) * gradient * gradient
         return [weight - rates[0] * first / (second.sqrt() * rates[1] + self.eps), first, second]
+
+
+def formulas_of(optimizer: Optimizer) -> tuple[Formula, ...]:
+    """Return the formula of each of the optimiser's groups."""
+    kind, groups = type(optimizer), optimizer.param_groups
+    return tuple(
+        Formula(kind, own.get("betas"), own.get("eps"), own["weight_decay"], own.get("momentum")) for own in groups
+    )
+
+
+def group_of(optimizer: Optimizer, learning: Sequence[Tensor]) -> list[int]:
+    """Return the number of the group that each parameter belongs to."""
+    groups = enumerate(optimizer.param_groups)
+    held = {id(parameter): number for number, group in groups for parameter in group["params"]}
+    return [held.get(id(parameter), 0) for parameter in learning]
+
+
+def has_formula(optimizer: Optimizer, learning: Sequence[Tensor]) -> bool:
+    """Say whether `Formula` knows the optimiser's step, and it steps just these parameters."""
+    groups = optimizer.param_groups
+    held = {id(parameter) for group in groups for parameter in group["params"]}
+    ours = type(optimizer) in MOMENTS and held == {*map(id, learning)}
+    usual = all(group.get(name, value) == value for group in groups for name, value in RARE.items())
+    return ours and usual and len({bool(group.get("momentum", True)) for group in groups}) == 1
 
 
 class Memory(NamedTuple):
@@ -157,12 +174,16 @@ class PureUpdate:
             raise ValueError("model: has n-gram tables, which learn outside of the update: give one without ngrams")
         if not has_formula(optimizer, trainable_parameters(model)):
             raise ValueError(
-                f"optimizer: got {type(optimizer).__name__}, expected Adam or SGD on all parameters that learn, in one "
-                "group, without amsgrad, maximize, nesterov and dampening: give torch.optim.Adam(model.parameters())"
+                f"optimizer: got {type(optimizer).__name__}, expected Adam or SGD on all parameters that "
+                "learn, without amsgrad, maximize, nesterov and dampening: give torch.optim.Adam(model.parameters())"
             )
         self.model, self.optimizer, self.resets = model, optimizer, resets
         self.whole, self._silent = Update(model, task, rule, clip), Update(model, cast(Task, _Silent()), rule, clip)
-        self.formula, self.rule = Formula.of(optimizer), rule
+        self.rule, self.formulas = rule, formulas_of(optimizer)
+        self.groups = group_of(optimizer, trainable_parameters(model))
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.lr = max(rates)  # of the quickest group; the others are slower by these factors
+        self.factors = [rate / self.lr if self.lr else 1.0 for rate in rates]
         self.learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
     def memory(self, batch: int, state: Tree = None, trace: Tree = None) -> Memory:
@@ -171,7 +192,7 @@ class PureUpdate:
         moments, step = dict[str, dict[str, Tensor]](), 0.0
         for name in self.learning:
             held = self.optimizer.state.get(weights[name], {})
-            kept = {key: held.get(key) for key in self.formula.moments}
+            kept = {key: held.get(key) for key in self.formulas[0].moments}
             moments[name] = {key: torch.zeros_like(weights[name]) if own is None else own for key, own in kept.items()}
             step = float(held.get("step", 0))
         state = self.model.init_state(batch) if state is None else state
@@ -187,7 +208,7 @@ class PureUpdate:
             named[name].copy_(weight)
         for name in self.learning:
             own = {key: moment.clone() for key, moment in memory.moments[name].items()}
-            if self.formula.kind is Adam:
+            if self.formulas[0].kind is Adam:
                 own["step"] = memory.step.to(torch.float32).cpu()
             self.optimizer.state[named[name]] = own
         return copy(memory.state), copy(memory.trace)
@@ -199,18 +220,22 @@ class PureUpdate:
         with functional(self.model):
             output = self.whole.with_weights(weights, inputs, chunk.x.shape[1], True)
         assert output.norm is not None and output.gradient_finite is not None
-        rates, stepped = self.formula.rates(lr, memory.step), dict[str, list[Tensor]]()
-        for name, gradient in zip(self.learning, output.gradients, strict=True):
-            own = memory.weights[name], gradient, [*memory.moments[name].values()]
-            stepped[name] = self.formula.stepped(rates, *own)
+        each = zip(self.formulas, self.factors, strict=True)
+        rates, stepped = (
+            [own.rates(lr if factor == 1 else lr * factor, memory.step) for own, factor in each],
+            dict[str, list[Tensor]](),
+        )
+        for name, group, gradient in zip(self.learning, self.groups, output.gradients, strict=True):
+            given = memory.weights[name], gradient, [*memory.moments[name].values()]
+            stepped[name] = self.formulas[group].stepped(rates[group], *given)
         learned = output.gradient_finite & chunk.mask.any() & finite([own[0] for own in stepped.values()])
-        step = torch.where(learned, memory.step + 1, memory.step) if self.formula.betas else memory.step
+        step = torch.where(learned, memory.step + 1, memory.step) if self.formulas[0].betas else memory.step
         weights_after, moments_after = dict(memory.weights), dict[str, dict[str, Tensor]]()
         for name, (weight, *moments) in stepped.items():
             weights_after[name] = torch.where(learned, weight, memory.weights[name])
             before = memory.moments[name].items()
-            each = zip(before, moments, strict=True)
-            moments_after[name] = {key: torch.where(learned, new, old) for (key, old), new in each}
+            pairs = zip(before, moments, strict=True)
+            moments_after[name] = {key: torch.where(learned, new, old) for (key, old), new in pairs}
         after = Memory(weights_after, moments_after, step, output.state, output.trace)
         return Result(output.out, output.loss, output.norm, output.forward_finite, learned, after)
 
@@ -254,13 +279,6 @@ def functional(model: Model) -> Iterator[None]:
     finally:
         for block, backend in zip(blocks, before, strict=True):
             block.backend = backend
-
-
-def has_formula(optimizer: Optimizer, learning: Sequence[Tensor]) -> bool:
-    """Say whether `Formula` knows the optimiser's step, and it steps just these parameters, in this order."""
-    group, kind = optimizer.param_groups[0], type(optimizer)
-    ours = kind in MOMENTS and [*map(id, group["params"])] == [*map(id, learning)]
-    return ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
 
 
 def graph(

@@ -152,6 +152,14 @@ class Benchmark(Task):
         return None
 
     @property
+    def horizon(self) -> int | None:
+        """How far back a prediction may have to look, time steps; None where nobody knows.
+
+        Where it is given, models begin with time constants that reach so far (`model.timescales: auto`).
+        """
+        return None
+
+    @property
     def source(self) -> str:
         """One line naming the data in use, for example the file, or that it is simulated."""
         return type(self).__name__
@@ -168,6 +176,13 @@ class Benchmark(Task):
         Each is {"score": {"all": x, "last_tenth": y}}, with the scores of `meters`.
         """
         return {}
+
+    def left_out(self, meters: Mapping[str, Meter]) -> Sequence[str]:
+        """Return lines that count and name what of the data was not used, and why: rows, beats, events, channels.
+
+        meters: those of a run that has ended.
+        """
+        return ()
 
     def parts(self, split: str) -> Mapping[str, Task]:
         """Return, by name, a task for each person or record of a split, to adapt to each from the same weights.

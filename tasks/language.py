@@ -86,7 +86,7 @@ class Language(Benchmark):
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int:
         """Return how many time steps each stream has. Raises ValueError where there is not even one."""
-        steps = (len(self._bytes(split)) - 1) // batch
+        steps = (len(self.data(split)) - 1) // batch
         if steps < 1:
             raise ValueError(
                 f"{self.source}: split {split} is too short, expected at least {batch + 1} bytes for {batch} streams: "
@@ -105,7 +105,7 @@ class Language(Benchmark):
                 f"{self.source}: split {split} gives {batch} streams of {steps} steps, expected at least one chunk "
                 f"of {length}: lower length or batch, or give more text"
             )
-        data = torch.from_numpy(np.frombuffer(self._bytes(split), dtype=np.uint8).copy())
+        data = torch.from_numpy(np.frombuffer(self.data(split), dtype=np.uint8).copy())
         total = steps * batch
         return _chunks(data[:total].view(batch, steps), data[1 : total + 1].view(batch, steps), length, start)
 
@@ -128,12 +128,12 @@ class Language(Benchmark):
         """
         available = self.steps(split, batch=batch)
         total = batch * (available if steps is None else min(steps, available))
-        scores = byte_counter.bits(self._bytes(split)[: total + 1])[1:]
+        scores = byte_counter.bits(self.data(split)[: total + 1])[1:]
         score = {"all": float(scores.mean()), "last_tenth": float(scores[len(scores) * 9 // 10 :].mean())}
         loss = {part: value * math.log(2) for part, value in score.items()}
         return {"order5_counter": {"bits_per_byte": score, "loss": loss}}
 
-    def _bytes(self, split: str) -> bytes:
+    def data(self, split: str) -> bytes:
         """Return the bytes of a split: the first 90 %, the rest, or all of them."""
         data = self._text[1]
         cut = len(data) * 9 // 10

@@ -109,7 +109,7 @@ def test_a_file_that_gives_other_numbers_is_not_written(tmp_path: Path, monkeypa
     own, chunks, lr = small(), [*islice(small().task.stream("all", batch=1, length=1, seed=0), 20)], torch.tensor(1e-2)
     update = pure(own)
     program, tried = learning(update, update.memory(1), chunks[0], lr), [*trials(chunks, resets=True)]
-    update.formula = update.formula._replace(eps=0.0)
+    update.formulas = tuple(own._replace(eps=0.0) for own in update.formulas)
     wrong = learning(update, update.memory(1), chunks[0], lr).graph
     assert largest_difference(program, lambda given: list(program.graph(*given)), tried, lr) == 0
     assert largest_difference(program, lambda given: list(wrong(*given)), tried, lr) >= 1

@@ -18,6 +18,9 @@ STREAMS = 2
 OPTIMIZERS: dict[str, Any] = {
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-2, weight_decay=0.1),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.5),
+    "groups": lambda parameters: torch.optim.Adam(
+        [{"params": parameters[1::2], "lr": 1e-3}, {"params": parameters[::2], "weight_decay": 0.1}], lr=1e-2
+    ),
     "plain sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
 }
 
@@ -45,7 +48,7 @@ def learner(block: str, rule: str = "rtrl", optimizer: str = "adam", **options: 
     """Return a learner."""
     model = random_model(block, **options)
     learning = RULES[rule](model.blocks, **({"a_post": 0.2} if rule == "rtrl_stdp" else {}))
-    return biomamba.Learner(Labelled(), model, learning, OPTIMIZERS[optimizer](model.parameters()))  # type: ignore[arg-type]
+    return biomamba.Learner(Labelled(), model, learning, OPTIMIZERS[optimizer]([*model.parameters()]))  # type: ignore[arg-type]
 
 
 def pure(own: biomamba.Learner, resets: bool = True) -> PureUpdate:
@@ -57,6 +60,7 @@ CASES = [
     *((block, "rtrl", "adam", length, layers) for block in BLOCKS for length, layers in ((1, 1), (3, 2))),
     *(("mamba2", rule, "sgd", 2, 1) for rule in RULES),
     ("diagonal", "rtrl", "plain sgd", 2, 1),
+    ("diagonal", "rtrl", "groups", 2, 1),
 ]
 
 

@@ -63,7 +63,7 @@ def gradient_row(
     """Return how near a rule's gradient comes to full BPTT's on a segment of the stream, and of what rule it is."""
     own, rule = Experiment.from_config(settings), settings.rule
     checkpoint.load_weights(own.model, weights)
-    found = fidelity(own.model, own.task, own.rule, own.stream(start, segment), rule.window)
+    found = fidelity(own.model, own.task, own.learner.rule, own.stream(start, segment), rule.window)
     named = {"rule": rule.name, "length": settings.stream.length, "window": rule.window}
     return {"label": label, **named, "depth": settings.model.n_layers, **found}
 

@@ -66,7 +66,7 @@ def export(
     update = PureUpdate(learner.task, learner.model, learner.rule, learner.optimizer, learner.clip, resets)
     streams, own = len(tried[0].x), learner.state
     past = [None, None] if own is None or learner.streams != streams else [own.model_state, own.trace]
-    memory, lr = update.memory(streams, *past), learner.optimizer.param_groups[0]["lr"]
+    memory, lr = update.memory(streams, *past), update.lr
     rate = torch.tensor(lr, dtype=learner.model.head.weight.dtype)
     made = learning(update, memory, tried[0], rate) if learns else predicting(update, memory, tried[0])
     carried, inputs = [f"next.{name}" for name in made.carried], [*made.inputs, *made.carried]
