@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import CrossEntropy, bits, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from . import byte_counter
 from .common.files import check_split
@@ -117,6 +117,10 @@ class Language(Benchmark):
         """Return fresh meters of all steps."""
         nats = CrossEntropy()
         return {"bits_per_byte": bits(nats), "loss": nats}
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the next byte's probabilities; each byte is named by the character of Latin-1 that it is."""
+        return Answers(chunk.mask, out.softmax(-1), True, bytes(range(BYTES)).decode("latin-1"))
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 import torch
 
@@ -29,7 +30,13 @@ def run(argv: Sequence[str]) -> int:
         run = Run.resume(experiment, folder)
     else:
         run = Run.begin(experiment)
-    print_summary(run, parsed.notes)
+    with redirect_stdout(sys.stderr if settings.run.predictions == "-" else sys.stdout):  # which is for lines alone
+        return learn(run, parsed.notes, watching)
+
+
+def learn(run: Run, notes: Sequence[str], watching: Sequence[str]) -> int:
+    """Take a run to its end, or to a signal, and print what comes of it."""
+    print_summary(run, notes)
     with trackers.opened(watching, run.folder, config.to_dict(run.experiment.config), run.done) as tracked:
         signal_number = run.learn(tracked)
         if signal_number is None:
@@ -39,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
                 tracker.finish(summary)
     if signal_number is not None:
         again = f"biomamba train --config {shlex.quote(str(run.folder / 'config.yaml'))} --run.resume true"
-        print(f"stopped at step {run.done:,} of {experiment.total:,}, saved; to go on: {again}")
+        print(f"stopped at step {run.done:,} of {run.experiment.total:,}, saved; to go on: {again}")
         return 128 + signal_number
     return 0
 
@@ -75,4 +82,7 @@ def print_scores(run: Run, summary: Summary) -> None:
         f"{summary.skipped} updates skipped; traces {bytes_text(summary.trace_bytes)}, "
         f"memory {bytes_text(summary.peak_rss_bytes)}"
     )
+    if summary.latency_ms:
+        p50, p99 = summary.latency_ms.values()
+        print(f"predictions {p50:.2f} ms after their chunk, 99 % within {p99:.2f} ms")
     print(f"{run.folder}/summary.json")

@@ -24,6 +24,7 @@ from . import config as configs
 from . import log
 from .config import Config
 from .memory import keep_freed_memory
+from .predictions import Predictions
 from .registry import OPTIMIZERS, TASKS
 
 LONG = 256  # steps per chunk where nothing is learned; the scores do not depend on it
@@ -90,9 +91,13 @@ class Experiment:
         chunks = self.task.stream(own.split, batch=own.batch, length=own.length, seed=self.config.run.seed, start=start)
         return limit(chunks, self.total - start if steps is None else steps)
 
-    def online(self, chunks: Iterator[Chunk], state: LoopState | None = None) -> Iterator[Report]:
+    def online(
+        self, chunks: Iterator[Chunk], state: LoopState | None = None, predictions: Predictions | None = None
+    ) -> Iterator[Report]:
         """Yield the reports of the online loop over the chunks, the learning rate moving along the stream."""
         learner = make_learner(self.config, self.task, self.model, self.rule, self.optimizer)
+        if predictions is not None:
+            chunks = predictions.before(chunks, learner, state.steps if state else 0)
         for report in online(chunks, learner, state):
             self._set_rate(report.state.steps)
             yield report

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..state import nbytes
 from . import checkpoint, config, jobs, log, trackers
 from .build import Experiment, limit
 from .config import Config
+from .predictions import Predictions
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "summary.json")
 
@@ -29,16 +31,18 @@ class Run:
     state: LoopState | None = None
     stream_state: checkpoint.Tensors = field(default_factory=dict)
     threads: int = 1  # that an update takes
+    predictions: Predictions | None = None
 
     @classmethod
     def begin(cls, experiment: Experiment) -> "Run":
         """Make the run's folder, with the config in it. Raises FileExistsError where it holds another run."""
         own = experiment.config
+        predictions = Predictions.of(own.run, experiment.task)
         folder = create_run_dir(own)
         log.write(
             folder / "config.yaml", config.to_yaml(replace(own, run=replace(own.run, dir=str(folder), overwrite=False)))
         )
-        return cls(experiment, folder, log.Progress(experiment.task, experiment.total))
+        return cls(experiment, folder, log.Progress(experiment.task, experiment.total), predictions=predictions)
 
     @classmethod
     def resume(cls, experiment: Experiment, folder: Path) -> "Run":
@@ -49,12 +53,14 @@ class Run:
         run = cls(experiment, folder, log.Progress(experiment.task, experiment.total))
         if not (folder / "checkpoint.safetensors").exists():
             (folder / "metrics.jsonl").write_text("")
+            run.predictions = Predictions.of(experiment.config.run, experiment.task, {"bytes": 0})
             return run
         tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
         if facts["source"] != experiment.task.source:
             raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
         run.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
+        run.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))
         run.state = checkpoint.restore(
             tensors,
             facts["loop"],
@@ -79,8 +85,8 @@ class Run:
         chunks.load_state_dict(self.stream_state)
         bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
-        with bar, jobs.signals() as caught:
-            for report in self.experiment.online(chunks, self.state):
+        with bar, self.predictions or nullcontext(), jobs.signals() as caught:
+            for report in self.experiment.online(chunks, self.state, self.predictions):
                 self.threads = report.threads
                 self.state, now, new = report.state, time.perf_counter(), report.chunk.x.shape[1]
                 steps = self.state.steps
@@ -121,6 +127,7 @@ class Run:
         tensors, loop = checkpoint.collect(experiment.model, experiment.optimizer, self.state)
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
+        facts["predictions"] = self.predictions.state_dict() if self.predictions else {}
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
@@ -162,6 +169,7 @@ class Run:
             wall_seconds=progress.seconds,
             updates=loop_state.updates,
             skipped=loop_state.skipped,
+            latency_ms=self.predictions.latency.milliseconds() if self.predictions else {},
             threads=self.threads,
             versions=log.versions(),
         )

@@ -28,6 +28,8 @@ class Rows(NamedTuple):
 
     x: Numbers  # (n, d)
     label: Numbers  # (n,) NaN where there is none
+    mean: Numbers  # (n, d) of each input over the rows before; NaN where there is none
+    deviation: Numbers  # (n, d)
     row: NDArray[Any]  # (n,) number in the table
     skipped: NDArray[Any]  # (n,) bool, as are the following
     mask: NDArray[Any]
@@ -39,6 +41,8 @@ class Steps(NamedTuple):
 
     x: Numbers  # (n, d)
     y: Numbers  # (n, k) targets, NaN where unknown
+    mean: Numbers  # (n, k) what a target of 0 is in the user's units, by what was known before it
+    deviation: Numbers  # (n, k) what 1 more is
     mask: NDArray[Any]  # (n,) bool, as are the following
     reset: NDArray[Any]
     skipped: NDArray[Any]
@@ -52,11 +56,14 @@ class OnlineStandardScaler:
         """Start with nothing seen."""
         self.scale, self.count, self.shift = scale, 0, np.zeros(columns)
         self.sums, self.last = np.zeros((2, columns)), np.zeros(columns)
+        self.now = np.zeros((2, columns))  # mean, less the shift, and deviation up to here
+        self.mean, self.deviation = np.zeros((2, 0, columns))  # before each row of the last block
 
     def take(self, values: Numbers) -> tuple[Numbers, NDArray[Any]]:
         """Return the rows (n, c) and which were good (n,): a row with a number that is not finite repeats the last."""
         good: NDArray[Any] = np.all(np.abs(values) < HUGE, axis=1)
         values = np.where(good[:, None], values, 0.0)
+        self.mean, self.deviation = np.zeros(values.shape), np.ones(values.shape)
         if self.scale:
             values = self._scaled(values, good)
         before = np.maximum.accumulate(np.where(good, np.arange(1, len(good) + 1), 0))
@@ -70,7 +77,8 @@ class OnlineStandardScaler:
         if not self.count and good.any():
             self.shift = values[good][0]  # sums of what is near 0 keep their digits
         values = np.where(good[:, None], values - self.shift, 0.0)
-        count = np.maximum(self.count + np.cumsum(good), 1)[:, None]
+        seen = self.count + np.cumsum(good)[:, None]
+        count, unseen = np.maximum(seen, 1), seen - good[:, None] == 0
         # accumulate adds one after the other, so that where blocks begin changes no bit
         sums, squares = (
             np.add.accumulate(np.concatenate([before[None], part]))[1:]
@@ -79,6 +87,10 @@ class OnlineStandardScaler:
         if len(values):
             self.count, self.sums = self.count + int(good.sum()), np.stack([sums[-1], squares[-1]])
         deviation = np.sqrt(np.maximum(squares / count - (sums / count) ** 2, 0))
+        self.mean = np.where(unseen, np.nan, np.concatenate([self.now[:1], sums / count])[:-1] + self.shift)
+        self.deviation = np.concatenate([self.now[1:], deviation])[:-1]
+        if len(values):
+            self.now = np.stack([sums[-1] / count[-1], deviation[-1]])
         return np.where(deviation > 0, (values - sums / count) / np.where(deviation > 0, deviation, 1), 0.0)
 
 
@@ -88,7 +100,9 @@ def labelled(rows: Iterator[Rows], scale: bool) -> Iterator[Steps]:
     for own in rows:
         target, known = labels.take(own.label[:, None])
         y = np.where(known[:, None], target, np.nan)
-        yield Steps(own.x, y, own.mask & known & ~own.skipped, own.reset, own.skipped, own.row)
+        yield Steps(
+            own.x, y, labels.mean, labels.deviation, own.mask & known & ~own.skipped, own.reset, own.skipped, own.row
+        )
 
 
 def following(rows: Iterator[Rows]) -> Iterator[Steps]:
@@ -100,7 +114,7 @@ def following(rows: Iterator[Rows]) -> Iterator[Steps]:
         held = [Rows(*(field[-1:] for field in both))]
         y = np.where(after.skipped[:, None], np.nan, after.x)
         mask = now.mask & ~now.skipped & ~after.skipped & ~after.reset
-        yield Steps(now.x, y, mask, now.reset, now.skipped, now.row)
+        yield Steps(now.x, y, after.mean, after.deviation, mask, now.reset, now.skipped, now.row)
 
 
 def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: bool, begin: int) -> Iterator[Rows]:
@@ -114,7 +128,8 @@ def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: b
         given = {role: block[:, inputs + i] for i, role in enumerate(roles)}
         none, ones = np.full(len(block), np.nan), np.ones(len(block))
         row = np.arange(begin, begin + len(block))
-        yield Rows(x, given.get("label", none), row, ~good, given.get("mask", ones) > 0, given.get("reset", none) > 0)
+        mask, reset = given.get("mask", ones) > 0, given.get("reset", none) > 0
+        yield Rows(x, given.get("label", none), running.mean, running.deviation, row, ~good, mask, reset)
         begin += len(block)
 
 
@@ -130,9 +145,12 @@ def side_by_side(streams: Iterable[Iterator[Steps]], length: int, start: int, is
     is_class: y is (b, t) whole numbers, -1 where unknown.
     """
     for parts in zip(*(_cut(steps, length, start) for steps in streams), strict=True):
-        x, y, mask, reset, skipped, row = (torch.from_numpy(np.stack(field)) for field in zip(*parts, strict=True))
+        x, y, mean, deviation, mask, reset, skipped, row = (
+            torch.from_numpy(np.stack(field)) for field in zip(*parts, strict=True)
+        )
         y = y[..., 0].nan_to_num(-1).long() if is_class else y
-        yield Chunk(x.float(), y, mask, reset, {"row": row, "skipped": skipped})
+        units = {} if is_class else {"mean": mean, "deviation": deviation}
+        yield Chunk(x.float(), y, mask, reset, {"row": row, "skipped": skipped, **units})
 
 
 def _cut(steps: Iterator[Steps], length: int, start: int) -> Iterator[Steps]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from biomamba.metrics import Confusion, CrossEntropy, Derived, Total, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common.baselines import score
 from ..common.files import check_split, package
@@ -168,6 +169,15 @@ class Arrays(Benchmark):
         else:
             scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2()}
         return scores | {"skipped_rows": Total("skipped")} | self._drift()
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the classes, or the values in the table's units, at every row."""
+        every, held = torch.ones_like(chunk.mask), chunk.info["skipped"]
+        if self.kind == "class":
+            return Answers(every, out.softmax(-1), True, self._names, held)
+        columns = [self._columns.roles["label"]] if self.kind == "value" else self._columns.inputs
+        values = out * chunk.info["deviation"] + chunk.info["mean"]
+        return Answers(every, values, False, [self._table.columns[column] for column in columns], held)
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomamba.metrics import CrossEntropy, Derived, Total, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing
 from ..common.baselines import Predict, score
@@ -161,6 +161,10 @@ class Eeg(Benchmark):
             "never_right": Derived(latency.never),
             "skipped_seconds": Total("skipped", RATE),
         }
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of both classes at the labelled steps."""
+        return Answers(chunk.mask, out.softmax(-1), True, CLASSES[self.contrast])
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
