@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .learner import Learner, LoopState, Report
     from .loop import evaluate, online
     from .model import Model
-    from .pretrained import load_pretrained
+    from .pretrained import load_pretrained, save_official
     from .state import BlockState, cut, forget
     from .stream import Benchmark, Chunk, Spec, StatefulStream, Task
 
@@ -37,6 +37,7 @@ __all__ = [
     "metrics",
     "online",
     "rules",
+    "save_official",
     "state",
     "stream",
     "testing",
@@ -45,7 +46,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Model": "model",
-    "load_pretrained": "pretrained",
+    **dict.fromkeys(("load_pretrained", "save_official"), "pretrained"),
     **dict.fromkeys(("Learner", "LoopState", "Report"), "learner"),
     **dict.fromkeys(("evaluate", "online"), "loop"),
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),

@@ -141,7 +141,8 @@ class Learner:
         count = threading.resolve(self.threads, state.nbytes(x.shape[1]))
         with threading.using(count), torch.no_grad():
             reading = self.model.read(x, state.context, resets)
-            return self.model(x, state.model_state, resets, reading=reading)[0][:, -chunk.x.shape[1] :]
+            out: Tensor = self.model(x, state.model_state, resets, reading=reading)[0]
+        return out[:, -chunk.x.shape[1] :]
 
     def update(self, chunk: Chunk) -> Report:
         """Predict a chunk as `inputs.checked` gives it, and learn from it.
