@@ -24,8 +24,7 @@ from typing import Any
 import torch
 
 from bench.grid import Row, heading, run, spread, table
-from biomamba import Report, evaluate
-from biomamba.experiment import checkpoint
+from biomamba import Report, checkpoint, evaluate
 from biomamba.experiment.build import LONG, Experiment, make_task, task_of
 from biomamba.experiment.config import Config
 from biomamba.experiment.parse import parse

@@ -26,9 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
-from biomamba import Learner, Model, evaluate, online
+from biomamba import Learner, Model, checkpoint, evaluate, online
 from biomamba.cli.main import main
-from biomamba.experiment import checkpoint
 from biomamba.experiment.files import CONFIGS
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Chunk, StatefulStream, Task
@@ -527,7 +526,8 @@ def test_learning_goes_on_in_the_middle_of_an_utterance() -> None:
     assert isinstance(chunks, StatefulStream)
     tensors, facts = checkpoint.collect(broken[0], broken[2], loop_state)
     state, again = chunks.state_dict(), learner()
-    loop_state = checkpoint.restore(tensors, facts, task, *again, 2)
+    loop_state = checkpoint.restore(tensors, facts, task, *again)
+    assert loop_state is not None
     chunks = task.stream("train", batch=2, length=16, seed=0, start=loop_state.steps)
     chunks.load_state_dict(state)
     learn(chunks, *again, state=loop_state)

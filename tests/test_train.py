@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from biomamba import checkpoint
 from biomamba.cli import evaluate
 from biomamba.cli.compare import Compare
 from biomamba.cli.main import main
 from biomamba.cli.variants import variants
-from biomamba.experiment import build, checkpoint, jobs, log
+from biomamba.experiment import build, jobs, log
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import RUN_FILES, Run
 from biomamba.tasks import Delay
@@ -89,7 +90,9 @@ def test_resume_is_bit_for_bit_even_twice(words, tmp_path, monkeypatch):
 
 def test_the_learning_rate_ends_where_it_should(tmp_path, monkeypatch):
     rates = []
-    monkeypatch.setattr(Run, "save", lambda own, *given: rates.append(own.experiment.optimizer.param_groups[0]["lr"]))
+    monkeypatch.setattr(
+        Run, "save", lambda own, *given: rates.append(own.experiment.learner.optimizer.param_groups[0]["lr"])
+    )
     run(
         tmp_path / "run",
         "--optim.lr",

@@ -8,8 +8,9 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from .. import checkpoint
 from ..analysis import cost, neurobench
-from ..experiment import checkpoint, config, jobs, log
+from ..experiment import config, jobs, log
 from ..experiment.build import LONG, Experiment
 from ..experiment.config import Config
 from ..experiment.parse import parse
@@ -90,10 +91,10 @@ def add_costs(result: dict[str, Any], plan: Mapping[str, Config]) -> None:
     result["memory"] = []
     for label, settings in watched(plan, "cost"):
         own = Experiment.from_config(settings)
-        model, task, rule = own.model, own.task, own.rule
+        model, task, rule = own.model, own.task, own.learner.rule
         window, clip = settings.rule.window, settings.optim.clip
         chunk = labelled_chunk(own, settings.stream.length)
-        measured = cost.measure(model, task, rule, own.optimizer, chunk, window, clip)
+        measured = cost.measure(model, task, rule, own.learner.optimizer, chunk, window, clip)
         result["settings"][label]["cost"] = asdict(measured)
         if settings.model.threshold is not None:
             try:

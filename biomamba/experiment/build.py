@@ -5,23 +5,22 @@ config -> Experiment.from_config -> task, model, rule, optimizer -> online
 
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from ..learner import Learner, LoopState, Report
+from ..learner import Learner, Report
 from ..loop import evaluate, online
+from ..loop_state import LoopState
 from ..model import Model
 from ..ops.backend import resolve
 from ..rules import RULES
-from ..rules.base import LearningRule
 from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
 from . import config as configs
-from . import log
+from . import log, warm
 from .config import Config
 from .memory import keep_freed_memory
 from .predictions import Predictions
@@ -64,9 +63,7 @@ class Experiment:
 
     config: Config
     task: Benchmark
-    model: Model
-    rule: LearningRule
-    optimizer: Optimizer
+    learner: Learner
     total: int  # time steps of each stream
 
     @classmethod
@@ -76,14 +73,19 @@ class Experiment:
         Sets the threads of the process. Raises ValueError and FileNotFoundError for what cannot be built.
         """
         task = Benchmark.of(task or task_of(config))
+        config = replace(config, model=warm.sizes(config.model))
         length, window = config.stream.length, config.rule.window
         if window is not None and window < length:
             raise ValueError(f"rule.window: got {window} steps, expected at least stream.length, {length} steps")
         total = steps_to_take(task, config.stream.split, config.stream.batch, config.run.seed, config.stream.steps)
         if total < length:
             raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
-        own = build_learner(config, task)
-        return cls(config, task, own.model, own.rule, own.optimizer, total)
+        return cls(config, task, build_learner(config, task), total)
+
+    @property
+    def model(self) -> Model:
+        """The learner's model."""
+        return self.learner.model
 
     def stream(self, start: int = 0, steps: int | None = None) -> limit:
         """Return the config's stream from time step `start` on: `steps` of it, or all that are to be learned."""
@@ -94,11 +96,14 @@ class Experiment:
     def online(
         self, chunks: Iterator[Chunk], state: LoopState | None = None, predictions: Predictions | None = None
     ) -> Iterator[Report]:
-        """Yield the reports of the online loop over the chunks, the learning rate moving along the stream."""
-        learner = make_learner(self.config, self.task, self.model, self.rule, self.optimizer)
+        """Yield the reports of the online loop over the chunks, the learning rate moving along the stream.
+
+        state: where to go on (default: streams begin anew). predictions: who is told them before they are learned from.
+        """
+        self.learner.restart()
         if predictions is not None:
-            chunks = predictions.before(chunks, learner, state.steps if state else 0)
-        for report in online(chunks, learner, state):
+            chunks = predictions.before(chunks, self.learner, state.steps if state else 0)
+        for report in online(chunks, self.learner, state):
             self._set_rate(report.state.steps)
             yield report
 
@@ -137,7 +142,7 @@ class Experiment:
         """Set the learning rate of the update after `done` steps, where it is to change along the stream."""
         first, last = self.config.optim.lr, self.config.optim.lr_end
         if last is not None:
-            for group in self.optimizer.param_groups:
+            for group in self.learner.optimizer.param_groups:
                 group["lr"] = first + (last - first) * done / self.total
 
 
@@ -176,16 +181,11 @@ def build_learner(config: Config, task: Task) -> Learner:
     rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-    return make_learner(config, task, model, rule, kind(model.parameters(), **options))
-
-
-def make_learner(config: Config, task: Task, model: Model, rule: LearningRule, optimizer: Optimizer) -> Learner:
-    """Return a learner of these parts, with what the config says of updates."""
     return Learner(
         task,
         model,
         rule,
-        optimizer,
+        kind(model.parameters(), **options),
         window=config.rule.window,
         clip=config.optim.clip,
         compile=config.run.compile,
@@ -201,9 +201,12 @@ def build_model(config: Config, task: Task) -> Model:
         raise ValueError(f"run.device: got {config.run.device!r}, which torch cannot use here: give cpu") from error
     resolve(config.run.backend, torch.device(config.run.device).type)
     torch.manual_seed(config.run.seed)
-    own = config.model
+    own = warm.sizes(config.model)
     given = asdict(own) | own.options | {"backend": config.run.backend, "feedback": config.rule.feedback}
-    model = Model(**task.spec._asdict(), **{name: value for name, value in given.items() if name != "options"})
+    arguments = {name: value for name, value in given.items() if name not in ("options", "from_")}
+    model = Model(**task.spec._asdict(), **arguments)
+    if own.from_ is not None:
+        warm.begin(model, own, task)
     return model.to(config.run.device, getattr(torch, config.run.dtype))
 
 

@@ -27,6 +27,7 @@ class TaskConfig:
 class ModelConfig:
     """The network; further options are the block's own.
 
+    from: folder whose weights it begins with, in their sizes: a finished run, a saved learner or official ones
     block: which block is stacked
     d_model: width
     n_layers: blocks in the stack
@@ -42,6 +43,7 @@ class ModelConfig:
     ngram_rates: learning rates of the two kinds of rows
     """
 
+    from_: str | None = None
     block: str = "mamba2"
     d_model: PositiveInt = 64
     n_layers: PositiveInt = 1
@@ -194,9 +196,15 @@ FREE = {
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """Return the config as it is written in YAML: sections of plain values."""
     sections: dict[str, dict[str, Any]] = json.loads(json.dumps(asdict(config)))
-    for section in sections.values():
+    named = {section: {key_of(name): value for name, value in own.items()} for section, own in sections.items()}
+    for section in named.values():
         section |= section.pop("options", {})
-    return sections
+    return named
+
+
+def key_of(name: str) -> str:
+    """Return the key of a field, which may be a word that Python keeps for itself: from, of from_."""
+    return name.removesuffix("_")
 
 
 def to_yaml(config: Config) -> str:
@@ -234,7 +242,7 @@ def from_values(values: Mapping[str, Any]) -> Config:
     sections = {}
     for section, cls in SECTIONS.items():
         own = {key.removeprefix(f"{section}."): value for key, value in values.items() if key.startswith(f"{section}.")}
-        fields = accepted(cls, own)
-        rest = {name: value for name, value in own.items() if name not in fields}
+        fields = {name: own[key_of(name)] for name in inspect.signature(cls).parameters if key_of(name) in own}
+        rest = {name: value for name, value in own.items() if name not in map(key_of, fields)}
         sections[section] = cls(**fields, **({"options": rest} if section in ("task", "model", "rule") else {}))
     return Config(**sections)

@@ -21,7 +21,8 @@ import torch
 from tqdm import tqdm
 
 from .. import __version__
-from ..learner import LoopState, Report
+from ..learner import Report
+from ..loop_state import LoopState
 from ..metrics import Confusion
 from ..stream import Meter, Task
 

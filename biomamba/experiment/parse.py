@@ -20,7 +20,7 @@ from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ..rules import RULES
-from .config import SECTIONS, Config, from_values, to_yaml
+from .config import SECTIONS, Config, from_values, key_of, to_yaml
 from .files import CONFIGS, locate, read
 from .registry import PLUGGABLE, REGISTRIES, Registry
 
@@ -138,7 +138,9 @@ def _arguments(function: Callable[..., Any], prefix: str) -> dict[str, Option]:
     docs = inspect.cleandoc(function.__doc__ or "")
     told = dict(re.findall(r"^(\w+): (.+)$", docs, re.MULTILINE))
     return {
-        prefix + name: Option(argument.annotation, argument.default, told.get(name, f"of {function.__name__}"))
+        prefix + key_of(name): Option(
+            argument.annotation, argument.default, told.get(key_of(name), f"of {function.__name__}")
+        )
         for name, argument in inspect.signature(function, eval_str=True).parameters.items()
         if name != "options" and argument.default is not argument.empty
     }

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from tqdm import tqdm
 
-from ..learner import LoopState
+from .. import checkpoint
+from ..loop_state import LoopState
 from ..state import nbytes
-from . import checkpoint, config, jobs, log, trackers
+from . import config, jobs, log, trackers
 from .build import Experiment, limit
 from .config import Config
 from .predictions import Predictions
@@ -61,15 +63,10 @@ class Run:
         run.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
         run.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))
-        run.state = checkpoint.restore(
-            tensors,
-            facts["loop"],
-            experiment.task,
-            experiment.model,
-            experiment.rule,
-            experiment.optimizer,
-            experiment.config.stream.batch,
-        )
+        own = experiment.learner
+        parts = own.task, own.model, own.rule, own.optimizer
+        run.state = checkpoint.restore(tensors, facts["loop"], *parts)
+        torch.set_rng_state(tensors["rng"])
         run.stream_state = checkpoint.under(tensors, "stream.")
         return run
 
@@ -124,7 +121,8 @@ class Run:
         assert self.state is not None
         experiment, progress = self.experiment, self.progress
         progress.peak = progress.peak or log.peak_rss_bytes()
-        tensors, loop = checkpoint.collect(experiment.model, experiment.optimizer, self.state)
+        tensors, loop = checkpoint.collect(experiment.model, experiment.learner.optimizer, self.state)
+        tensors |= {"rng": torch.get_rng_state()}
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
         facts["predictions"] = self.predictions.state_dict() if self.predictions else {}

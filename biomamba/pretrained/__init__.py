@@ -5,6 +5,6 @@
 The pre-norms here carry no weight w, so each layer's goes into its in_proj; the rest is copied.
 """
 
-from .weights import load_pretrained, save_official
+from .weights import arguments, load_pretrained, save_official
 
-__all__ = ["load_pretrained", "save_official"]
+__all__ = ["arguments", "load_pretrained", "save_official"]

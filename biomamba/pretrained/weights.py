@@ -34,7 +34,7 @@ def load_pretrained(folder: str | Path, **options: Any) -> Model:
     the wrong shape, before any of them is read.
     """
     folder = Path(folder)
-    options = options_of(read_config(folder)) | options
+    options = arguments(folder) | options
     found = _named(entries(folder))
     if options["n_layers"] > len(found):  # of which each layer has several
         raise ValueError(
@@ -59,6 +59,11 @@ def load_pretrained(folder: str | Path, **options: Any) -> Model:
         except SafetensorError as error:
             raise ValueError(f"{folder}: its weights cannot be read ({error}): copy them again") from error
     return model
+
+
+def arguments(folder: Path) -> dict[str, Any]:
+    """Return what `Model` is made with for a checkpoint. Raises as `load_pretrained` does for its config.json."""
+    return options_of(read_config(folder))
 
 
 def save_official(model: Model, folder: str | Path) -> None:
