@@ -162,6 +162,14 @@ class Benchmark(Task):
         return None
 
     @property
+    def horizon(self) -> int | None:
+        """How far back a prediction may have to look, time steps; None where nobody knows.
+
+        Where it is given, models begin with time constants that reach so far (`model.timescales: auto`).
+        """
+        return None
+
+    @property
     def source(self) -> str:
         """One line naming the data in use, for example the file, or that it is simulated."""
         return type(self).__name__

@@ -187,6 +187,8 @@ def _check_benchmark(task: Benchmark, batch: int, seed: int) -> None:
     _law(bool(task.source) and "\n" not in task.source, f"{name}.source: is no line of text")
     seconds = task.step_seconds
     _law(seconds is None or seconds > 0, f"{name}.step_seconds: is {seconds}, expected None or seconds above 0")
+    horizon = task.horizon
+    _law(horizon is None or horizon >= 1, f"{name}.horizon: is {horizon}, expected None or 1 step or more")
     for split in splits:
         steps = task.steps(split, batch=batch, seed=seed)
         _law(steps is None or steps >= 1, f"{name}.steps: gives {steps} for split {split}, expected 1 or more, or None")

@@ -31,12 +31,13 @@ LEVELS = [
     "updater",
     "checkpoint",
     "saved",
+    "sampling",
     "learner",
     "estimators",
     "loop",
     "testing",
 ]
-LEVELS += ["analysis", "tasks", "experiment", "report", "cli"]
+LEVELS += ["integrations", "analysis", "tasks", "experiment", "report", "cli"]
 HEAVY = {"datasets", "transformers", "mamba_ssm"}
 HEAVY |= {"torchaudio", "wfdb", "matplotlib", "llvmlite", "triton", "mne", "edfio"}
 HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn", "neurobench", "snntorch", "pynvml"}

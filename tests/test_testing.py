@@ -208,6 +208,12 @@ class Boasting(Echo, Benchmark):
         return {"best": {"glory": {"all": 1.0, "last_tenth": 1.0}}}
 
 
+class Shortsighted(Echo, Benchmark):
+    @property
+    def horizon(self) -> int:
+        return 0
+
+
 BROKEN: dict[str, tuple[Any, str]] = {
     "resets": (ResetsByChunk(), "reset depends on the length of the chunks"),
     "seed": (Unseeded(), "two streams of the same seed differ in x"),
@@ -228,6 +234,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "meddling": (Scored(Meddling), "a meter changed the predictions"),
     "forgets": (Told(False), "started at step 28 with the state saved there, info.said is another"),
     "held_out": (Elsewhere(), "held_out: is test, expected one of all"),
+    "horizon": (Shortsighted(), "horizon: is 0, expected None or 1 step or more"),
     "baseline": (Boasting(), "best has scores that no meter has: glory"),
 }
 

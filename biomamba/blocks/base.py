@@ -87,6 +87,14 @@ class Block(nn.Module, ABC):
         low-rank products and shared values need no trace of their own.
         """
 
+    def pull_back(self, gradients: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return tensors that parameters reach, and the gradient of each, from gradients of what `effective` returns.
+
+        A block may go on by itself to its parameters, where that is faster than autograd.
+        """
+        effective = self.effective()
+        return [(effective[name], gradient) for name, gradient in gradients.items()]
+
     @abstractmethod
     def drives(self, tape: Tape) -> dict[str, Drive]:
         """Return the drive of each influence on the state, no graph attached."""

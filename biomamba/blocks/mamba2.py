@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_range, check_sizes
+from ..checks import check_positive, check_range, check_sizes
 from ..ops.backend import resolve
 from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
 from ..ops.mamba2 import Given, contract_and_advance_mamba2
+from ..ops.mamba2_chunk import output, states
 from ..ops.scan import to_decay
 from ..ops.ssd import ssd
 from ..ops.ssm import readout, selective_scan
@@ -76,18 +77,21 @@ class Mamba2(Block):
         A_min: float = 1.0,
         A_max: float = 16.0,
         ngroups: int = 1,
+        dt_scale: float = 1.0,
     ) -> None:
         """Draw the official initial weights.
 
+        dt_min and dt_max bound the initial step sizes, A_min and A_max the initial decay rates (per unit step).
         ngroups: how many groups of heads have a B and a C of their own.
-        dt_min and dt_max bound the initial step sizes, A_min and A_max the initial decay rates (per unit
-        step). Raises ValueError where headdim does not divide expand * d_model, or ngroups the heads, and for sizes and
-        bounds below their least; TypeError for sizes that are no whole numbers.
+        dt_scale: of the initial weights that make the step size depend on the input; 1 is the official model's.
+        Raises ValueError where headdim does not divide expand * d_model, or ngroups the heads, and for sizes and bounds
+        below their least; TypeError for sizes that are no whole numbers.
         """
         super().__init__()
         check_sizes(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, headdim=headdim, ngroups=ngroups)
         check_range("dt_min", "dt_max", dt_min, dt_max)
         check_range("A_min", "A_max", A_min, A_max)
+        check_positive("dt_scale", dt_scale)
         e, n = expand * d_model, d_state
         headdim = min(headdim, e)
         if e % headdim:
@@ -100,6 +104,7 @@ class Mamba2(Block):
         self.ngroups, gn = ngroups, ngroups * n
         self.sizes = [e, e, gn, gn, e // headdim]  # z, x, B, C, dt
         self.in_proj = nn.Linear(d_model, sum(self.sizes), bias=False)
+        self.in_proj.weight.data[-self.sizes[-1] :] *= dt_scale
         self.conv1d = nn.Conv1d(e + 2 * gn, e + 2 * gn, d_conv, groups=e + 2 * gn)
         self.dt_bias = nn.Parameter(dt_bias_init(e // headdim, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.empty(e // headdim).uniform_(A_min, A_max).log())
@@ -151,6 +156,8 @@ class Mamba2(Block):
         (e, n), t = self.shape, x.shape[1]
         gn = self.ngroups * n
         inputs = torch.cat([state.conv, x], dim=1)
+        if self.ngroups == 1 and self.backend != "mamba_ssm" and resolve(self.backend, x.device.type) == "llvm":
+            return self._chunk_by_kernels(inputs, state, reset, local)
         # one product for all, though z and dt have no use for the rows before the chunk
         z, raw, dt = self.in_proj(inputs).split([e, e + 2 * gn, self.sizes[-1]], dim=-1)
         z, dt = z[:, self.taps - 1 :], dt[:, self.taps - 1 :]
@@ -184,6 +191,26 @@ class Mamba2(Block):
         tape = Tape(state.ssm, h, self.per_channel(log_a, 2), reset, inputs, own, pre_activation)
         return self.out_proj(self.activate(pre_activation)), self.state_at(tape, t), tape
 
+    def _chunk_by_kernels(
+        self, inputs: Tensor, state: BlockState, reset: Tensor | None, local: bool
+    ) -> tuple[Tensor, BlockState, Tape]:
+        """Return the same by our kernels for the CPU, which do all that stands between the two projections."""
+        (e, n), t = self.shape, inputs.shape[1] - self.taps + 1
+        projected = self.in_proj(inputs)
+        found = states(projected, *kernel(self.conv1d), self.dt_bias, self.A_log, state.ssm, reset, local)
+        own = Saved(
+            delta=found.delta,
+            delta_slope=found.delta_slope,
+            x=found.x.detach(),
+            B=found.B,
+            raw=projected.detach()[..., e : 2 * e + n],
+            slope=found.slope,
+        )
+        pre_activation = output(found, self.D, self.norm.weight)
+        log_a = self.per_channel(found.log_a.unsqueeze(-1), 2)
+        tape = Tape(state.ssm, found.h, log_a, reset, inputs, own, pre_activation)
+        return self.out_proj(self.activate(pre_activation)), self.state_at(tape, t), tape
+
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state, per channel e or state n."""
         e, gn = self.shape[0], self.sizes[2]
@@ -203,6 +230,27 @@ class Mamba2(Block):
     def _apart(self, name: str, rows: Tensor) -> dict[str, Tensor]:
         """Return the rows (g n, ...) of each group by name."""
         return dict(zip(self._of_groups(name), rows.split(self.shape[1]), strict=True))
+
+    def pull_back(self, gradients: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return the gradients of the parameters: sums over the channels of a head, and rows put in their place."""
+        if self.ngroups > 1 or len(gradients) < len(self.influences):
+            return super().pull_back(gradients)
+        (e, n), k = self.shape, self.taps
+        rows, z = gradients["in_proj.x"], self.in_proj.weight.new_zeros(e, self.d_model)
+        conv1d = torch.cat([gradients["conv1d.x"], gradients["conv1d.B"], rows.new_zeros(n, k + 1)])
+        of_dt = self._by_head(gradients["in_proj.dt"])
+        return [
+            (self.A_log, self._by_head(gradients["A_log"])),
+            (self.dt_bias, self._by_head(gradients["dt_bias"])),
+            (self.in_proj.weight, torch.cat([z, rows, gradients["in_proj.B"], z.new_zeros(n, self.d_model), of_dt])),
+            (self.conv1d.weight, conv1d[:, :k].unsqueeze(1)),
+            (kernel(self.conv1d)[1], conv1d[:, k]),
+        ]
+
+    def _by_head(self, channels: Tensor) -> Tensor:
+        """Return the sum over each head's channels of values (e, ...): the adjoint of `per_channel`."""
+        summed: Tensor = channels.view(-1, self.headdim, *channels.shape[1:]).sum(1)
+        return summed
 
     @torch.no_grad()
     def drives(self, tape: Tape) -> dict[str, Drive]:

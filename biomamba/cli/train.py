@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 import torch
 
 from ..experiment import config, trackers
-from ..experiment.build import Experiment
+from ..experiment.build import Experiment, timescales
 from ..experiment.log import Summary
 from ..experiment.parse import parse
 from ..experiment.run import Run, find_run_dir
@@ -64,6 +64,8 @@ def print_summary(run: Run, notes: Sequence[str]) -> None:
         f"{own.model.block}, {parameters:,} parameters; {own.rule.name}; "
         f"backend {backend}{', compiled' if own.run.compile else ''}; {run.folder}"
     )
+    if scales := timescales(own, experiment.task):
+        print(f"states begin with time constants of {scales[0]:.0f} to {scales[1]:.0f} steps")
     if experiment.model.ngrams is not None:
         print(f"n-gram tables of at most {bytes_text(experiment.model.ngrams.nbytes)}")
     if run.state is not None:

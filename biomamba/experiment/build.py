@@ -3,6 +3,7 @@
 config -> Experiment.from_config -> task, model, rule, optimizer -> online
 """
 
+import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..blocks import BLOCKS
 from ..learner import Learner, Report
 from ..loop import evaluate, online
 from ..loop_state import LoopState
@@ -26,6 +28,7 @@ from .memory import keep_freed_memory
 from .predictions import Predictions
 from .registry import OPTIMIZERS, TASKS
 
+TIME_OPTIONS = ("dt_min", "dt_max", "A_min", "A_max")  # of blocks, which say their time constants at first
 LONG = 256  # steps per chunk where nothing is learned; the scores do not depend on it
 
 
@@ -165,8 +168,8 @@ def task_of(config: Config) -> Benchmark:
     return make_task(config.task.name, **config.task.options)
 
 
-def build_learner(config: Config, task: Task) -> Learner:
-    """Return the learner of a config, weights drawn by its seed.
+def build_learner(config: Config, task: Task, **others: Any) -> Learner:
+    """Return the learner of a config, weights drawn by its seed; others: options of `Learner` in place of its own.
 
     Sets the threads of the process. Raises ValueError for what cannot be built.
     """
@@ -181,16 +184,13 @@ def build_learner(config: Config, task: Task) -> Learner:
     rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-    return Learner(
-        task,
-        model,
-        rule,
-        kind(model.parameters(), **options),
-        window=config.rule.window,
-        clip=config.optim.clip,
-        compile=config.run.compile,
-        threads=config.run.threads,
-    )
+    own: dict[str, Any] = {
+        "window": config.rule.window,
+        "clip": config.optim.clip,
+        "compile": config.run.compile,
+        "threads": config.run.threads,
+    }
+    return Learner(task, model, rule, kind(model.parameters(), **options), **(own | others))
 
 
 def build_model(config: Config, task: Task) -> Model:
@@ -203,11 +203,28 @@ def build_model(config: Config, task: Task) -> Model:
     torch.manual_seed(config.run.seed)
     own = warm.sizes(config.model)
     given = asdict(own) | own.options | {"backend": config.run.backend, "feedback": config.rule.feedback}
+    given["timescales"] = timescales(config, task)
     arguments = {name: value for name, value in given.items() if name not in ("options", "from_")}
     model = Model(**task.spec._asdict(), **arguments)
     if own.from_ is not None:
         warm.begin(model, own, task)
     return model.to(config.run.device, getattr(torch, config.run.dtype))
+
+
+def timescales(config: Config, task: Task) -> tuple[float, float] | None:
+    """Return the time constants that states begin with, steps; None where the block's own options say them.
+
+    Of `auto` a third of the task's horizon and three times it, where the task states one, the block has the four
+    options that say time constants, and all stand at the official values.
+    """
+    own, horizon = config.model, Benchmark.of(task).horizon
+    if own.timescales != "auto":
+        return own.timescales
+    there = inspect.signature(BLOCKS[own.block]).parameters
+    official = all(
+        name in there and own.options.get(name, there[name].default) == there[name].default for name in TIME_OPTIONS
+    )
+    return (max(1.0, horizon / 3), 3.0 * horizon) if horizon and official else None
 
 
 def steps_to_take(task: Benchmark, split: str, batch: int, seed: int, wanted: int | None) -> int:

@@ -36,7 +36,8 @@ class ModelConfig:
     steepness: of the surrogate derivative of a spike, 1 / (steepness distance + 1)^2
     spike_rate: the share of spikes that each block is drawn to; null: none
     spike_weight: how strongly, the weight of (share - spike_rate)^2 beside the loss
-    timescales: shortest and longest time constant of the states at first, in steps; null: as dt_min, dt_max, A_max say
+    timescales: shortest and longest time constant of the states at first, in steps; null: as dt_min to A_max say; auto:
+        a third of the task's horizon and three times it, and as null where it states none or one of these is given
     ngrams: lengths of contexts of tokens whose learned rows are added to the encoder's output; []: none
     ngram_logits: the same of rows that are added to the logits
     ngram_bits: of the number of rows for each length
@@ -52,7 +53,7 @@ class ModelConfig:
     steepness: PositiveFloat = 10.0
     spike_rate: PositiveFloat | None = None
     spike_weight: PositiveFloat = 1.0
-    timescales: tuple[PositiveFloat, PositiveFloat] | None = None
+    timescales: tuple[PositiveFloat, PositiveFloat] | Literal["auto"] | None = "auto"
     ngrams: tuple[PositiveInt, ...] = ()
     ngram_logits: tuple[PositiveInt, ...] = ()
     ngram_bits: PositiveInt = 15

@@ -245,7 +245,7 @@ def _about(entry: Callable[..., Any]) -> str:
 
 def _token(key: str, words: Sequence[str], type_: Any) -> str:
     """Return one argument for jsonargparse: several words make a list of words; a lone `--flag` is true."""
-    alone = len(words) == 1 and (words[0].startswith("[") or words[0] == "null")
+    alone = len(words) == 1 and (words[0].startswith("[") or words[0] in ["null", *_literals(type_)])
     if _is_list(type_) and not alone:
         listed = json.dumps(list(words)) if type_ == tuple[str, ...] else f"[{','.join(words)}]"
         return f"--{key}={listed}"
@@ -259,6 +259,11 @@ def _token(key: str, words: Sequence[str], type_: Any) -> str:
 def _is_list(type_: Any) -> bool:
     """Say whether a value of a type is several words: a tuple, perhaps none."""
     return get_origin(type_) is tuple or any(get_origin(part) is tuple for part in get_args(type_))
+
+
+def _literals(type_: Any) -> list[Any]:
+    """Return the words that stand for a value of a type beside its others."""
+    return [word for part in get_args(type_) if get_origin(part) is Literal for word in get_args(part)]
 
 
 def _typed(
@@ -295,6 +300,9 @@ def _describe(type_: Any) -> str:
     """Return a type in words."""
     if get_origin(type_) is Literal or type(None) in get_args(type_):
         return " or ".join(_describe(part) for part in get_args(type_))
+    if get_origin(type_) is tuple:
+        parts = [_describe(part) for part in get_args(type_) if part is not Ellipsis]
+        return " and ".join(parts) if len(parts) > 1 else f"any number of values, each {parts[0]}"
     words = {type(None): "null", bool: "true or false", PositiveInt: "a whole number above 0"}
     words |= {
         NonNegativeInt: "a whole number, 0 or more",

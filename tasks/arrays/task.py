@@ -54,6 +54,7 @@ class Arrays(Benchmark):
     change_at: the row, from 0, where the stream is known to change, to score before and after it.
     detect: find changes from the errors (pip install "biomamba[drift]").
     rate: rows a second, for the real-time factor of evaluate.
+    horizon: how many rows back a label may be decided, where that is known: see model.timescales.
 
     A row with an input that is missing, NaN or infinite is skipped: the model sees the last good row in its place,
     nothing is learned from it, and it is counted. The file is looked at when first needed. Construction raises
@@ -71,6 +72,7 @@ class Arrays(Benchmark):
     change_at: int | None = None
     detect: bool = False
     rate: float | None = None
+    horizon: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse arguments that no table can satisfy."""
@@ -84,6 +86,8 @@ class Arrays(Benchmark):
             raise ValueError(f"change_at is {self.change_at}, expected a row after the first, which is row 0")
         if self.rate is not None and not 0 < self.rate < float("inf"):
             raise ValueError(f"rate is {self.rate}, expected rows a second, above 0")
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"horizon is {self.horizon}, expected rows, 1 or more")
         if self.detect:
             package("river.drift", "drift", "task.detect")
 
