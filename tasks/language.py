@@ -91,10 +91,11 @@ class Language(Benchmark):
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int:
         """Return how many time steps each stream has. Raises ValueError where there is not even one."""
-        steps = (len(self.data(split)) - 1) // batch
+        steps = (len(self._tokens(split).ids) - 1) // batch
         if steps < 1:
+            what = "tokens" if self._tokenizer else "bytes"
             raise ValueError(
-                f"{self.source}: split {split} is too short, expected at least {batch + 1} bytes for {batch} streams: "
+                f"{self.source}: split {split} is too short, expected at least {batch + 1} {what} for {batch} streams: "
                 "lower batch or give more text"
             )
         return steps
@@ -110,9 +111,10 @@ class Language(Benchmark):
                 f"{self.source}: split {split} gives {batch} streams of {steps} steps, expected at least one chunk "
                 f"of {length}: lower length or batch, or give more text"
             )
-        data = torch.from_numpy(np.frombuffer(self.data(split), dtype=np.uint8).copy())
-        total = steps * batch
-        return _chunks(data[:total].view(batch, steps), data[1 : total + 1].view(batch, steps), length, start)
+        total, read = steps * batch, self._tokens(split)
+        x, y = (torch.from_numpy(read.ids[at : total + at].copy()).view(batch, steps) for at in (0, 1))
+        sizes = None if read.sizes is None else torch.from_numpy(read.sizes[1 : total + 1].copy()).view(batch, steps)
+        return _chunks(x, y, sizes, length, start)
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean cross entropy (nats) of `out` (b, t, d_out) over the labelled steps; 0 without any."""
@@ -157,7 +159,7 @@ class Language(Benchmark):
 
     def _tokens(self, split: str) -> Tokens:
         """Return a split as the model reads it."""
-        data = self._bytes(split)
+        data = self.data(split)
         if self._tokenizer is None:
             return Tokens(np.frombuffer(data, dtype=np.uint8), None)
         if split not in self._encoded:

@@ -11,7 +11,6 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 
 from ..experiment.load import load
 
-
 USAGE = "biomamba sample RUN [--prompt TEXT] [--count N] [--temperature T] [--top_p P] [--learn true] [--save DIR]"
 
 

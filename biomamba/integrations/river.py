@@ -63,7 +63,7 @@ class MambaClassifier(_Face, base.Classifier):
         """Return the probabilities of the classes known so far; empty before the first row."""
         return {} if self.learner is None else self.learner.predict_proba_one(x)
 
-    def predict_one(self, x: dict[Any, Any]) -> Any:
+    def predict_one(self, x: dict[Any, Any], **_: Any) -> Any:
         """Return the likeliest class; None before the first row."""
         return None if self.learner is None else self.learner.predict_one(x)
 
@@ -86,14 +86,14 @@ class MambaRegressor(_Face, base.Regressor):
         return regressor(inputs, lr=self.lr, seed=self.seed or 0, **self.options)
 
 
-class MambaMultiTargetRegressor(_Face, base.MultiTargetRegressor):
+class MambaMultiTargetRegressor(_Face, base.MultiTargetRegressor):  # type: ignore[misc]  # of learn_one, whose y is of any kind
     """A stream of several values, by name; lr, seed and options as for `MambaClassifier`."""
 
     def __init__(self, lr: float = 3e-3, seed: int | None = 0, **options: Any) -> None:
         """Take the options; nothing is drawn before the first row."""
         self.lr, self.seed, self.options = lr, seed, options
 
-    def predict_one(self, x: dict[Any, Any]) -> dict[Hashable, float]:  # type: ignore[override]
+    def predict_one(self, x: dict[Any, Any]) -> dict[Hashable, float]:
         """Return the values by name; empty before the first row."""
         return {} if self.learner is None else cast(dict[Hashable, float], self.learner.predict_one(x))
 

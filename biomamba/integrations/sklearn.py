@@ -31,7 +31,7 @@ EXPECTED_FAILURES = {  # checks of scikit-learn's that a recurrent model cannot 
 }
 
 
-class _Face(BaseEstimator):
+class _Face(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """What both have in common."""
 
     learner_: Learner
@@ -97,7 +97,7 @@ class _Face(BaseEstimator):
         return [rows.decode(own) for own in out[0]]
 
 
-class MambaClassifier(ClassifierMixin, _Face):
+class MambaClassifier(ClassifierMixin, _Face):  # type: ignore[misc]
     """Classes of the steps of a stream, learned in their order."""
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
@@ -113,12 +113,15 @@ class MambaClassifier(ClassifierMixin, _Face):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the likeliest class of each row."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        classes: NDArray[Any] = self.classes_
+        return np.take(classes, best)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probabilities (n, classes)."""
-        shares = np.array([[share[name] for name in range(len(self.classes_))] for _, share in self._said(X)])
-        return shares / shares.sum(1, keepdims=True)
+        said = [[shares[name] for name in range(len(self.classes_))] for _, shares in self._said(X)]
+        found: NDArray[np.float64] = np.array(said) / np.sum(said, 1, keepdims=True)
+        return found
 
     def _checked(self, X: Any, y: Any, first: bool, known: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
         X, y = validate_data(self, X, y, reset=first)
@@ -135,7 +138,7 @@ class MambaClassifier(ClassifierMixin, _Face):
         return classifier(X.shape[1], list(names), **self._options())
 
 
-class MambaRegressor(RegressorMixin, _Face):
+class MambaRegressor(RegressorMixin, _Face):  # type: ignore[misc]
     """Values of the steps of a stream, learned in their order, predicted in their own units."""
 
     def partial_fit(self, X: Any, y: Any) -> Self:

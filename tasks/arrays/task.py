@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,14 @@ from .stream import WARM, Steps, clean, following, labelled, side_by_side, strea
 from .table import Table
 
 PARTS = {"train": "the first 90 %", "test": "the last 10 %", "all": "every row"}
+
+
+class Names(NamedTuple):
+    """What a table's columns in use are called."""
+
+    inputs: list[str]
+    classes: list[str] | None  # None where values are learned
+    outputs: list[str]
 
 
 class Columns(NamedTuple):
@@ -182,6 +191,24 @@ class Arrays(Benchmark):
         columns = [self._columns.roles["label"]] if self.kind == "value" else self._columns.inputs
         values = out * chunk.info["deviation"] + chunk.info["mean"]
         return Answers(every, values, False, [self._table.columns[column] for column in columns], held)
+
+    def columns(self) -> Names:
+        """Return the names of the columns in use."""
+        inputs = [self._table.columns[column] for column in self._columns.inputs]
+        if self.kind == "none":
+            return Names(inputs, None, inputs)
+        label = self._table.columns[self._columns.roles["label"]]
+        return Names(inputs, self._names if self.kind == "class" else None, [label])
+
+    def recent(self) -> Iterator[tuple[list[float], list[float] | None]]:
+        """Yield inputs and values, unscaled, of the last rows of split train; None where a value is not known."""
+        end, inputs = self._bounds("train")[1] or 0, self._columns.inputs
+        label = [self._columns.roles["label"]] if self.kind == "value" else list[int]()
+        targets = inputs if self.kind == "none" else label
+        for block in self._table.rows([*inputs, *targets], {}, max(0, end - WARM), end):
+            for row in block:
+                y = row[len(inputs) :]
+                yield row[: len(inputs)].tolist(), y.tolist() if len(y) and np.isfinite(y).all() else None
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
