@@ -35,6 +35,7 @@ LEVELS = [
     "checkpoint",
     "pages",
     "saved",
+    "sampling",
     "learner",
     "estimators",
     "fleet",
@@ -42,7 +43,7 @@ LEVELS = [
     "deploy",
     "testing",
 ]
-LEVELS += ["analysis", "tasks", "experiment", "report", "cli"]
+LEVELS += ["integrations", "analysis", "tasks", "experiment", "report", "cli"]
 HEAVY = {"datasets", "transformers", "mamba_ssm"}
 HEAVY |= {"torchaudio", "wfdb", "matplotlib", "llvmlite", "triton", "mne", "edfio"}
 HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn", "neurobench", "snntorch", "pynvml"}

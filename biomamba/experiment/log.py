@@ -85,6 +85,7 @@ class Summary:
     wall_seconds: of learning, baselines not included
     updates: optimiser steps
     skipped: updates left out because something was not finite
+    latency_ms: from a chunk's arrival until its predictions were written, {"p50": x, "p99": y}; {} where none were
     threads: that an update took
     versions: of python, biomamba and torch
     """
@@ -110,6 +111,7 @@ class Summary:
     wall_seconds: float
     updates: int
     skipped: int
+    latency_ms: dict[str, float]
     threads: int
     versions: dict[str, str]
 

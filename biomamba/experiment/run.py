@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .build import Experiment, limit
 from .config import Config
 from .digest import Digest
 from .lock import LOCK, Lock
+from .predictions import Predictions
 
 RUN_FILES = (
     "config.yaml",
@@ -45,19 +47,22 @@ class Run:
     lock: Lock | None = None
     digest: Digest = field(default_factory=Digest)
     made: Path | None = None  # the uppermost folder that was made for it
+    predictions: Predictions | None = None
 
     @classmethod
     def begin(cls, experiment: Experiment) -> "Run":
         """Make the run's folder, with the config in it. Raises FileExistsError where it holds another run."""
         own = experiment.config
+        predictions = Predictions.of(own.run, experiment.task)
         made = _missing(Path(own.run.dir)) if own.run.dir is not None else None
         folder, lock = create_run_dir(own)
         log.write(
             folder / "config.yaml", config.to_yaml(replace(own, run=replace(own.run, dir=str(folder), overwrite=False)))
         )
-        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total), lock=lock)
-        run.made = made if own.run.dir is not None else folder
-        return run
+        progress = log.Progress(experiment.task, experiment.total)
+        return cls(
+            experiment, folder, progress, lock=lock, made=made if own.run.dir else folder, predictions=predictions
+        )
 
     def discard(self) -> None:
         """Take away what was made for a run that has begun and has not made a step."""
@@ -89,6 +94,7 @@ class Run:
         clear(folder)
         if not (folder / "checkpoint.safetensors").exists():
             (folder / "metrics.jsonl").write_text("")
+            self.predictions = Predictions.of(experiment.config.run, experiment.task, {"bytes": 0})
             return
         tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
         if not isinstance(facts, dict) or "config" not in facts:
@@ -105,6 +111,7 @@ class Run:
                 raise ValueError(f"task: {experiment.task.source} holds other data than the run began with: give those")
         self.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
+        self.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))
         own = experiment.learner
         parts = own.task, own.model, own.rule, own.optimizer
         self.state = checkpoint.restore(tensors, facts["loop"], *parts)
@@ -149,8 +156,8 @@ class Run:
         options, total, done = self.experiment.config.run, self.experiment.total, self.done
         bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
-        with bar, jobs.signals() as caught:
-            for report in self.experiment.online(chunks, self.state):
+        with bar, self.predictions or nullcontext(), jobs.signals() as caught:
+            for report in self.experiment.online(chunks, self.state, self.predictions):
                 self.threads = report.threads
                 self.digest.update(report.chunk)
                 self.state, now, new = report.state, time.perf_counter(), report.chunk.x.shape[1]
@@ -193,6 +200,7 @@ class Run:
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
         facts |= {"config": config.to_dict(experiment.config), "digest": self.digest.state_dict()}
         facts["stateful"] = bool(stream)  # such a stream depends on what the model said
+        facts["predictions"] = self.predictions.state_dict() if self.predictions else {}
         if experiment.average:
             averaged, facts["average"] = experiment.average.collect()
             tensors |= averaged
@@ -246,6 +254,7 @@ class Run:
             wall_seconds=progress.seconds,
             updates=loop_state.updates,
             skipped=loop_state.skipped,
+            latency_ms=self.predictions.latency.milliseconds() if self.predictions else {},
             threads=self.threads,
             versions=log.versions(),
         )
