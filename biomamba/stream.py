@@ -162,6 +162,11 @@ class Benchmark(Task):
         return None
 
     @property
+    def replayable(self) -> bool:
+        """Whether the same stream can be read again; not so where it is live."""
+        return True
+
+    @property
     def horizon(self) -> int | None:
         """How far back a prediction may have to look, time steps; None where nobody knows.
 
@@ -186,6 +191,13 @@ class Benchmark(Task):
         Each is {"score": {"all": x, "last_tenth": y}}, with the scores of `meters`.
         """
         return {}
+
+    def left_out(self, meters: Mapping[str, Meter]) -> Sequence[str]:
+        """Return lines that count and name what of the data was not used, and why: rows, beats, events, channels.
+
+        meters: those of a run that has ended.
+        """
+        return ()
 
     def answers(self, out: Tensor, chunk: Chunk) -> Answers:
         """Return what the predictions `out` (b, t, d_out) for a chunk say, of its labels nothing but where they are.
