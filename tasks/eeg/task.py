@@ -242,7 +242,7 @@ class Eeg(Benchmark):
         if lost:
             raise ValueError(f"{name} has no channel {lost[0]}, expected one of {', '.join(run.channels)}")
         faults = eeg_signal.faults(run.signal)
-        never = faults[eeg_signal.STILL - 1 :].all(axis=0)
+        never = np.min(faults[eeg_signal.STILL - 1 :], axis=0).tolist()
         useless = {c: NEVER for c, bad in zip(run.channels, never, strict=True) if bad} | dict(run.useless)
         for channel in self._channels:
             if channel in useless:
