@@ -74,6 +74,12 @@ def check_range(low: str, high: str, least: float, most: float) -> None:
         raise ValueError(f"{low}, {high}: got {least} and {most}, expected 0 < {low} <= {high}, finite: give them so")
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless 0 < value, finite."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}: got {value}, expected a number above 0, finite: give {name}=1")
+
+
 def check_tensor(name: str, given: Any) -> None:
     """Raise TypeError for what is no tensor."""
     if not isinstance(given, Tensor):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from . import threads as threading
 from .inputs import check_parts, checked
-from .learner import Learner, LoopState, Report
+from .learner import Learner, Report
+from .loop_state import LoopState
 from .model import Model
 from .state import copy
 from .stream import Chunk, StatefulStream, Task

@@ -24,6 +24,7 @@ from .checks import Form, check_mask, check_sizes, check_tensor, check_tree, dty
 from .ngram import NGrams, Reading
 from .ops.backend import NAMES
 from .state import BlockState, Tree
+from .stream import Spec
 
 EPS = 1e-5  # of the norms, as in the official models
 FEEDBACK = ("symmetric", "random")
@@ -79,6 +80,8 @@ class Model(nn.Module):
         are no whole numbers.
         """
         super().__init__()
+        given = {name: own for name, own in locals().items() if name not in ("self", "options", "__class__")}
+        self.arguments = given | options  # what a saved learner makes it with again
         if (vocab is None) == (d_in is None):
             raise ValueError(f"give either vocab (tokens) or d_in (real values): got vocab={vocab}, d_in={d_in}")
         if backend not in NAMES:
@@ -135,6 +138,13 @@ class Model(nn.Module):
         for name, parameter in self.blocks.named_parameters():
             if name.endswith("out_proj.weight"):
                 parameter.data /= len(self.blocks) ** 0.5
+
+    @property
+    def spec(self) -> Spec:
+        """What it takes and gives."""
+        if isinstance(self.encoder, nn.Embedding):
+            return Spec(self.head.out_features, vocab=self.encoder.num_embeddings)
+        return Spec(self.head.out_features, d_in=self.encoder.in_features)
 
     def _blocks(self) -> list[Block]:
         """Return the blocks under their own type, which ModuleList hides."""

@@ -22,10 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .ops.conv import tap_mask
-from .ops.rows import contract, gather, scatter_
-
-BUCKETS = 10  # of visits: none, 1, 2 to 3, 4 to 7, ..., 256 and more
-PRIME, MIX = 1099511628211, -4658895280553007687  # of FNV-1a, and of splitmix64's finaliser
+from .ops.rows import BUCKETS, learn_, read
 
 
 class Reading(NamedTuple):
@@ -41,6 +38,11 @@ class Reading(NamedTuple):
         """Return the same, what was read as leaves that want a gradient."""
         embedding, logits = (own.detach().requires_grad_() for own in (self.embedding, self.logits))
         return self._replace(embedding=embedding, logits=logits)
+
+    def last(self, steps: int) -> "Reading":
+        """Return what is said of the last steps alone."""
+        before = self.tokens.shape[1] - self.embedding_rows.shape[1]
+        return Reading(self.tokens[:, -before - steps :], *(own[:, -steps:] for own in self[1:]))
 
     def context_at(self, reset: Tensor | None, steps: int) -> Tensor:
         """Return the context (b, K-1) of what follows the first `steps` steps."""
@@ -63,6 +65,8 @@ class Tables(nn.Module):
     A: Tensor  # (o rows,)
     visits: Tensor  # (o rows,)
     scale: Tensor  # (o, BUCKETS)
+    lengths: Tensor  # (o,) int64, of the contexts
+    rates: Tensor  # (3,) of rows, their floor, of scales
 
     def __init__(
         self, orders: Sequence[int], width: int, rows: int, rate: float, floor: float, scale_rate: float
@@ -73,37 +77,34 @@ class Tables(nn.Module):
         floor: what is added to the accumulator; scale_rate: of the scales.
         """
         super().__init__()
-        self.orders, self.rows = tuple(sorted(orders)), rows
-        self.rate, self.floor, self.scale_rate = rate, floor, scale_rate
+        self.orders = tuple(sorted(orders))
         many = len(self.orders) * rows
         self.W = torch.zeros(many, width, dtype=torch.bfloat16)
-        for name, sizes in {"A": (many,), "visits": (many,), "scale": (len(self.orders), BUCKETS)}.items():
-            self.register_buffer(name, torch.zeros(sizes), persistent=False)
-        self.scale.fill_(1)
+        own = {
+            "A": torch.zeros(many),
+            "visits": torch.zeros(many),
+            "scale": torch.ones(len(self.orders), BUCKETS),
+            "lengths": torch.tensor(self.orders, dtype=torch.int64),
+            "rates": torch.tensor([rate, floor, scale_rate]),
+        }
+        for name, tensor in own.items():
+            self.register_buffer(name, tensor, persistent=False)
 
     @property
     def nbytes(self) -> int:
         """The bytes that the tables take once every row was learned."""
         return self.W.nbytes + self.A.nbytes + self.visits.nbytes
 
-    def read(self, rows: Tensor, backend: str) -> Tensor:
-        """Return the scaled sum of the rows (b, t, o) of each step (b, t, c)."""
-        return gather(self.W, rows, self._scales(rows), backend)
+    def read(self, tokens: Tensor, reset: Tensor | None, steps: int, backend: str) -> tuple[Tensor, Tensor]:
+        """Return the rows of the last `steps` of tokens (b, K-1+t), and their scaled sum (b, t, c)."""
+        if not self.orders:
+            return tokens.new_empty(len(tokens), steps, 0), self.A.new_zeros(len(tokens), steps, self.W.shape[1])
+        return read(self.W, self.visits, self.scale, tokens, reset, self.lengths, steps, backend)
 
-    @torch.no_grad()
     def learn(self, rows: Tensor, g: Tensor, backend: str) -> None:
         """Learn from the errors g (b, t, c) of the steps that read the rows (b, t, o)."""
-        rows, g = rows.contiguous(), g.contiguous()
-        flat, visits = rows.flatten(), self.visits[rows]
-        met = visits > 0
-        if self.scale_rate:
-            slopes = contract(self.W, rows, g, backend) * met  # of the rows as they were read
-            self.scale.view(-1).index_add_(0, self._cells(visits).flatten(), slopes.flatten(), alpha=-self.scale_rate)
-            self.scale.clamp_(min=0.05)
-        pace = self.rate / (1 + met.sum(-1, keepdim=True)).sqrt()
-        self.A.index_add_(0, flat, (g * g).sum(-1, keepdim=True).expand(rows.shape).flatten())
-        scatter_(self.W, rows, pace * (self.A[rows] + self.floor).rsqrt(), g, backend)
-        self.visits.index_add_(0, flat, torch.ones_like(flat, dtype=self.visits.dtype))
+        if self.orders:
+            learn_(self.W, self.A, self.visits, self.scale, rows, g, self.rates, backend)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Tables":
         """Move the tables where the model goes; rows stay in their own precision."""
@@ -124,15 +125,6 @@ class Tables(nn.Module):
             own = getattr(self, name)
             setattr(self, name, torch.zeros_like(own).index_copy_(0, met, state[prefix + name].to(own)))
         self.scale = state[f"{prefix}scale"].to(self.scale)
-
-    def _scales(self, rows: Tensor) -> Tensor:
-        """Return the scale of each row (b, t, o)."""
-        return self.scale.view(-1)[self._cells(self.visits[rows])]
-
-    def _cells(self, visits: Tensor) -> Tensor:
-        """Return where the scales of rows with so many visits (b, t, o) lie."""
-        bucket = torch.frexp(visits).exponent.clamp(max=BUCKETS - 1)  # 0 of 0, 1 of 1, 2 of 2 and 3, ...
-        return bucket + BUCKETS * torch.arange(len(self.orders), device=visits.device)
 
 
 class NGrams(nn.Module):
@@ -176,46 +168,11 @@ class NGrams(nn.Module):
         context = tokens.new_zeros(len(x), self.longest - 1) if context is None else context
         tokens = torch.cat([context, tokens], dim=1)
         with torch.no_grad():
-            before, behind = (
-                hashed(tokens, reset, own.orders, self.longest, own.rows) for own in (self.before, self.behind)
-            )
-            embedding, logits = self.before.read(before, backend), self.behind.read(behind, backend)
+            before, embedding = self.before.read(tokens, reset, x.shape[1], backend)
+            behind, logits = self.behind.read(tokens, reset, x.shape[1], backend)
             return Reading(tokens, before, behind, embedding, logits)
 
     def learn(self, reading: Reading, embedding: Tensor, logits: Tensor, backend: str) -> None:
         """Learn from gradients to what was read: the embedding (b, w, d), the last steps' logits (b, t, d_out)."""
-        if self.before.orders:
-            self.before.learn(reading.embedding_rows, embedding, backend)
-        if self.behind.orders:
-            self.behind.learn(reading.logit_rows[:, -logits.shape[1] :], logits, backend)
-
-
-def hashed(tokens: Tensor, reset: Tensor | None, orders: Sequence[int], longest: int, rows: int) -> Tensor:
-    """Return the row of each order at each step (b, t, o), in a table of all orders' rows.
-
-    tokens (b, K-1+t), reset (b, t). Whole numbers of 64 bits, which wrap: the same on every machine.
-    """
-    seen = tokens.unfold(1, longest, 1)  # (b, t, K), this step last
-    mask = tap_mask(reset, longest)
-    if mask is not None:
-        seen = seen * mask
-    h, kept = torch.zeros_like(seen[..., 0]), list[Tensor]()
-    for k in range(1, longest + 1):
-        h = (h + seen[..., longest - k]) * PRIME
-        if k in orders:
-            kept.append(h)
-    if not kept:
-        return tokens.new_zeros(*h.shape, 0)
-    whole = torch.stack(kept, -1)
-    whole = (whole ^ ((whole >> 29) & (2**35 - 1))) * MIX
-    whole = (whole ^ ((whole >> 32) & (2**32 - 1))) & (rows - 1)
-    return whole + rows * torch.arange(len(kept), device=tokens.device)
-
-
-def hashed_naive(tokens: Sequence[int], rows: int) -> int:
-    """Return the row of a context within its order's table, the last input first: the definition."""
-    h = 0
-    for token in tokens:
-        h = (h + token + 1) * PRIME % 2**64
-    h = (h ^ h >> 29) * (MIX % 2**64) % 2**64
-    return (h ^ h >> 32) % rows
+        self.before.learn(reading.embedding_rows, embedding, backend)
+        self.behind.learn(reading.logit_rows[:, -logits.shape[1] :], logits, backend)

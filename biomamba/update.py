@@ -67,6 +67,22 @@ def predict(model: Model, task: Task, rule: LearningRule, inputs: UpdateInput, a
         )
 
 
+def pass_over(
+    model: Model,
+    rule: LearningRule,
+    x: Tensor,
+    reset: Tensor | None,
+    state: Tree,
+    trace: Tree,
+    reading: Reading | None = None,
+) -> tuple[Tree, Tree]:
+    """Return state and trace behind x, which nobody scores; as they were where its outputs are not finite."""
+    with torch.no_grad():
+        out, after, tapes = model(x, state, reset, reading=reading)
+        forward_finite = finite([out])
+        return where(forward_finite, after, state), rule.advance_traces(tapes, trace, go=forward_finite)
+
+
 def learn(
     model: Model, task: Task, rule: LearningRule, inputs: UpdateInput, advance: int, clip: float | None
 ) -> UpdateOutput:

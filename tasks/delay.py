@@ -55,6 +55,11 @@ class Delay(Benchmark):
         return "valid"
 
     @property
+    def horizon(self) -> int:
+        """Return the longest wait."""
+        return self.delay
+
+    @property
     def source(self) -> str:
         """Say that the data is simulated."""
         return f"simulated: store-recall, delay {self.delay}"

@@ -83,6 +83,30 @@ def test_one_stream_with_a_reset_is_two_streams(block: str) -> None:
     assert not torch.allclose(out[:, 5:], without[:, 5:])
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+def test_pull_back_is_what_autograd_brings_to_the_parameters(block: str) -> None:
+    layer = random_model(block).blocks[0]
+    effective, parameters = layer.effective(), dict(layer.named_parameters())
+    gradients = {name: torch.randn_like(effective[name]) for name in layer.influences}
+    wanted = torch.autograd.grad(
+        list(effective.values()), list(parameters.values()), list(gradients.values()), allow_unused=True
+    )
+    for given in (gradients, dict([*gradients.items()][:2])):  # a rule may leave some out
+        pairs = layer.pull_back(given)
+        found = torch.autograd.grad(
+            [tensor for tensor, _ in pairs], list(parameters.values()), [g for _, g in pairs], allow_unused=True
+        )
+        if given is gradients:
+            none = [
+                (name, a) for (name, a), b in zip(zip(parameters, found, strict=True), wanted, strict=True) if b is None
+            ]
+            assert all(a is None or not bool(a.any()) for _, a in none)
+            close(
+                [a for a, b in zip(found, wanted, strict=True) if b is not None], [b for b in wanted if b is not None]
+            )
+        assert any(a is not None and bool(a.any()) for a in found)
+
+
 def test_forget_is_a_stream_that_has_seen_nothing() -> None:
     model = random_model("mamba2")
     state = random_state(model)
@@ -244,4 +268,32 @@ def test_time_constants_begin_between_the_two_that_are_given(block: str) -> None
 def test_time_constants_that_make_no_sense_are_one_line(scales: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"timescales: got .*, expected steps, 1 <= shortest <= longest") as error:
         biomamba.Model(vocab=5, d_out=5, d_model=4, block="diagonal", timescales=scales)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("block", ["mamba", "mamba2"])
+def test_step_sizes_differ_more_between_inputs_where_their_weights_begin_larger(block: str) -> None:
+    drawn = []
+    for scale in (1.0, 4.0):
+        torch.manual_seed(0)
+        drawn.append(biomamba.Model(vocab=9, d_out=5, d_model=16, block=block, d_state=3, dt_scale=scale))
+    plain, scaled = (model.state_dict() for model in drawn)
+    name = "blocks.0.dt_proj.weight" if block == "mamba" else "blocks.0.in_proj.weight"
+    rows = slice(None) if block == "mamba" else slice(-len(plain["blocks.0.dt_bias"]), None)
+    assert torch.equal(scaled[name][rows], 4 * plain[name][rows])
+    scaled[name][rows] /= 4
+    for key, weights in plain.items():
+        assert torch.equal(scaled[key], weights)
+    spread = []
+    for model in drawn:
+        x = torch.arange(9).unsqueeze(0)
+        spread.append(float(model(x, model.init_state(1))[2][0].log_a.detach().abs().log().std(1).mean()))
+    assert spread[1] > 2 * spread[0]
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("block", ["mamba", "mamba2"])
+def test_a_scale_of_step_sizes_that_makes_no_sense_is_one_line(block: str, scale: float) -> None:
+    with pytest.raises(ValueError, match=r"dt_scale: got .*, expected a number above 0, finite: give") as error:
+        biomamba.Model(vocab=5, d_out=5, d_model=4, block=block, dt_scale=scale)
     assert "\n" not in str(error.value)

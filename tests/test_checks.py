@@ -9,7 +9,7 @@ import torch
 
 import biomamba
 from biomamba.blocks import BLOCKS as REGISTRY
-from biomamba.learner import LoopState
+from biomamba.loop_state import LoopState
 from biomamba.rules import RTRL, RULES
 from biomamba.state import Tree, leaves, tree_map
 from biomamba.tasks.delay import Delay

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import biomamba
 from biomamba import threads
 from biomamba.blocks import BLOCKS
 from biomamba.cli.compare import Compare
 from biomamba.cli.main import main
-from biomamba.experiment import config
+from biomamba.experiment import build, config
 from biomamba.experiment.parse import parse as parse_words
 from biomamba.rules import RULES
 from biomamba.tasks import TASKS
@@ -291,6 +293,7 @@ def test_help_names_every_key_with_its_meaning(command, capsys):
         ("model.ngrams", ["[]"], ()),
         ("model.timescales", ["10", "200"], (10.0, 200.0)),
         ("model.timescales", ["null"], None),
+        ("model.timescales", ["auto"], "auto"),
         ("optim.betas", ["0.8", "0.95"], (0.8, 0.95)),
     ],
 )
@@ -304,3 +307,39 @@ def test_a_list_of_something_else_is_one_line(words):
     with pytest.raises(ValueError, match=r"model\.ngrams: got") as error:
         parse("--model.ngrams", *words)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words, scales",
+    [
+        (["--task.delay", "300"], (100.0, 900.0)),
+        (["--task.delay", "2"], (1.0, 6.0)),
+        (["--task.delay", "300", "--model.timescales", "10", "200"], (10.0, 200.0)),
+        (["--task.delay", "300", "--model.timescales", "null"], None),
+        (["--task.delay", "300", "--model.dt_min", "0.02"], None),  # what the block is told itself stays
+        (["--task.name", "arrays"], None),  # no horizon is stated: the official initialisation
+        (["--task.name", "arrays", "--task.horizon", "30"], (10.0, 90.0)),
+    ],
+)
+def test_time_constants_come_from_the_horizon_of_the_task(words, scales, tmp_path):
+    (tmp_path / "plain.yaml").write_text("task: {name: delay}\nmodel: {d_model: 8, d_state: 2, headdim: 1}\n")
+    own = parse(*words, path=tmp_path / "plain.yaml").config
+    task = build.task_of(own)
+    assert build.timescales(own, task) == scales
+    model = build.build_model(own, task)
+    torch.manual_seed(0)
+    sizes = {"d_model": 8, "d_state": 2, "headdim": 1, "timescales": scales, "dt_min": own.model.options["dt_min"]}
+    same = biomamba.Model(**task.spec._asdict(), **sizes)
+    for name, weights in model.state_dict().items():
+        assert torch.equal(weights, same.state_dict()[name])
+
+
+def test_time_constants_are_left_to_a_block_that_has_none():
+    class Own(BLOCKS["diagonal"]):
+        def __init__(self, d_model: int, d_state: int = 2) -> None:
+            super().__init__(d_model, d_state)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(BLOCKS.own, "own", Own)
+        own = parse("--model.block", "own").config
+        assert build.timescales(own, build.task_of(own)) is None

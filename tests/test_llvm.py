@@ -1,5 +1,6 @@
 """Our kernels for the CPU: the same bits at any number of threads, nothing read unwritten, nothing written outside."""
 
+import math
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import torch
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 from biomamba.ops.llvm import compile as compiling
-from biomamba.ops.llvm import conv, influence, mamba2, operator, scan, ssm
+from biomamba.ops.llvm import conv, influence, mamba2, mamba2_chunk, operator, scan, ssm
 from biomamba.ops.llvm.kernel import Argument, Kernel, Part, evaluated, flags, given, kernel, result, trace
 from biomamba.ops.llvm.language import (
     LANES,
@@ -27,14 +28,18 @@ from biomamba.ops.llvm.language import (
     larger,
     loop,
     piece,
+    real,
     reduce_sum,
     select,
+    sigmoid,
     smaller,
+    softplus,
     span,
+    sqrt,
     when,
 )
 
-MODULES = conv, ssm, scan, influence, mamba2
+MODULES = conv, ssm, scan, influence, mamba2, mamba2_chunk
 KERNELS = {own.name: own for module in MODULES for own in vars(module).values() if isinstance(own, Kernel)}
 THREADS = 1, 2, 3, 4
 TIMES = 1, 2, 7, 63, 64
@@ -278,6 +283,31 @@ def test_the_language_means_what_python_means(n: int, dtype: torch.dtype) -> Non
     torch.testing.assert_close(out, torch.stack(expected))
     torch.testing.assert_close(sums, x.sum(1))
     assert torch.equal(kept, expected_kept), "what is kept is rounded to nearest"
+
+
+@kernel(x=given("m"), whole=result("m"), single=result("m"), others=result("3 m"))
+def functions(part: Part, x: Array, whole: Array, single: Array, others: Array) -> None:
+    """Work out e^x in vectors and one by one, and what else there is."""
+    (m,) = x.shape
+    for i in lanes(0, m, LANES):
+        whole[i], others[0, i] = exp(x[i]), sigmoid(x[i])
+    for i in loop(m):
+        single[i], others[1, i], others[2, i] = exp(x[i]), softplus(x[i]), sqrt(real(i, x.number))
+
+
+@pytest.mark.parametrize("dtype, places", [(torch.float32, 2e-7), (torch.float64, 4e-16)])
+def test_functions_are_right_to_the_last_place_or_the_one_before(dtype: torch.dtype, places: float) -> None:
+    far = torch.tensor([-torch.inf, -1e30, -800.0, -104.5, -87.4, -0.0, 0.0, 1e-9, 88.7, 89.5, 709.9, 1e30, torch.inf])
+    x = torch.cat([far.to(dtype), torch.linspace(-90, 88, 10007, dtype=dtype), torch.tensor([torch.nan], dtype=dtype)])
+    whole, single, others = x.new_empty(len(x)), x.new_empty(len(x)), x.new_empty(3, len(x))
+    operator.call(functions, x, whole, single, others)
+    assert torch.equal(whole.nan_to_num(-1), single.nan_to_num(-1)), "a vector computes what a single number does"
+    tiny = torch.finfo(dtype).tiny
+    torch.testing.assert_close(whole, x.exp(), rtol=places, atol=tiny, equal_nan=True)
+    torch.testing.assert_close(others[0], x.sigmoid(), rtol=2 * places, atol=tiny, equal_nan=True)
+    exact = torch.nn.functional.softplus(x.double(), threshold=50).to(dtype)
+    torch.testing.assert_close(others[1], exact, rtol=2 * places, atol=2e-22, equal_nan=True)
+    assert torch.equal(others[2], torch.tensor([math.sqrt(i) for i in range(len(x))], dtype=torch.float64).to(dtype))
 
 
 PROGRAM = """

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD, Optimizer
 
-from ..learner import Learner, LoopState
+from ..learner import Learner
 from ..loop import online
+from ..loop_state import LoopState
 from ..model import Model
 from ..rules import LearningRule
 from ..state import flat, nbytes

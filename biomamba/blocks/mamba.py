@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_range, check_sizes
+from ..checks import check_positive, check_range, check_sizes
 from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
 from ..ops.scan import to_decay
@@ -60,11 +60,13 @@ class Mamba(Block):
         A_min: float = 1.0,
         A_max: float | None = None,
         conv: Literal["exact", "direct"] = "exact",
+        dt_scale: float = 1.0,
     ) -> None:
         """Draw the official initial weights.
 
         dt_rank defaults to d_model / 16, rounded up; dt_min and dt_max bound the initial step sizes; the
         initial decay rates of a channel's states are spaced evenly from A_min to A_max (default: d_state).
+        dt_scale: of the initial weights that make the step size depend on the input; 1 is the official model's.
         Raises ValueError for an unknown `conv`, and for sizes and bounds below their least; TypeError for sizes that
         are no whole numbers.
         """
@@ -74,6 +76,7 @@ class Mamba(Block):
             check_sizes(dt_rank=dt_rank)
         check_range("dt_min", "dt_max", dt_min, dt_max)
         check_range("A_min", "A_max", A_min, max(A_min, d_state) if A_max is None else A_max)
+        check_positive("dt_scale", dt_scale)
         if conv not in ("exact", "direct"):
             raise ValueError(f'conv: got {conv!r}, expected "exact" or "direct"')
         e, n, r = expand * d_model, d_state, dt_rank or math.ceil(d_model / 16)
@@ -83,6 +86,7 @@ class Mamba(Block):
         self.x_proj = nn.Linear(e, r + 2 * n, bias=False)
         self.dt_proj = nn.Linear(r, e)
         nn.init.uniform_(self.dt_proj.weight, -(r**-0.5), r**-0.5)
+        self.dt_proj.weight.data *= dt_scale
         self.dt_proj.bias.data.copy_(dt_bias_init(e, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.linspace(A_min, A_max or float(n), n).log().repeat(e, 1))
         self.D = nn.Parameter(torch.ones(e))

@@ -8,10 +8,12 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from .. import checkpoint
 from ..analysis import cost, neurobench
-from ..experiment import checkpoint, config, jobs, log
+from ..experiment import config, jobs, log
 from ..experiment.build import LONG, Experiment
 from ..experiment.config import Config
+from ..experiment.lock import Lock
 from ..experiment.parse import parse
 from ..loop import evaluate
 from ..report import page
@@ -50,15 +52,18 @@ def run(argv: Sequence[str]) -> int:
     threads = settings.run.threads or max(1, (os.cpu_count() or 1) // at_once)
     first, runs = next(iter(plan)), dict[str, list[Path]]()
     commands: dict[str, list[str]] = {}
-    for label, seeds in plan.items():
-        for variant in seeds:
-            name = f"{label}-seed{variant.run.seed}"
-            begun = settings.run.resume and (folder / name / "config.yaml").exists()
-            own = replace(variant.run, dir=str(folder / name), threads=threads, resume=begun, baselines=label == first)
-            log.write(folder / f"{name}.yaml", config.to_yaml(replace(variant, run=own)))
-            commands[name] = jobs.command("train", "--config", str(folder / f"{name}.yaml"))
-            runs.setdefault(label, []).append(folder / name)
-    jobs.run_all(commands, folder, at_once)
+    with Lock(folder):
+        for label, seeds in plan.items():
+            for variant in seeds:
+                name = f"{label}-seed{variant.run.seed}"
+                begun = settings.run.resume and (folder / name / "config.yaml").exists()
+                own = replace(
+                    variant.run, dir=str(folder / name), threads=threads, resume=begun, baselines=label == first
+                )
+                log.write(folder / f"{name}.yaml", config.to_yaml(replace(variant, run=own)))
+                commands[name] = jobs.command("train", "--config", str(folder / f"{name}.yaml"))
+                runs.setdefault(label, []).append(folder / name)
+        jobs.run_all(commands, folder, at_once)
     result = gather(runs)
     firsts = {label: seeds[0] for label, seeds in plan.items()}
     if segment := parsed.command.fidelity:
@@ -90,10 +95,10 @@ def add_costs(result: dict[str, Any], plan: Mapping[str, Config]) -> None:
     result["memory"] = []
     for label, settings in watched(plan, "cost"):
         own = Experiment.from_config(settings)
-        model, task, rule = own.model, own.task, own.rule
+        model, task, rule = own.model, own.task, own.learner.rule
         window, clip = settings.rule.window, settings.optim.clip
         chunk = labelled_chunk(own, settings.stream.length)
-        measured = cost.measure(model, task, rule, own.optimizer, chunk, window, clip)
+        measured = cost.measure(model, task, rule, own.learner.optimizer, chunk, window, clip)
         result["settings"][label]["cost"] = asdict(measured)
         if settings.model.threshold is not None:
             try:

@@ -9,8 +9,9 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from ..experiment import checkpoint, log, outcome
-from ..experiment.build import Experiment, task_of
+from .. import checkpoint
+from ..experiment import log, outcome, schedule
+from ..experiment.build import Experiment, steps_to_take, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
 from ..report.text import confusion_table, score_table
@@ -24,11 +25,13 @@ class Evaluate:
     split: which part of the data; null: the task's held-out one
     each: adapt to each person or record of the split by itself, from the same weights; the scores are of all together
     steps: time steps of each stream; null: the whole split, or as many as the run had where the task never ends
+    save: folder that keeps what was adapted, for biomamba.load; with each, a folder in it for each person or record
     """
 
     split: Split | None = None
     each: bool = False
     steps: PositiveInt | None = None
+    save: str | None = None
 
 
 def run(argv: Sequence[str]) -> int:
@@ -44,17 +47,28 @@ def run(argv: Sequence[str]) -> int:
     split = parsed.command.split or task.held_out
     endless = task.steps(split, batch=batch) is None
     wanted = wanted or (settings.stream.steps if endless else None)
-    optim = replace(settings.optim, lr=settings.optim.lr_end or settings.optim.lr)  # as where the run ended
-    settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted), optim=optim)
+    total = steps_to_take(task, learned, batch, settings.run.seed, settings.stream.steps)
+    optim = schedule.ended(settings.optim, total, settings.stream.length)  # it goes on from there
+    model = replace(settings.model, from_=None)  # the run has weights of its own
+    settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted), optim=optim, model=model)
+    keep = None if parsed.command.save is None else Path(parsed.command.save)
     own = Experiment.from_config(settings, task)
     weights, _ = checkpoint.load(folder / "model.safetensors")
     checkpoint.load_weights(own.model, weights)
+    own.learner.set_origin()
     print(f"{folder}: {task.source}")
     print(f"split {split}: {batch} streams of {own.total:,} steps; {overlap(task, learned, split, endless)}")
     scored = {"learning off": own.evaluate(split, own.total, "learning off")}
+    if (folder / "average.safetensors").is_file():
+        averaged, _ = checkpoint.load(folder / "average.safetensors")
+        checkpoint.load_weights(own.model, averaged)
+        scored["averaged, learning off"] = own.evaluate(split, own.total, "averaged weights")
+        checkpoint.load_weights(own.model, weights)
     scored["learning on"] = log.score(own.online(own.stream()), task, own.total, "learning on")
     if parsed.command.each:
-        scored["each by itself"] = adapt(settings, task, split, weights)
+        scored["each by itself"] = adapt(settings, task, split, weights, keep)
+    elif keep is not None:
+        own.learner.save(keep)
     outcome.check_scored(task, scored["learning off"].meters, own.total)
     print(score_table({label: found.scores for label, found in scored.items()}))
     for line in task.left_out(scored["learning off"].meters):
@@ -66,11 +80,18 @@ def run(argv: Sequence[str]) -> int:
         factor = own.total * task.step_seconds / scored["learning on"].seconds
         streams = "one stream" if batch == 1 else f"{batch} streams at once"
         print(f"learning on: {factor:.1f} times faster than real time, {streams}")
+    if keep is not None:
+        print(f"{keep}: {'one learner for each' if parsed.command.each else 'the learner as learning on left it'}")
     return 0
 
 
-def adapt(settings: Config, task: Benchmark, split: Split, weights: checkpoint.Tensors) -> log.Scored:
-    """Score each part of a split with learning on, every one from the same weights; the scores are of all together."""
+def adapt(
+    settings: Config, task: Benchmark, split: Split, weights: checkpoint.Tensors, keep: Path | None = None
+) -> log.Scored:
+    """Score each part of a split with learning on, every one from the same weights; the scores are of all together.
+
+    keep: folder that gets the learner of each part, in a folder of its name.
+    """
     parts, whole, last_tenth = task.parts(split), task.meters(), task.meters()
     if not parts:
         raise ValueError(f"each: got true, expected false, as split {split} of {settings.task.name} has no parts")
@@ -78,10 +99,13 @@ def adapt(settings: Config, task: Benchmark, split: Split, weights: checkpoint.T
     for name, part in tqdm(parts.items(), desc="each by itself", disable=None):
         own = Experiment.from_config(settings, part)
         checkpoint.load_weights(own.model, weights)
+        own.learner.set_origin()
         for report in own.online(own.stream()):
             log.update_last_tenth(report, last_tenth, own.total)
             for meter in whole.values():
                 meter.update(report.out, report.chunk)
+        if keep is not None:
+            own.learner.save(keep / name.replace("/", "_"))
         if not sys.stderr.isatty():
             print(f"{name} done", flush=True)
     return log.Scored(log.summarize(whole, last_tenth), whole, time.perf_counter() - began)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from ..experiment import checkpoint, log
+from .. import checkpoint
+from ..experiment import log
 from ..experiment.build import Experiment, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .. import checkpoint
 from ..analysis.fidelity import fidelity
-from ..experiment import checkpoint
 from ..experiment.build import Experiment
 from ..experiment.config import Config
 from ..experiment.parse import parse
@@ -63,7 +63,7 @@ def gradient_row(
     """Return how near a rule's gradient comes to full BPTT's on a segment of the stream, and of what rule it is."""
     own, rule = Experiment.from_config(settings), settings.rule
     checkpoint.load_weights(own.model, weights)
-    found = fidelity(own.model, own.task, own.rule, own.stream(start, segment), rule.window)
+    found = fidelity(own.model, own.task, own.learner.rule, own.stream(start, segment), rule.window)
     named = {"rule": rule.name, "length": settings.stream.length, "window": rule.window}
     return {"label": label, **named, "depth": settings.model.n_layers, **found}
 

@@ -3,29 +3,33 @@
 config -> Experiment.from_config -> task, model, rule, optimizer -> online
 """
 
+import inspect
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from ..learner import Learner, LoopState, Report
+from ..blocks import BLOCKS
+from ..learner import Learner, Report
 from ..loop import evaluate, online
+from ..loop_state import LoopState
 from ..model import Model
 from ..ops.backend import resolve
 from ..rules import RULES
-from ..rules.base import LearningRule
 from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
 from . import config as configs
-from . import log
+from . import log, schedule, warm
+from .average import Average
 from .config import Config
 from .memory import keep_freed_memory
+from .predictions import Predictions
 from .registry import OPTIMIZERS, TASKS
 
+TIME_OPTIONS = ("dt_min", "dt_max", "A_min", "A_max")  # of blocks, which say their time constants at first
 LONG = 256  # steps per chunk where nothing is learned; the scores do not depend on it
 
 
@@ -63,10 +67,9 @@ class Experiment:
 
     config: Config
     task: Benchmark
-    model: Model
-    rule: LearningRule
-    optimizer: Optimizer
+    learner: Learner
     total: int  # time steps of each stream
+    average: Average | None = None
 
     @classmethod
     def from_config(cls, config: Config, task: Task | None = None) -> "Experiment":
@@ -75,14 +78,22 @@ class Experiment:
         Sets the threads of the process. Raises ValueError and FileNotFoundError for what cannot be built.
         """
         task = Benchmark.of(task or task_of(config))
+        config = replace(config, model=warm.sizes(config.model))
         length, window = config.stream.length, config.rule.window
         if window is not None and window < length:
             raise ValueError(f"rule.window: got {window} steps, expected at least stream.length, {length} steps")
         total = steps_to_take(task, config.stream.split, config.stream.batch, config.run.seed, config.stream.steps)
         if total < length:
             raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
-        own = build_learner(config, task)
-        return cls(config, task, own.model, own.rule, own.optimizer, total)
+        schedule.check(config.optim, total)
+        learner, decay = build_learner(config, task), config.optim.average
+        average = None if decay is None else Average(task, learner.model, decay, total, config.run.threads)
+        return cls(config, task, learner, total, average)
+
+    @property
+    def model(self) -> Model:
+        """The learner's model."""
+        return self.learner.model
 
     def stream(self, start: int = 0, steps: int | None = None) -> limit:
         """Return the config's stream from time step `start` on: `steps` of it, or all that are to be learned."""
@@ -90,11 +101,21 @@ class Experiment:
         chunks = self.task.stream(own.split, batch=own.batch, length=own.length, seed=self.config.run.seed, start=start)
         return limit(chunks, self.total - start if steps is None else steps)
 
-    def online(self, chunks: Iterator[Chunk], state: LoopState | None = None) -> Iterator[Report]:
-        """Yield the reports of the online loop over the chunks, the learning rate moving along the stream."""
-        learner = make_learner(self.config, self.task, self.model, self.rule, self.optimizer)
-        for report in online(chunks, learner, state):
+    def online(
+        self, chunks: Iterator[Chunk], state: LoopState | None = None, predictions: Predictions | None = None
+    ) -> Iterator[Report]:
+        """Yield the reports of the online loop over the chunks, the learning rate moving along the stream.
+
+        state: where to go on (default: streams begin anew). predictions: who is told them before they are learned from.
+        """
+        self.learner.restart()
+        self._set_rate(state.steps if state else 0)
+        if predictions is not None:
+            chunks = predictions.before(chunks, self.learner, state.steps if state else 0)
+        for report in online(self.average.beside(chunks) if self.average else chunks, self.learner, state):
             self._set_rate(report.state.steps)
+            if self.average:
+                self.average.update(report)
             yield report
 
     def evaluate(self, split: str, steps: int | None, label: str, model: Model | None = None) -> log.Scored:
@@ -129,11 +150,9 @@ class Experiment:
             scores[name]["held_out"] = value["all"]
 
     def _set_rate(self, done: int) -> None:
-        """Set the learning rate of the update after `done` steps, where it is to change along the stream."""
-        first, last = self.config.optim.lr, self.config.optim.lr_end
-        if last is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = first + (last - first) * done / self.total
+        """Set the learning rate of the update after `done` steps."""
+        value = schedule.rate(self.config.optim, done, self.total, self.config.stream.length)
+        schedule.set_rates(self.learner.optimizer, value)
 
 
 def make_task(name: str, **options: Any) -> Benchmark:
@@ -155,8 +174,8 @@ def task_of(config: Config) -> Benchmark:
     return make_task(config.task.name, **config.task.options)
 
 
-def build_learner(config: Config, task: Task) -> Learner:
-    """Return the learner of a config, weights drawn by its seed.
+def build_learner(config: Config, task: Task, **others: Any) -> Learner:
+    """Return the learner of a config, weights drawn by its seed; others: options of `Learner` in place of its own.
 
     Sets the threads of the process. Raises ValueError for what cannot be built.
     """
@@ -171,21 +190,14 @@ def build_learner(config: Config, task: Task) -> Learner:
     rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-    return make_learner(config, task, model, rule, kind(model.parameters(), **options))
-
-
-def make_learner(config: Config, task: Task, model: Model, rule: LearningRule, optimizer: Optimizer) -> Learner:
-    """Return a learner of these parts, with what the config says of updates."""
-    return Learner(
-        task,
-        model,
-        rule,
-        optimizer,
-        window=config.rule.window,
-        clip=config.optim.clip,
-        compile=config.run.compile,
-        threads=config.run.threads,
-    )
+    groups = schedule.groups(model, config.optim.groups or {})
+    own: dict[str, Any] = {
+        "window": config.rule.window,
+        "clip": config.optim.clip,
+        "compile": config.run.compile,
+        "threads": config.run.threads,
+    }
+    return Learner(task, model, rule, kind(groups, **options), **(own | others))
 
 
 def build_model(config: Config, task: Task) -> Model:
@@ -196,10 +208,30 @@ def build_model(config: Config, task: Task) -> Model:
         raise ValueError(f"run.device: got {config.run.device!r}, which torch cannot use here: give cpu") from error
     resolve(config.run.backend, torch.device(config.run.device).type)
     torch.manual_seed(config.run.seed)
-    own = config.model
+    own = warm.sizes(config.model)
     given = asdict(own) | own.options | {"backend": config.run.backend, "feedback": config.rule.feedback}
-    model = Model(**task.spec._asdict(), **{name: value for name, value in given.items() if name != "options"})
+    given["timescales"] = timescales(config, task)
+    arguments = {name: value for name, value in given.items() if name not in ("options", "from_")}
+    model = Model(**task.spec._asdict(), **arguments)
+    if own.from_ is not None:
+        warm.begin(model, own, task)
     return model.to(config.run.device, getattr(torch, config.run.dtype))
+
+
+def timescales(config: Config, task: Task) -> tuple[float, float] | None:
+    """Return the time constants that states begin with, steps; None where the block's own options say them.
+
+    Of `auto` a third of the task's horizon and three times it, where the task states one, the block has the four
+    options that say time constants, and all stand at the official values.
+    """
+    own, horizon = config.model, Benchmark.of(task).horizon
+    if not isinstance(own.timescales, str):
+        return own.timescales
+    there = inspect.signature(BLOCKS[own.block]).parameters
+    official = all(
+        name in there and own.options.get(name, there[name].default) == there[name].default for name in TIME_OPTIONS
+    )
+    return (max(1.0, horizon / 3), 3.0 * horizon) if horizon and official else None
 
 
 def steps_to_take(task: Benchmark, split: str, batch: int, seed: int, wanted: int | None) -> int:

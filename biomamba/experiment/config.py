@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import yaml
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
 from ..stream import Split
 
@@ -27,6 +27,7 @@ class TaskConfig:
 class ModelConfig:
     """The network; further options are the block's own.
 
+    from: folder whose weights it begins with, in their sizes: a finished run, a saved learner or official ones
     block: which block is stacked
     d_model: width
     n_layers: blocks in the stack
@@ -35,13 +36,15 @@ class ModelConfig:
     steepness: of the surrogate derivative of a spike, 1 / (steepness distance + 1)^2
     spike_rate: the share of spikes that each block is drawn to; null: none
     spike_weight: how strongly, the weight of (share - spike_rate)^2 beside the loss
-    timescales: shortest and longest time constant of the states at first, in steps; null: as dt_min, dt_max, A_max say
+    timescales: shortest and longest time constant of the states at first, in steps; null: as dt_min to A_max say; auto:
+        a third of the task's horizon and three times it, and as null where it states none or one of these is given
     ngrams: lengths of contexts of tokens whose learned rows are added to the encoder's output; []: none
     ngram_logits: the same of rows that are added to the logits
     ngram_bits: of the number of rows for each length
     ngram_rates: learning rates of the two kinds of rows
     """
 
+    from_: str | None = None
     block: str = "mamba2"
     d_model: PositiveInt = 64
     n_layers: PositiveInt = 1
@@ -50,7 +53,7 @@ class ModelConfig:
     steepness: PositiveFloat = 10.0
     spike_rate: PositiveFloat | None = None
     spike_weight: PositiveFloat = 1.0
-    timescales: tuple[PositiveFloat, PositiveFloat] | None = None
+    timescales: tuple[PositiveFloat, PositiveFloat] | Literal["auto"] | None = "auto"
     ngrams: tuple[PositiveInt, ...] = ()
     ngram_logits: tuple[PositiveInt, ...] = ()
     ngram_bits: PositiveInt = 15
@@ -79,20 +82,28 @@ class OptimConfig:
 
     name: which optimiser
     lr: learning rate
-    lr_end: learning rate at the end of the stream, reached in a straight line; null: it stays
+    schedule: constant, linear, cosine (both to lr_end), inverse_sqrt; null: linear where lr_end is given, else constant
+    lr_end: learning rate at the end of the stream; null: a hundredth of lr where the schedule has an end
+    warmup: time steps in which the learning rate rises to lr
+    groups: factors of the learning rate by the ends of parameters' names, such as {A_log: 0.1}; null: 1
     betas: decay of adam's two averages per update
     momentum: of sgd and rmsprop
     weight_decay: per update, as the optimiser defines it
     clip: largest norm of the gradient; null: no limit
+    average: decay per update of averaged weights, such as 0.999, which are scored beside these; null: none
     """
 
     name: str = "adam"
     lr: PositiveFloat = 3e-3
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] | None = None
     lr_end: PositiveFloat | None = None
+    warmup: NonNegativeInt = 0
+    groups: dict[str, NonNegativeFloat] | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: NonNegativeFloat = 0.0
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat | None = 1.0
+    average: OpenUnitInterval | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,7 @@ class RunConfig:
     save_every: seconds between two checkpoints; null: only when stopped and at the end
     baselines: score the untrained model and the task's baselines at the end
     held_out: score the task's held-out split with learning off at the end
+    predictions: file of one JSON line for each prediction, written before it is learned from; -: standard output
     trackers: who is told beside metrics.jsonl: tensorboard, wandb, trackio, separated by commas; null: nobody
     resume: go on with the interrupted run in dir
     overwrite: start afresh in dir, whatever run it holds
@@ -142,6 +154,7 @@ class RunConfig:
     save_every: NonNegativeFloat | None = 60.0
     baselines: bool = True
     held_out: bool = False
+    predictions: str | None = None
     trackers: str | None = None
     resume: bool = False
     overwrite: bool = False
@@ -181,6 +194,7 @@ FREE = {
         "save_every",
         "baselines",
         "held_out",
+        "predictions",
         "trackers",
         "resume",
         "overwrite",
@@ -191,9 +205,15 @@ FREE = {
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """Return the config as it is written in YAML: sections of plain values."""
     sections: dict[str, dict[str, Any]] = json.loads(json.dumps(asdict(config)))
-    for section in sections.values():
+    named = {section: {key_of(name): value for name, value in own.items()} for section, own in sections.items()}
+    for section in named.values():
         section |= section.pop("options", {})
-    return sections
+    return named
+
+
+def key_of(name: str) -> str:
+    """Return the key of a field, which may be a word that Python keeps for itself: from, of from_."""
+    return name.removesuffix("_")
 
 
 def to_yaml(config: Config) -> str:
@@ -231,7 +251,7 @@ def from_values(values: Mapping[str, Any]) -> Config:
     sections = {}
     for section, cls in SECTIONS.items():
         own = {key.removeprefix(f"{section}."): value for key, value in values.items() if key.startswith(f"{section}.")}
-        fields = accepted(cls, own)
-        rest = {name: value for name, value in own.items() if name not in fields}
+        fields = {name: own[key_of(name)] for name in inspect.signature(cls).parameters if key_of(name) in own}
+        rest = {name: value for name, value in own.items() if name not in map(key_of, fields)}
         sections[section] = cls(**fields, **({"options": rest} if section in ("task", "model", "rule") else {}))
     return Config(**sections)

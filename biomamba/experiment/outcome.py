@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from ..learner import LoopState
+from ..loop_state import LoopState
 from ..metrics import Total
 from ..stream import Benchmark, Meter
 

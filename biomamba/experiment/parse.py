@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
 from ..rules import RULES
-from .config import SECTIONS, Config, from_values, to_yaml
+from .config import SECTIONS, Config, from_values, key_of, to_yaml
 from .files import CONFIGS, locate, read
 from .registry import PLUGGABLE, REGISTRIES, Registry
 
@@ -138,7 +138,9 @@ def _arguments(function: Callable[..., Any], prefix: str) -> dict[str, Option]:
     docs = inspect.cleandoc(function.__doc__ or "")
     told = dict(re.findall(r"^(\w+): (.+)$", docs, re.MULTILINE))
     return {
-        prefix + name: Option(argument.annotation, argument.default, told.get(name, f"of {function.__name__}"))
+        prefix + key_of(name): Option(
+            argument.annotation, argument.default, told.get(key_of(name), f"of {function.__name__}")
+        )
         for name, argument in inspect.signature(function, eval_str=True).parameters.items()
         if name != "options" and argument.default is not argument.empty
     }
@@ -243,7 +245,7 @@ def _about(entry: Callable[..., Any]) -> str:
 
 def _token(key: str, words: Sequence[str], type_: Any) -> str:
     """Return one argument for jsonargparse: several words make a list of words; a lone `--flag` is true."""
-    alone = len(words) == 1 and (words[0].startswith("[") or words[0] == "null")
+    alone = len(words) == 1 and (words[0].startswith("[") or words[0] in ["null", *_literals(type_)])
     if _is_list(type_) and not alone:
         listed = json.dumps(list(words)) if type_ == tuple[str, ...] else f"[{','.join(words)}]"
         return f"--{key}={listed}"
@@ -257,6 +259,11 @@ def _token(key: str, words: Sequence[str], type_: Any) -> str:
 def _is_list(type_: Any) -> bool:
     """Say whether a value of a type is several words: a tuple, perhaps none."""
     return get_origin(type_) is tuple or any(get_origin(part) is tuple for part in get_args(type_))
+
+
+def _literals(type_: Any) -> list[Any]:
+    """Return the words that stand for a value of a type beside its others."""
+    return [word for part in get_args(type_) if get_origin(part) is Literal for word in get_args(part)]
 
 
 def _typed(
@@ -280,7 +287,7 @@ def _typed(
         raise ValueError(f"{key}: got {given.get(key)!r}, expected {_describe(options[key].type)}") from None
     values = {key: parsed[key] for key in options}
     for key, value in values.items():
-        numbers = value if isinstance(value, tuple | list) else (value,)
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else (value,)
         if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
             raise ValueError(f"{key}: got {given.get(key, written.get(key))!r}, expected a finite number")
     for key, option in options.items():
@@ -293,10 +300,15 @@ def _describe(type_: Any) -> str:
     """Return a type in words."""
     if get_origin(type_) is Literal or type(None) in get_args(type_):
         return " or ".join(_describe(part) for part in get_args(type_))
+    if get_origin(type_) is tuple:
+        parts = [_describe(part) for part in get_args(type_) if part is not Ellipsis]
+        return " and ".join(parts) if len(parts) > 1 else f"any number of values, each {parts[0]}"
     words = {type(None): "null", bool: "true or false", PositiveInt: "a whole number above 0"}
     words |= {
         NonNegativeInt: "a whole number, 0 or more",
         PositiveFloat: "a number above 0",
     }
+    words |= {OpenUnitInterval: "a number above 0 and below 1"}
+    words |= {dict[str, NonNegativeFloat]: "numbers, 0 or more, by name, such as {A_log: 0.1}"}
     words |= {NonNegativeFloat: "a number, 0 or more", int: "a whole number", float: "a number", str: "text"}
     return words.get(type_) or str(type_) if not isinstance(type_, str) else type_

@@ -144,20 +144,14 @@ class LearningRule(ABC):
     ) -> tuple[list[Tensor | None], Tree]:
         """Return each parameter's gradient through the past (None where there is none), and the trace moved on."""
         self._check(tapes, trace, advance, new)
-        reached: list[Tensor] = []  # effective parameters on the graph: autograd goes on to the true ones
-        gradients: list[Tensor] = []
+        reached: list[tuple[Tensor, Tensor]] = []
         after = []
         for block, tape, signal, own in zip(self.blocks, tapes, signals, trace, strict=True):
             with torch.no_grad():
                 found, moved = self.gradient_and_advance(block, tape, signal, own, _span(tape, advance, new, go))
             after.append(moved)
-            effective = block.effective() if found else {}
-            wanted = {name: gradient for name, gradient in found.items() if effective[name].requires_grad}
-            reached += [effective[name] for name in wanted]
-            gradients += wanted.values()
-        if not reached:
-            return [None] * len(parameters), after
-        return list(torch.autograd.grad(reached, parameters, gradients, allow_unused=True)), after
+            reached += [pair for pair in block.pull_back(found) if pair[0].requires_grad] if found else []
+        return _gradients(parameters, reached), after
 
     def advance_traces(
         self, tapes: Sequence[Tape], trace: Tree, advance: int | None = None, go: Tensor | None = None
@@ -209,6 +203,20 @@ def _span(tape: Tape, advance: int | None, new: int | None, go: Tensor | None) -
     t = tape.h.shape[1]
     go = torch.ones((), dtype=torch.bool, device=tape.h.device) if go is None else go
     return Span(new or t, t if advance is None else advance, go)
+
+
+def _gradients(parameters: Sequence[Tensor], reached: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor | None]:
+    """Return the gradient of each parameter (None where there is none) from those of tensors that they reach."""
+    found: dict[int, Tensor] = {}
+    further = [pair for pair in reached if not pair[0].is_leaf]  # autograd goes on to the true parameters
+    if further:
+        tensors, gradients = zip(*further, strict=True)
+        through = torch.autograd.grad(tensors, parameters, gradients, allow_unused=True)
+        found = {id(p): g for p, g in zip(parameters, through, strict=True) if g is not None}
+    for leaf, gradient in reached:
+        if leaf.is_leaf:
+            found[id(leaf)] = found[id(leaf)] + gradient if id(leaf) in found else gradient
+    return [found.get(id(parameter)) for parameter in parameters]
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomamba.metrics import CrossEntropy, Derived, Total, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing
 from ..common.baselines import Predict, score
@@ -168,6 +168,10 @@ class Eeg(Benchmark):
         """Return lines on the channels that are no reference, and on the seconds that the gate cuts out of the runs."""
         return [line for lines in self._told.values() for line in lines]
 
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of both classes at the labelled steps."""
+        return Answers(chunk.mask, out.softmax(-1), True, CLASSES[self.contrast])
+
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
     ) -> dict[str, dict[str, dict[str, float]]]:
@@ -242,7 +246,7 @@ class Eeg(Benchmark):
         if lost:
             raise ValueError(f"{name} has no channel {lost[0]}, expected one of {', '.join(run.channels)}")
         faults = eeg_signal.faults(run.signal)
-        never = np.min(faults[eeg_signal.STILL - 1 :], axis=0).tolist()
+        never: NDArray[np.bool_] = np.all(faults[eeg_signal.STILL - 1 :], axis=0)
         useless = {c: NEVER for c, bad in zip(run.channels, never, strict=True) if bad} | dict(run.useless)
         for channel in self._channels:
             if channel in useless:

@@ -9,6 +9,7 @@ is fused that is not written so (but for `reduce_sum`, whose order depends on th
 on whether it was computed in a vector.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Union
@@ -102,6 +103,12 @@ class Value:
     def __or__(self, other: "Value") -> "Value":
         return Value(builder().or_(self.ir, other.ir))
 
+    def __xor__(self, other: "Value") -> "Value":
+        return Value(builder().xor(self.ir, other.ir))
+
+    def __rshift__(self, places: int) -> "Value":
+        return Value(builder().lshr(*_alike(self, places)))  # zeros come in from the left
+
     def __lt__(self, other: Number) -> "Value":
         return self._compared("<", other)
 
@@ -115,7 +122,8 @@ class Value:
         return self._compared(">=", other)
 
     def _compared(self, how: str, other: Number) -> "Value":
-        return Value(builder().icmp_signed(how, *_alike(self, other)))
+        pair = _alike(self, other)
+        return Value(builder().fcmp_ordered(how, *pair) if self.real else builder().icmp_signed(how, *pair))
 
 
 def _alike(x: Value, y: Number) -> tuple[Any, Any]:
@@ -190,8 +198,52 @@ def fma(x: Value, y: Value, z: Value) -> Value:
 
 
 def exp(x: Value) -> Value:
-    """Return e^x of one number."""
-    return Value(call(f"llvm.exp.{_named(x.ir.type)}", x.ir.type, x.ir))
+    """Return e^x, to the last place or the one before it: 2^m (1 + r + r^2 / 2! + ...), m = floor(x / log 2 + 1/2)."""
+    kind, b = x.ir.type, builder()
+    single = getattr(kind, "element", kind) == FLOAT
+    terms, high, low, (lowest, highest) = (7, 0.693359375, -2.12194440e-4, (-104, 89)) if single else (
+        13, 0.693145751953125, 1.42860682030941723212e-6, (-746, 710))  # fmt: skip
+    within = _math("minnum", _math("maxnum", x, constant(kind, lowest)), constant(kind, highest))
+    m = _math("floor", fma(within, constant(kind, 1 / math.log(2)), constant(kind, 0.5)))
+    r = fma(m, constant(kind, -low), fma(m, constant(kind, -high), within))
+    series = constant(kind, 1 / math.factorial(terms))
+    for term in range(terms - 1, -1, -1):
+        series = fma(series, r, constant(kind, 1 / math.factorial(term)))
+    whole = _shaped(ir.IntType(32 if single else 64), getattr(kind, "count", 1))
+    power = b.fptosi(m.ir, whole)
+    half = b.ashr(power, constant(whole, 1).ir)
+    for part in (half, b.sub(power, half)):  # two steps: 2^m alone may be none of the numbers
+        biased = b.add(part, constant(whole, 127 if single else 1023).ir)
+        series = series * Value(b.bitcast(b.shl(biased, constant(whole, 23 if single else 52).ir), kind))
+    return Value(b.select(b.fcmp_unordered("uno", x.ir, x.ir), x.ir, series.ir))
+
+
+def sigmoid(x: Value) -> Value:
+    """Return 1 / (1 + e^-x)."""
+    return 1 // (1 + exp(-x))
+
+
+def softplus(x: Value) -> Value:
+    """Return log(1 + e^x) of one number."""
+    log1p = {FLOAT: "log1pf", DOUBLE: "log1p"}[x.ir.type]
+    rest = call(log1p, x.ir.type, exp(-_math("fabs", x)).ir)
+    return _math("maxnum", x, constant(x.ir.type, 0)) + Value(rest)
+
+
+def sqrt(x: Value) -> Value:
+    """Return the square root."""
+    return _math("sqrt", x)
+
+
+def real(x: Size, kind: Any) -> Value:
+    """Return an integer as a real number of a type."""
+    return Value(builder().sitofp(integer(x).ir, kind))
+
+
+def _math(name: str, *given: Value) -> Value:
+    """Return what one of LLVM's functions of numbers or vectors of them returns."""
+    kind = given[0].ir.type
+    return Value(call(f"llvm.{name}.{_named(kind)}", kind, *(value.ir for value in given)))
 
 
 def reduce_sum(x: Value) -> Value:
@@ -393,6 +445,18 @@ def fill(array: Array, number: float = 0) -> None:
     flat = Array(array.pointer, (count,))
     for x in lanes(0, count, LANES):
         flat[x] = number
+
+
+def dot(x: Array, y: Array, count: Size) -> Value:
+    """Return the sum of the products of two rows, in an order that depends on their length alone."""
+    whole, total = integer(count) - integer(count) % LANES, Variable(x.zero(LANES))
+    for c in loop(integer(count) // LANES):
+        at = span(c * LANES, LANES)
+        total.set(fma(x[at], y[at], total.get()))
+    rest = Variable(reduce_sum(total.get()))
+    for c in loop(whole, count):
+        rest.set(fma(x[c], y[c], rest.get()))
+    return rest.get()
 
 
 class Scratch:

@@ -1,51 +1,120 @@
-"""Kernels of `ops.rows`. Letters: m rows of a table, c numbers in one, b streams, t steps, k rows that a step names."""
+"""Kernels of `ops.rows`. Letters: b streams, t steps, w tokens, k orders, m rows of all orders, c numbers in a row."""
 
-from .kernel import Argument, Part, given, index, kernel, result, trace
-from .language import LANES, Array, Variable, fma, lanes, loop, reduce_sum, span
+from ..rows import BUCKETS, LEAST, MIX, PRIME
+from .kernel import Argument, Part, flags, given, index, kernel, result, trace
+from .language import (
+    BIT,
+    LANES,
+    Array,
+    Value,
+    Variable,
+    constant,
+    dot,
+    fill,
+    fma,
+    integer,
+    lanes,
+    loop,
+    select,
+    sqrt,
+    when,
+)
 
-TABLE = Argument(("m", "c"), "trace")
+SCALES = f"k {BUCKETS}"
 
 
-@kernel(W=TABLE, r=index("b t k"), weights=given("b t k"), out=result("b t c"))
-def gather(part: Part, W: Array, r: Array, weights: Array, out: Array) -> None:
-    """Write the weighted sum of each step's rows. Parts share the steps of all streams."""
+@kernel(
+    W=Argument(("m", "c"), "trace"),
+    visits=given("m"),
+    scale=given(SCALES),
+    tokens=index("b w"),
+    reset=flags("b t", optional=True),
+    orders=index("k"),
+    rows=Argument(("b", "t", "k"), "index", written=True),
+    out=result("b t c"),
+)
+def read(
+    part: Part,
+    W: Array,
+    visits: Array,
+    scale: Array,
+    tokens: Array,
+    reset: Array,
+    orders: Array,
+    rows: Array,
+    out: Array,
+) -> None:
+    """Write each step's rows, and their scaled sum. Parts share the steps of all streams."""
     b, t, c = out.shape
+    k, newest = integer(orders.shape[0]), integer(tokens.shape[1]) - t
+    own = integer(W.shape[0]) // k
+    assert reset.there is not None
     for place in part.rows(b * t):
         i, s = place // t, place % t
+        h, first, sees = Variable(integer(0)), Variable(integer(0)), Variable(constant(BIT, 1))
+        for q in loop(k):
+            for back in loop(first.get(), orders[q]):
+                h.set((h.get() + select(sees.get(), tokens[i, s + newest - back], 0)) * PRIME)
+                with when(reset.there & (back <= s)):
+                    sees.set(select(reset[i, s - back], constant(BIT, 0), sees.get()))
+            first.set(orders[q])
+            mixed = (h.get() ^ (h.get() >> 29)) * MIX
+            rows[i, s, q] = ((mixed ^ (mixed >> 32)) & (own - 1)) + own * q
         for x in lanes(0, c, LANES):
             out[i, s, x] = 0
-        for q in loop(r.shape[2]):
-            row, weight = r[i, s, q], weights[i, s, q]
+        for q in loop(k):
+            row = rows[i, s, q]
+            weight = scale[q, bucket(visits[row])]
             for x in lanes(0, c, LANES):
                 out[i, s, x] = fma(weight, W[row, x], out[i, s, x])
 
 
-@kernel(W=TABLE, r=index("b t k"), g=given("b t c"), out=result("b t k"))
-def contract(part: Part, W: Array, r: Array, g: Array, out: Array) -> None:
-    """Write the product of each step's g with each of its rows. Parts share the steps of all streams."""
-    b, t, c = g.shape
-    whole = c // LANES * LANES
-    for place in part.rows(b * t):
-        i, s = place // t, place % t
-        for q in loop(r.shape[2]):
-            row, total = r[i, s, q], Variable(g.zero(LANES))
-            for y in loop(c // LANES):
-                x = span(y * LANES, LANES)
-                total.set(fma(g[i, s, x], W[row, x], total.get()))
-            rest = Variable(reduce_sum(total.get()))
-            for x in loop(whole, c):
-                rest.set(fma(g[i, s, x], W[row, x], rest.get()))
-            out[i, s, q] = rest.get()
+@kernel(
+    W=trace("m c"),
+    A=result("m"),
+    visits=result("m"),
+    scale=result(SCALES),
+    rows=index("b t k"),
+    g=given("b t c"),
+    rates=given("3"),
+)
+def learn(part: Part, W: Array, A: Array, visits: Array, scale: Array, rows: Array, g: Array, rates: Array) -> None:
+    """Move the rows that steps read, and what is kept of them. One part does it: steps share rows."""
+    (b, t, c), k = g.shape, rows.shape[2]
+    rate, floor, scale_rate = (rates[i] for i in range(3))
+    pace, slopes = part.empty(b, t), part.empty(k, BUCKETS)
+    for _ in part.rows(1):
+        fill(slopes)
+        for i in loop(b):
+            for s in loop(t):
+                size, met = dot(g[i, s], g[i, s], c), Variable(constant(g.number, 1))
+                for q in loop(k):
+                    row = rows[i, s, q]
+                    with when(visits[row] > 0):
+                        met.set(met.get() + 1)
+                        with when(scale_rate > 0):
+                            at = bucket(visits[row])
+                            slopes[q, at] = slopes[q, at] + dot(g[i, s], W[row], c)
+                    A[row] = A[row] + size
+                pace[i, s] = rate // sqrt(met.get())
+        with when(scale_rate > 0):
+            for q in loop(k):
+                for power in range(BUCKETS):
+                    moved = scale[q, power] - scale_rate * slopes[q, power]
+                    scale[q, power] = select(moved < LEAST, LEAST, moved)
+        for i in loop(b):
+            for s in loop(t):
+                for q in loop(k):
+                    row = rows[i, s, q]
+                    weight = pace[i, s] // sqrt(A[row] + floor)
+                    for x in lanes(0, c, LANES):
+                        W[row, x] = fma(-weight, g[i, s, x], W[row, x])
+                    visits[row] = visits[row] + 1
 
 
-@kernel(W=trace("m c"), r=index("b t k"), weights=given("b t k"), g=given("b t c"))
-def scatter(part: Part, W: Array, r: Array, weights: Array, g: Array) -> None:
-    """Take every step's weighted g from its rows. Parts share the columns of the table."""
-    b, t, c = g.shape
-    lo, hi = part.range(c, LANES)
-    for i in loop(b):
-        for s in loop(t):
-            for q in loop(r.shape[2]):
-                row, weight = r[i, s, q], weights[i, s, q]
-                for x in lanes(lo, hi, LANES):
-                    W[row, x] = fma(-weight, g[i, s, x], W[row, x])
+def bucket(visits: Value) -> Value:
+    """Return which of the powers of two a number of visits has reached."""
+    found = integer(0)
+    for power in range(BUCKETS - 1):
+        found = found + select(visits < 2**power, integer(0), 1)
+    return found

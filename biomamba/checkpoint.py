@@ -1,13 +1,12 @@
-"""Checkpoints: all that an interrupted run needs to go on bit for bit, in one safetensors file, nothing pickled.
+"""Checkpoints: all that learning needs to go on bit for bit, in one safetensors file, nothing pickled.
 
-    checkpoint.safetensors = tensors: weights, optimiser state, the loop's state, trace and window, torch's generator
+    checkpoint.safetensors = tensors: weights, optimiser state, the loop's state, trace and window
                            + metadata: counters, meters and plain optimiser values as JSON, and a checksum over all
 
-The file is written beside the old one and takes its place only when it is whole on the disk.
+The file is written aside and takes the place of an old one only when it is whole on the disk.
 """
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,30 +17,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..learner import LoopState
-from ..model import Model
-from ..rules.base import LearningRule
-from ..state import Tree, leaves, tree_map
-from ..stream import Task
+from .durable import replacing
+from .loop_state import LoopState
+from .model import Model
+from .rules.base import LearningRule
+from .state import Tree, leaves, tree_map
+from .stream import Task
 
 Tensors = dict[str, Tensor]
+COUNTERS = ("steps", "updates", "skipped", "base")  # of the loop's state
 
 
 def save(path: Path, tensors: Tensors, facts: Any = None) -> None:
     """Write tensors and facts (anything JSON can hold) so that at every moment `path` is a whole file, old or new."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts)
-    beside = path.with_name(path.name + ".new")
-    beside.touch()
-    mode = beside.stat().st_mode  # the usual permissions, which safetensors does not give
-    for left in path.parent.glob(".tmp*"):  # what safetensors was writing when it was killed
-        left.unlink()
-    # one entry only: of several, each file would have an order of its own, and equal runs unequal files
-    save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
-    beside.chmod(mode)
-    with beside.open("rb") as written:
-        os.fsync(written.fileno())
-    beside.replace(path)
+    with replacing(path) as beside:
+        # one entry only: of several, each file would have an order of its own, and equal runs unequal files
+        save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
 
 
 def load(path: Path) -> tuple[Tensors, Any]:
@@ -76,52 +69,77 @@ def load_weights(model: Model, saved: Tensors) -> None:
     model.load_state_dict(saved)
 
 
-def collect(model: Model, optimizer: Optimizer, loop_state: LoopState) -> tuple[Tensors, dict[str, Any]]:
-    """Return the tensors and the facts that `restore` needs."""
+def collect(model: Model, optimizer: Optimizer, loop_state: LoopState | None) -> tuple[Tensors, dict[str, Any]]:
+    """Return the tensors and the facts that `restore` needs; loop_state None: before the first update."""
     tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
-    tensors |= {"loop.x": loop_state.x, "loop.reset": loop_state.reset, "rng": torch.get_rng_state()}
-    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
-    tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
     state = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
         plain[str(index)] = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
-    counters = {"steps": loop_state.steps, "updates": loop_state.updates, "skipped": loop_state.skipped}
-    meters = {name: meter.state_dict() for name, meter in loop_state.meters.items()}
-    return tensors, {"optimizer": {"state": plain, "groups": state["param_groups"]}, "meters": meters, **counters}
+    facts: dict[str, Any] = {"optimizer": {"state": plain, "groups": state["param_groups"]}}
+    if loop_state is None:
+        return tensors, facts
+    return tensors | loop_tensors(loop_state), facts | loop_facts(loop_state)
 
 
 def restore(
-    tensors: Tensors,
-    facts: dict[str, Any],
-    task: Task,
-    model: Model,
-    rule: LearningRule,
-    optimizer: Optimizer,
-    batch: int,
-) -> LoopState:
-    """Put weights, optimiser and torch's generator back, and return the loop's state of `batch` streams."""
+    tensors: Tensors, facts: dict[str, Any], task: Task, model: Model, rule: LearningRule, optimizer: Optimizer
+) -> LoopState | None:
+    """Put weights and optimiser back, and return the loop's state; None where it had not begun.
+
+    Raises ValueError or TypeError where weights, state or trace are of another model and rule.
+    """
     load_weights(model, under(tensors, "model."))
     state = {int(index): dict(values) for index, values in facts["optimizer"]["state"].items()}
     for key, tensor in under(tensors, "optimizer.").items():
         index, _, name = key.partition(".")
         state[int(index)][name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": facts["optimizer"]["groups"]})
-    torch.set_rng_state(tensors["rng"])
-    device = next(model.parameters()).device
+    groups = [
+        {name: tuple(own) if isinstance(own, list) and name != "params" else own for name, own in group.items()}
+        for group in facts["optimizer"]["groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return restored_loop(tensors, facts, task, model, rule) if "loop.x" in tensors else None
+
+
+def loop_tensors(loop_state: LoopState) -> Tensors:
+    """Return the tensors of a loop's state."""
+    tensors = {"loop.x": loop_state.x, "loop.reset": loop_state.reset}
+    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
+    tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
+    return tensors | dict(leaves(loop_state.live, "loop.live"))
+
+
+def loop_facts(loop_state: LoopState) -> dict[str, Any]:
+    """Return the counters, open steps and meters of a loop's state."""
+    facts: dict[str, Any] = {name: getattr(loop_state, name) for name in COUNTERS}
+    facts["waiting"] = [list(own) for own in loop_state.waiting.items()]
+    return facts | {"meters": {name: meter.state_dict() for name, meter in loop_state.meters.items()}}
+
+
+def restored_loop(
+    tensors: Tensors, facts: dict[str, Any], task: Task, model: Model, rule: LearningRule | None = None
+) -> LoopState:
+    """Return the state of a loop; rule: None of one that learns nothing."""
+    device, batch = next(model.parameters()).device, len(tensors["loop.x"])
     meters = task.meters()
     for name, meter in meters.items():
         meter.load_state_dict(facts["meters"][name])
-    return LoopState(
-        model_state=_fill(model.init_state(batch), "loop.state", tensors),
-        trace=_fill(rule.init(batch), "loop.trace", tensors),
+    began = model.init_state(batch)
+    loop_state = LoopState(
+        model_state=_fill(began, "loop.state", tensors),
+        trace=_fill(rule.init(batch) if rule else [], "loop.trace", tensors),
         x=tensors["loop.x"].to(device),
         reset=tensors["loop.reset"].to(device),
         meters=meters,
         context=tensors["loop.context"].to(device) if "loop.context" in tensors else None,
-        **{name: facts[name] for name in ("steps", "updates", "skipped")},
+        live=_fill(began, "loop.live", tensors) if any(name.startswith("loop.live") for name in tensors) else None,
+        waiting=dict(map(tuple, facts["waiting"])),
+        **{name: facts[name] for name in COUNTERS},
     )
+    loop_state.check(model, rule)
+    return loop_state
 
 
 def under(tensors: Tensors, prefix: str) -> Tensors:

@@ -1,0 +1,226 @@
+"""One update after another: what belongs together, and where it is in its streams.
+
+    report = updater.update(chunk)          predicts, then learns; report.out was made before anything was learned
+
+Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import threads as threading
+from .checks import check_sizes
+from .compiled import Compiled
+from .inputs import check_parts
+from .loop_state import LoopState
+from .model import Model
+from .reduction import Reduction
+from .rows import Rows
+from .rules.base import LearningRule
+from .step import Step
+from .stream import Chunk, Task
+from .update import UpdateInput, UpdateOutput, trainable_parameters, update
+
+PATIENCE = 100  # updates in a row that may fail before the learner gives up
+
+
+class Report(NamedTuple):
+    """What one update saw and did."""
+
+    chunk: Chunk
+    out: Tensor  # (b, t, d_out) the predictions, made before learning from the chunk
+    loss: Tensor  # () nats, detached
+    norm: Tensor | None  # () of the whole gradient before clipping; None where nothing was learned
+    spikes: Tensor  # () share of ones in what the out_proj of spiking blocks received; else nan
+    state: LoopState
+    threads: int  # that the update took
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Every meter's score over the whole stream so far."""
+        return {name: meter.get() for name, meter in self.state.meters.items()}
+
+
+class Updater:
+    """A task, a model, the rule and the optimiser that teach it, and the state that goes from update to update."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: Model,
+        rule: LearningRule,
+        optimizer: Optimizer,
+        window: int | None = None,
+        clip: float | None = 1.0,
+        compile: bool = False,  # noqa: A002 - torch's own word
+        threads: int | None = None,
+        horizon: int = 64,
+        max_drift: float | None = None,
+        rows: Rows | None = None,
+    ) -> None:
+        """Take what belongs together.
+
+        window: steps of exact credit through the whole stack, replayed at each update (default: the chunk).
+        clip: largest norm of the gradient. compile: make one graph of each update (needs a C++ compiler, and half a
+        minute for each kind of chunk); the first update and chunks of another length stay as they are. threads: that an
+        update takes (default: a second one where it pays, see `threads.resolve`); between updates torch has its own
+        number.
+        horizon: how many of the last steps may be answered. max_drift: the largest `drift`; weights that a step of the
+        optimiser moves beyond it are drawn back to it. rows: units of `predict` and `learn` (default: the model's own).
+        Raises ValueError for weights that are not finite, for parts that do not belong together, for a number of
+        threads that cannot be had and where nothing can be compiled; TypeError for what is of another type.
+        """
+        threading.check(threads)
+        check_sizes(horizon=horizon)
+        if max_drift is not None and not 0 < max_drift < float("inf"):
+            raise ValueError(f"max_drift: got {max_drift}, expected a share above 0, such as 0.1, or None")
+        check_parts(task, model, rule, optimizer)
+        self.task, self.model, self.rule, self.optimizer = task, model, rule, optimizer
+        self.window, self.clip, self.threads = window, clip, threads
+        self.horizon, self.max_drift, self.compile = horizon, max_drift, compile
+        self.rows = rows or Rows.of(task, model)
+        self.reduction = Reduction(task)
+        self.state: LoopState | None = None
+        self.frozen = False
+        self.set_origin()
+        step = Step(optimizer, trainable_parameters(model))
+        self._plain = partial(update, model, task, rule, step, clip)
+        self._compiled = Compiled(model, task, rule, step, clip) if compile else self._plain
+        self._length, self._count, self._failures = 0, 1, 0
+
+    @property
+    def streams(self) -> int | None:
+        """How many streams it has; None before the first."""
+        return None if self.state is None else len(self.state.x)
+
+    def resume(self, state: LoopState) -> None:
+        """Go on from a state. Raises ValueError or TypeError where it is not of this model and rule."""
+        if not isinstance(state, LoopState):
+            raise TypeError(
+                f"state: got {type(state).__name__}, expected a LoopState: give report.state, or None to begin anew"
+            )
+        state.check(self.model, self.rule)
+        self.restart(state)
+
+    def restart(self, state: LoopState | None = None) -> None:
+        """Go on from a state that was checked; None: new streams, weights and optimiser as they are."""
+        self.state, self._length = state, 0
+
+    def peek(self, chunk: Chunk) -> Tensor:
+        """Return the predictions (b, t, d_out) for a chunk as `inputs.checked` gives it; nothing moves.
+
+        They are those that `update` reports of it, which reads the chunk once more to learn from it.
+        """
+        state = self.state = self.state or LoopState.begin(chunk, self.task, self.model, self.rule)
+        x, reset = append(state.x, chunk.x), append(state.reset, chunk.reset)
+        resets = reset if bool(reset.any()) else None
+        count = threading.resolve(self.threads, state.nbytes(x.shape[1]))
+        with threading.using(count), torch.no_grad():
+            reading = self.model.read(x, state.context, resets)
+            out: Tensor = self.model(x, state.model_state, resets, reading=reading)[0]
+        return out[:, -chunk.x.shape[1] :]
+
+    def update(self, chunk: Chunk) -> Report:
+        """Predict a chunk as `inputs.checked` gives it, and learn from it.
+
+        An update without a labelled step moves state and trace, not the optimiser. Where outputs, loss or learning
+        signals are not finite nothing moves: weights, state and trace are held, and where only the gradient or the new
+        weights are not, weights and optimiser are; `state.skipped` counts all. Steps that wait for an answer as long as
+        the window holds them may be answered still.
+        Raises ValueError for a window shorter than the chunk, FloatingPointError after 100 such updates in a row.
+        """
+        state = self.state = self.state or LoopState.begin(chunk, self.task, self.model, self.rule)
+        new = chunk.x.shape[1]
+        window = self.window or new
+        if window < new:
+            raise ValueError(f"window: got {self.window} steps, expected at least the {new} steps of a chunk")
+        if not self._length:
+            self._length, self._count = new, threading.resolve(self.threads, state.nbytes(window))
+        x, reset = append(state.x, chunk.x), append(state.reset, chunk.reset)
+        advance = max(0, x.shape[1] + new - window)
+        usual = state.steps > 0 and new == self._length and x.shape[1] == window
+        output, learned = self._pass(state, x, reset, chunk, advance, usual)
+        state.steps += new
+        if bool(output.forward_finite):
+            release(state, x, reset, advance)
+        norm = output.norm if learned else None
+        return Report(chunk, output.out, output.loss, norm, output.spikes, state, self._count)
+
+    def set_origin(self) -> None:
+        """Count `drift` from the weights as they are now."""
+        self.origin = [parameter.detach().clone() for parameter in trainable_parameters(self.model)]
+
+    def drift(self) -> float:
+        """Return how far the weights are from where they began, |theta - theta_0| / |theta_0|, n-gram tables aside."""
+        with torch.no_grad():
+            weights = trainable_parameters(self.model)
+            far = [torch.linalg.vector_norm(now - then) for now, then in zip(weights, self.origin, strict=True)]
+            began = [torch.linalg.vector_norm(then) for then in self.origin]
+            return float(torch.stack(far).norm() / torch.stack(began).norm())
+
+    def _pass(
+        self, state: LoopState, x: Tensor, reset: Tensor, chunk: Chunk, advance: int, usual: bool
+    ) -> tuple[UpdateOutput, bool]:
+        """Read x (b, w), learn from the chunk at its end, move state and trace; say whether anything was learned."""
+        labelled, new = bool(chunk.mask.any()) and not self.frozen, chunk.x.shape[1]
+        resets = reset if bool(reset.any()) else None
+        reading = self.model.read(x, state.context, resets)
+        inputs = UpdateInput(x, resets, chunk, state.model_state, state.trace, reading)
+        with threading.using(self._count):
+            output = (self._compiled if usual else self._plain)(inputs, advance, labelled)
+        state.model_state, state.trace, state.live = output.state, output.trace, None
+        if bool(output.forward_finite):
+            state.context = reading and reading.context_at(resets, advance)
+        learned = self._count_update(state, output, labelled)
+        if learned and reading:
+            embedding, logits = output.read
+            own = self.reduction.own(logits[:, -new:], output.out, chunk)  # rows learn from each step's own loss
+            self.model.learn_rows(reading, embedding * own, logits[:, -new:] * own)
+        if learned and self.max_drift is not None:
+            self._draw_back(self.max_drift)
+        return output, learned
+
+    def _count_update(self, state: LoopState, output: UpdateOutput, labelled: bool) -> bool:
+        """Count an update as taken or skipped; say whether anything was learned."""
+        learned = output.gradient_finite is not None and bool(output.gradient_finite)
+        state.updates += learned
+        if learned or (bool(output.forward_finite) and not labelled):
+            self._failures = 0
+            return learned
+        self._failures += 1
+        state.skipped += 1
+        if self._failures == PATIENCE:
+            raise FloatingPointError(
+                f"{PATIENCE} updates in a row were not finite, the last at step {state.steps}: "
+                "lower the learning rate or clip the gradient"
+            )
+        return learned
+
+    @torch.no_grad()
+    def _draw_back(self, most: float) -> None:
+        """Move the weights towards where they began, until they are no further than that."""
+        drift = self.drift()
+        if drift > most:
+            for now, then in zip(trainable_parameters(self.model), self.origin, strict=True):
+                now.copy_(then + (now - then) * (most / drift))
+
+    def _like(self, tensor: Tensor) -> Tensor:
+        """Return a tensor where the weights are, and in their precision where it holds real values."""
+        weight = self.model.head.weight
+        return tensor.to(weight) if tensor.is_floating_point() else tensor.to(weight.device)
+
+
+def append(held: Tensor, new: Tensor) -> Tensor:
+    """Return the steps held and the new ones; without a window none are held."""
+    return torch.cat([held, new], dim=1) if held.shape[1] else new
+
+
+def release(state: LoopState, x: Tensor, reset: Tensor, advance: int) -> None:
+    """Hold the steps of x from `advance` on; those before can be answered no longer."""
+    state.x, state.reset, state.base = x[:, advance:], reset[:, advance:], state.base + advance
+    for ticket in [ticket for ticket, step in state.waiting.items() if step < state.base]:
+        del state.waiting[ticket]
