@@ -84,6 +84,16 @@ class Spec(NamedTuple):
     d_in: int | None = None
 
 
+class RowFormat(NamedTuple):
+    """What a row of a task's data is, for those who give a learner one after another."""
+
+    inputs: list[str]  # names
+    classes: list[str] | None  # names in the order of the outputs; None for values
+    outputs: list[str]  # names of the values
+    scaled: bool
+    state: dict[str, Tensor]  # of the scalers, as `scaler.StandardScaler` has it: scaler.count, ..., targets.last
+
+
 class Meter(Protocol):
     """A streaming score. `get` may be asked at any time; nan where nothing has been scored.
 
@@ -176,6 +186,10 @@ class Benchmark(Task):
         Each is {"score": {"all": x, "last_tenth": y}}, with the scores of `meters`.
         """
         return {}
+
+    def row_format(self, split: str, *, batch: int, steps: int) -> RowFormat | None:
+        """Return what a row is after so many steps of each stream; None where streams bring inputs made otherwise."""
+        return None
 
     def parts(self, split: str) -> Mapping[str, Task]:
         """Return, by name, a task for each person or record of a split, to adapt to each from the same weights.

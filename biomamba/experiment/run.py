@@ -90,7 +90,7 @@ class Run:
                         print(log.progress_line(record, total), flush=True)
                 due = options.save_every is not None and now - saved >= options.save_every
                 if caught or steps == total or due:
-                    self.save(chunks)
+                    self.save(chunks, last=bool(caught) or steps == total)
                     saved = now
                 if caught:
                     return caught[0]
@@ -98,7 +98,7 @@ class Run:
             raise ValueError(f"{self.experiment.task.source}: it ended before its first step, expected at least one")
         if self.state.steps < total:  # a live stream may end before what was asked of it
             self.log_record(tracked)
-            self.save(chunks)
+            self.save(chunks, last=True)
         return None
 
     def log_record(self, tracked: Sequence[trackers.Tracker]) -> log.Record:
@@ -110,8 +110,8 @@ class Run:
             tracker.record(record)
         return record
 
-    def save(self, chunks: limit) -> None:
-        """Write a checkpoint."""
+    def save(self, chunks: limit, last: bool = False) -> None:
+        """Write a checkpoint; the last one says what a row of the task is too."""
         assert self.state is not None
         experiment, progress = self.experiment, self.progress
         progress.peak = progress.peak or log.peak_rss_bytes()
@@ -120,6 +120,12 @@ class Run:
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
+        if last:
+            own = experiment.config.stream
+            rows = experiment.task.row_format(own.split, batch=own.batch, steps=self.state.steps)
+            if rows is not None:
+                tensors |= {f"rows.{name}": tensor for name, tensor in rows.state.items()}
+                facts["rows"] = {**rows._asdict(), "state": None}
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
     def finish(self) -> log.Summary:

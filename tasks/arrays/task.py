@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from biomamba.metrics import Confusion, CrossEntropy, Derived, Total, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Benchmark, Chunk, Meter, RowFormat, Spec, Split
 
 from ..common.baselines import score
 from ..common.files import check_split, package
@@ -25,7 +25,7 @@ from .drift import Errors
 from .files import read
 from .scores import R2, AbsoluteError, Average, Last, SquaredError
 from .simulated import CHANGE, simulated
-from .stream import WARM, Steps, clean, following, labelled, side_by_side, stream_from
+from .stream import WARM, OnlineStandardScaler, Steps, clean, following, labelled, side_by_side, stream_from
 from .table import Table
 
 PARTS = {"train": "the first 90 %", "test": "the last 10 %", "all": "every row"}
@@ -231,6 +231,31 @@ class Arrays(Benchmark):
     def _size(self) -> int | None:
         """Return how many classes there are where `classes` is their number."""
         return int(self.classes[0]) if len(self.classes) == 1 and self.classes[0].isdecimal() else None
+
+    def row_format(self, split: str, *, batch: int, steps: int) -> RowFormat | None:
+        """Return the columns, and means and deviations after so many steps of the last stream; None on a live one."""
+        rows, (inputs, roles) = self.steps(split, batch=batch), self._columns[:2]
+        if rows is None:
+            return None  # its lines are gone
+        begin = self._bounds(split)[0] + (batch - 1) * rows
+        scaler = OnlineStandardScaler(len(inputs), self.scale)
+        label = OnlineStandardScaler(1, self.scale and self.kind == "value")
+        codes = {roles["label"]: {name: i for i, name in enumerate(self._names)}} if self.kind == "class" else {}
+        stop = begin + steps + (self.kind == "none")
+        for block in self._table.rows([*inputs, *roles.values()], codes, max(0, begin - WARM), stop):
+            scaler.take(block[:, : len(inputs)])
+            if self.kind == "value":
+                label.take(block[:, [len(inputs) + list(roles).index("label")]])
+        names, classes = [self._table.columns[column] for column in inputs], self.kind == "class"
+        targets = {"class": OnlineStandardScaler(len(self._names) if classes else 1, False), "value": label}
+        state = {"scaler": scaler, "targets": targets.get(self.kind, scaler)}
+        return RowFormat(
+            names,
+            list(self._names) if classes else None,
+            names if self.kind == "none" else [self._table.columns[roles["label"]]],
+            self.scale,
+            {f"{part}.{name}": own for part, of in state.items() for name, own in of.state_dict().items()},
+        )
 
     def _bounds(self, split: str) -> tuple[int, int | None]:
         """Return the first row of a split, and the one after its last; None on standard input."""
