@@ -110,6 +110,20 @@ class Updater:
         """Go on from a state that was checked; None: new streams, weights and optimiser as they are."""
         self.state, self._length = state, 0
 
+    def peek(self, chunk: Chunk) -> Tensor:
+        """Return the predictions (b, t, d_out) for a chunk as `inputs.checked` gives it; nothing moves.
+
+        They are those that `update` reports of it, which reads the chunk once more to learn from it.
+        """
+        state = self.state = self.state or LoopState.begin(chunk, self.task, self.model, self.rule)
+        x, reset = append(state.x, chunk.x), append(state.reset, chunk.reset)
+        resets = reset if bool(reset.any()) else None
+        count = threading.resolve(self.threads, state.nbytes(x.shape[1]))
+        with threading.using(count), torch.no_grad():
+            reading = self.model.read(x, state.context, resets)
+            out: Tensor = self.model(x, state.model_state, resets, reading=reading)[0]
+        return out[:, -chunk.x.shape[1] :]
+
     def update(self, chunk: Chunk) -> Report:
         """Predict a chunk as `inputs.checked` gives it, and learn from it.
 

@@ -22,9 +22,10 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, mo
 
 
 SLOW = [pytest.param("inference", marks=pytest.mark.slow)]
+NAMES = ["associative", "attention", "extend", "learn", "learner", "plasticity", "scale", *SLOW]
 
 
-@pytest.mark.parametrize("name", ["associative", "attention", "extend", "learn", "learner", "plasticity", *SLOW])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_examples_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one of them draws
     blocks = PYTHON.findall((ROOT / "docs" / f"{name}.md").read_text())

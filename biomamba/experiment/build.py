@@ -22,9 +22,11 @@ from ..rules import RULES
 from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
 from . import config as configs
-from . import log, warm
+from . import log, schedule, warm
+from .average import Average
 from .config import Config
 from .memory import keep_freed_memory
+from .predictions import Predictions
 from .registry import OPTIMIZERS, TASKS
 
 TIME_OPTIONS = ("dt_min", "dt_max", "A_min", "A_max")  # of blocks, which say their time constants at first
@@ -67,6 +69,7 @@ class Experiment:
     task: Benchmark
     learner: Learner
     total: int  # time steps of each stream
+    average: Average | None = None
 
     @classmethod
     def from_config(cls, config: Config, task: Task | None = None) -> "Experiment":
@@ -82,7 +85,10 @@ class Experiment:
         total = steps_to_take(task, config.stream.split, config.stream.batch, config.run.seed, config.stream.steps)
         if total < length:
             raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
-        return cls(config, task, build_learner(config, task), total)
+        schedule.check(config.optim, total)
+        learner, decay = build_learner(config, task), config.optim.average
+        average = None if decay is None else Average(task, learner.model, decay, total, config.run.threads)
+        return cls(config, task, learner, total, average)
 
     @property
     def model(self) -> Model:
@@ -95,14 +101,21 @@ class Experiment:
         chunks = self.task.stream(own.split, batch=own.batch, length=own.length, seed=self.config.run.seed, start=start)
         return limit(chunks, self.total - start if steps is None else steps)
 
-    def online(self, chunks: Iterator[Chunk], state: LoopState | None = None) -> Iterator[Report]:
+    def online(
+        self, chunks: Iterator[Chunk], state: LoopState | None = None, predictions: Predictions | None = None
+    ) -> Iterator[Report]:
         """Yield the reports of the online loop over the chunks, the learning rate moving along the stream.
 
-        state: where to go on (default: streams begin anew).
+        state: where to go on (default: streams begin anew). predictions: who is told them before they are learned from.
         """
         self.learner.restart()
-        for report in online(chunks, self.learner, state):
+        self._set_rate(state.steps if state else 0)
+        if predictions is not None:
+            chunks = predictions.before(chunks, self.learner, state.steps if state else 0)
+        for report in online(self.average.beside(chunks) if self.average else chunks, self.learner, state):
             self._set_rate(report.state.steps)
+            if self.average:
+                self.average.update(report)
             yield report
 
     def evaluate(self, split: str, steps: int | None, label: str, model: Model | None = None) -> log.Scored:
@@ -137,11 +150,9 @@ class Experiment:
             scores[name]["held_out"] = value["all"]
 
     def _set_rate(self, done: int) -> None:
-        """Set the learning rate of the update after `done` steps, where it is to change along the stream."""
-        first, last = self.config.optim.lr, self.config.optim.lr_end
-        if last is not None:
-            for group in self.learner.optimizer.param_groups:
-                group["lr"] = first + (last - first) * done / self.total
+        """Set the learning rate of the update after `done` steps."""
+        value = schedule.rate(self.config.optim, done, self.total, self.config.stream.length)
+        schedule.set_rates(self.learner.optimizer, value)
 
 
 def make_task(name: str, **options: Any) -> Benchmark:
@@ -179,13 +190,14 @@ def build_learner(config: Config, task: Task, **others: Any) -> Learner:
     rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
+    groups = schedule.groups(model, config.optim.groups or {})
     own: dict[str, Any] = {
         "window": config.rule.window,
         "clip": config.optim.clip,
         "compile": config.run.compile,
         "threads": config.run.threads,
     }
-    return Learner(task, model, rule, kind(model.parameters(), **options), **(own | others))
+    return Learner(task, model, rule, kind(groups, **options), **(own | others))
 
 
 def build_model(config: Config, task: Task) -> Model:
@@ -213,7 +225,7 @@ def timescales(config: Config, task: Task) -> tuple[float, float] | None:
     options that say time constants, and all stand at the official values.
     """
     own, horizon = config.model, Benchmark.of(task).horizon
-    if own.timescales != "auto":
+    if not isinstance(own.timescales, str):
         return own.timescales
     there = inspect.signature(BLOCKS[own.block]).parameters
     official = all(

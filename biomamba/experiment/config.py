@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import yaml
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
 from ..stream import Split
 
@@ -82,20 +82,28 @@ class OptimConfig:
 
     name: which optimiser
     lr: learning rate
-    lr_end: learning rate at the end of the stream, reached in a straight line; null: it stays
+    schedule: constant, linear, cosine (both to lr_end), inverse_sqrt; null: linear where lr_end is given, else constant
+    lr_end: learning rate at the end of the stream; null: a hundredth of lr where the schedule has an end
+    warmup: time steps in which the learning rate rises to lr
+    groups: factors of the learning rate by the ends of parameters' names, such as {A_log: 0.1}; null: 1
     betas: decay of adam's two averages per update
     momentum: of sgd and rmsprop
     weight_decay: per update, as the optimiser defines it
     clip: largest norm of the gradient; null: no limit
+    average: decay per update of averaged weights, such as 0.999, which are scored beside these; null: none
     """
 
     name: str = "adam"
     lr: PositiveFloat = 3e-3
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] | None = None
     lr_end: PositiveFloat | None = None
+    warmup: NonNegativeInt = 0
+    groups: dict[str, NonNegativeFloat] | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: NonNegativeFloat = 0.0
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat | None = 1.0
+    average: OpenUnitInterval | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,7 @@ class RunConfig:
     save_every: seconds between two checkpoints; null: only when stopped and at the end
     baselines: score the untrained model and the task's baselines at the end
     held_out: score the task's held-out split with learning off at the end
+    predictions: file of one JSON line for each prediction, written before it is learned from; -: standard output
     trackers: who is told beside metrics.jsonl: tensorboard, wandb, trackio, separated by commas; null: nobody
     resume: go on with the interrupted run in dir
     overwrite: start afresh in dir, whatever run it holds
@@ -145,6 +154,7 @@ class RunConfig:
     save_every: NonNegativeFloat | None = 60.0
     baselines: bool = True
     held_out: bool = False
+    predictions: str | None = None
     trackers: str | None = None
     resume: bool = False
     overwrite: bool = False
@@ -184,6 +194,7 @@ FREE = {
         "save_every",
         "baselines",
         "held_out",
+        "predictions",
         "trackers",
         "resume",
         "overwrite",
