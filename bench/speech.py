@@ -3,8 +3,9 @@
     BIOMAMBA_DATA=... python -m bench.speech [--table digits|speakers|keywords|spelling] [--jobs 2] [--out runs/bench]
 
 Settings are those of the configs but for what the table names. `whole` is backpropagation through whole words or
-utterances, one chunk each. Scores: held-out test set, learning off, after the passes; prequential: every prediction
-made before it was learned from, over all passes.
+utterances, one chunk each. Scores: held-out test set, learning off, after the passes, by the weights that learn and by
+their average; prequential: every prediction made before it was learned from, over all passes. Settings were chosen on
+folds of the training speakers (`--fold 0`), never on the test set.
 """
 
 import argparse

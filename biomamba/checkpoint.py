@@ -88,14 +88,7 @@ def collect(model: Model, optimizer: Optimizer, loop_state: LoopState | None) ->
     facts: dict[str, Any] = {"optimizer": {"state": plain, "groups": state["param_groups"]}}
     if loop_state is None:
         return tensors, facts
-    tensors |= {"loop.x": loop_state.x, "loop.reset": loop_state.reset}
-    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
-    tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
-    tensors |= dict(leaves(loop_state.live, "loop.live"))
-    facts |= {name: getattr(loop_state, name) for name in COUNTERS}
-    facts["waiting"] = [list(own) for own in loop_state.waiting.items()]
-    facts["meters"] = {name: meter.state_dict() for name, meter in loop_state.meters.items()}
-    return tensors, facts
+    return tensors | loop_tensors(loop_state), facts | loop_facts(loop_state)
 
 
 def restore(
@@ -115,8 +108,28 @@ def restore(
         for group in facts["optimizer"]["groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if "loop.x" not in tensors:
-        return None
+    return restored_loop(tensors, facts, task, model, rule) if "loop.x" in tensors else None
+
+
+def loop_tensors(loop_state: LoopState) -> Tensors:
+    """Return the tensors of a loop's state."""
+    tensors = {"loop.x": loop_state.x, "loop.reset": loop_state.reset}
+    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
+    tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
+    return tensors | dict(leaves(loop_state.live, "loop.live"))
+
+
+def loop_facts(loop_state: LoopState) -> dict[str, Any]:
+    """Return the counters, open steps and meters of a loop's state."""
+    facts: dict[str, Any] = {name: getattr(loop_state, name) for name in COUNTERS}
+    facts["waiting"] = [list(own) for own in loop_state.waiting.items()]
+    return facts | {"meters": {name: meter.state_dict() for name, meter in loop_state.meters.items()}}
+
+
+def restored_loop(
+    tensors: Tensors, facts: dict[str, Any], task: Task, model: Model, rule: LearningRule | None = None
+) -> LoopState:
+    """Return the state of a loop; rule: None of one that learns nothing."""
     device, batch = next(model.parameters()).device, len(tensors["loop.x"])
     meters = task.meters()
     for name, meter in meters.items():
@@ -124,7 +137,7 @@ def restore(
     began = model.init_state(batch)
     loop_state = LoopState(
         model_state=_fill(began, "loop.state", tensors),
-        trace=_fill(rule.init(batch), "loop.trace", tensors),
+        trace=_fill(rule.init(batch) if rule else [], "loop.trace", tensors),
         x=tensors["loop.x"].to(device),
         reset=tensors["loop.reset"].to(device),
         meters=meters,

@@ -50,7 +50,7 @@ class Kind(NamedTuple):
     advance: int
     resets: bool
     labelled: bool
-    options: tuple[Any, ...]  # of the optimiser
+    options: tuple[tuple[Any, ...], ...]  # of each group of the optimiser
     threads: int  # which our kernels take as the number of parts
     bounded: bool  # no step can leave a weight that is not finite, so none needs to be looked at
 
@@ -80,8 +80,8 @@ class Update(nn.Module):
 class Compiled:
     """`update.update` of one model as graphs, one for each kind of chunk.
 
-    Adam and SGD step inside the graph, which leaves no `.grad`; other optimisers, rarer options of these and
-    several groups of parameters step after it.
+    Adam and SGD step inside the graph, which leaves no `.grad`; other optimisers and rarer options of these step after
+    it.
     """
 
     def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
@@ -94,10 +94,13 @@ class Compiled:
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
         self.trainable = step.parameters
         optimizer = step.optimizer
-        group = optimizer.param_groups[0]
-        ours = type(optimizer) in MOMENTS and [*map(id, group["params"])] == [*map(id, self.trainable)]
-        self.inside = ours and all(group.get(name, usual) == usual for name, usual in RARE.items())
-        self.rates = self.trainable[0].new_zeros(2)
+        groups = optimizer.param_groups
+        held = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
+        ours = type(optimizer) in MOMENTS and held.keys() == {*map(id, self.trainable)}
+        usual = all(group.get(name, value) == value for group in groups for name, value in RARE.items())
+        self.inside = ours and usual and len({bool(group.get("momentum", True)) for group in groups}) == 1
+        self.group_of = [held.get(id(parameter), 0) for parameter in self.trainable]  # of each parameter
+        self.rates = self.trainable[0].new_zeros(len(groups), 2)
         self.largest = torch.finfo(self.rates.dtype).max
         self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         self.moments: list[Tensor] = []
@@ -109,7 +112,7 @@ class Compiled:
     def __call__(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
         """Return what `update.update` returns; see there."""
         inside = labelled and self.inside
-        group = self.optimizer.param_groups[0]
+        groups = self.optimizer.param_groups
         if inside and not self._find():  # torch makes an optimiser's averages at its first step
             whole = self.whole
             return update(whole.model, whole.task, whole.rule, self.step, whole.clip, inputs, advance, labelled)
@@ -117,17 +120,17 @@ class Compiled:
         if [*map(id, past)] != [*map(id, self.past)]:
             inputs = self._checked(inputs)
             past = flat([inputs.state, inputs.trace])
-        options = tuple(group.get(name) for name in CONSTANT) if inside else ()
+        options = tuple(tuple(group.get(name) for name in CONSTANT) for group in groups) if inside else ()
         x, y = inputs.x, inputs.chunk.y
         threads = torch.get_num_threads()
         info = tuple((name, own.shape, own.dtype) for name, own in inputs.chunk.info.items())
         of, resets = ((x.shape, x.dtype), (y.shape, y.dtype), info), inputs.reset is not None
-        bounded = inside and self._is_bounded(group)
+        bounded = inside and all(map(self._is_bounded, groups))
         kind = Kind(*of, advance, resets, labelled, options, threads, bounded)
         graph = self.graphs.get(kind)
         if graph is None:
             graph = self.graphs[kind] = self._make(kind, inputs)
-        given = [*self.moments, *self.counts, self._rates(group)] if inside else []
+        given = [*self.moments, *self.counts, self._rates(groups)] if inside else []
         if threads > 1 and x.device.type == "cpu":
             # an error in one of several threads of a graph would end the process
             self.whole.model.check_tokens(x)
@@ -191,14 +194,18 @@ class Compiled:
         first, second = group["betas"]
         return bool(first <= 0.999 and first**2 < 0.999 * second and second <= 1 - 1e-8 and group["eps"] >= 1e-12)
 
-    def _rates(self, group: dict[str, Any]) -> Tensor:
-        """Return what changes from step to step: for Adam, lr over one correction, and 1 over the other's root."""
-        rate = group["lr"]
-        if self.counts:
-            step = self.optimizer.state[self.trainable[0]]["step"].item() + 1
-            rate = rate / (1 - group["betas"][0] ** step)
-            self.written[1] = (1 - group["betas"][1] ** step) ** -0.5
-        self.written[0] = rate if rate <= self.largest else math.inf  # where this precision does not hold it
+    def _rates(self, groups: Sequence[dict[str, Any]]) -> Tensor:
+        """Return what changes from step to step, two numbers a group.
+
+        They are the learning rate, for Adam over one correction, and 1 over the other's root.
+        """
+        step = self.optimizer.state[self.trainable[0]]["step"].item() + 1 if self.counts else 0
+        for number, group in enumerate(groups):
+            rate = group["lr"]
+            if step:
+                rate = rate / (1 - group["betas"][0] ** step)
+                self.written[number, 1] = (1 - group["betas"][1] ** step) ** -0.5
+            self.written[number, 0] = rate if rate <= self.largest else math.inf  # what this precision does not hold
         return self.rates
 
     def _make(self, kind: Kind, inputs: UpdateInput) -> Graph:
@@ -224,9 +231,10 @@ class Compiled:
                 learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
                 *counts, rates = pace
                 old, new = [*counts], [count + 1 for count in counts]
-                for weight, gradient, own in zip(learning, gradients, moments, strict=True):
+                for number, weight, gradient, own in zip(self.group_of, learning, gradients, moments, strict=True):
                     old += [weight, *own]
-                    new += stepped(type(self.optimizer), kind.options, rates.unbind(), weight, gradient, own)
+                    pace = rates[number].unbind()
+                    new += stepped(type(self.optimizer), kind.options[number], pace, weight, gradient, own)
                 gradient_finite = output.gradient_finite
                 if not kind.bounded:  # a second pass over weights and averages
                     gradient_finite = gradient_finite & finite(new[len(counts) :: 1 + each])

@@ -177,6 +177,13 @@ class Benchmark(Task):
         """
         return {}
 
+    def left_out(self, meters: Mapping[str, Meter]) -> Sequence[str]:
+        """Return lines that count and name what of the data was not used, and why: rows, beats, events, channels.
+
+        meters: those of a run that has ended.
+        """
+        return ()
+
     def parts(self, split: str) -> Mapping[str, Task]:
         """Return, by name, a task for each person or record of a split, to adapt to each from the same weights.
 

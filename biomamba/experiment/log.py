@@ -1,7 +1,8 @@
 """What a run leaves behind for people and programs: metrics.jsonl while it goes, summary.json at its end.
 
 A run folder holds config.yaml (every value of the experiment), metrics.jsonl (one `Record` per line),
-checkpoint.safetensors, model.safetensors (the weights at the end) and summary.json (one `Summary`).
+checkpoint.safetensors, model.safetensors (the weights at the end), average.safetensors (the averaged ones, where
+optim.average asks for them: of the same form) and summary.json (one `Summary`).
 Numbers that are not finite are null in the files.
 """
 
@@ -72,6 +73,7 @@ class Summary:
     streams: side by side; steps times streams is the samples seen
     scores: by name (accuracy, bits_per_byte, loss in nats, ...), {"all": over the whole stream, "last_tenth": over its
         last tenth}, every prediction made before it was learned from; "held_out": of the held-out split, learning off
+    averaged: of the same form, of averaged weights; empty where there are none
     baselines: by name, of the same form: `frozen`, the model as drawn, and the task's own; empty where not asked for
     confusion: by name of a score that counts decisions, {"classes": names, "counts": rows of the true class}
     steps_per_second: time steps of each stream per second of learning
@@ -96,6 +98,7 @@ class Summary:
     steps: int
     streams: int
     scores: Scores
+    averaged: Scores
     baselines: dict[str, Scores]
     confusion: dict[str, Any]
     steps_per_second: float

@@ -14,11 +14,18 @@ from tqdm import tqdm
 from .. import checkpoint
 from ..loop_state import LoopState
 from ..state import nbytes
-from . import config, jobs, log, trackers
+from . import config, jobs, log, outcome, trackers
 from .build import Experiment, limit
 from .config import Config
 
-RUN_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "summary.json")
+RUN_FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "average.safetensors",
+    "summary.json",
+)
 
 
 @dataclass
@@ -31,16 +38,30 @@ class Run:
     state: LoopState | None = None
     stream_state: checkpoint.Tensors = field(default_factory=dict)
     threads: int = 1  # that an update takes
+    made: Path | None = None  # the uppermost folder that was made for it
 
     @classmethod
     def begin(cls, experiment: Experiment) -> "Run":
         """Make the run's folder, with the config in it. Raises FileExistsError where it holds another run."""
         own = experiment.config
+        made = _missing(Path(own.run.dir)) if own.run.dir is not None else None
         folder = create_run_dir(own)
         log.write(
             folder / "config.yaml", config.to_yaml(replace(own, run=replace(own.run, dir=str(folder), overwrite=False)))
         )
-        return cls(experiment, folder, log.Progress(experiment.task, experiment.total))
+        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total))
+        run.made = made if own.run.dir is not None else folder
+        return run
+
+    def discard(self) -> None:
+        """Take away what was made for a run that has begun and has not made a step."""
+        if self.state is None:
+            for name in RUN_FILES:
+                (self.folder / name).unlink(missing_ok=True)
+            folder = self.folder
+            while self.made is not None and folder.is_relative_to(self.made) and not any(folder.iterdir()):
+                folder.rmdir()
+                folder = folder.parent
 
     @classmethod
     def resume(cls, experiment: Experiment, folder: Path) -> "Run":
@@ -62,6 +83,8 @@ class Run:
         run.state = checkpoint.restore(tensors, facts["loop"], *parts)
         torch.set_rng_state(tensors["rng"])
         run.stream_state = checkpoint.under(tensors, "stream.")
+        if experiment.average:
+            experiment.average.restore(tensors, facts["average"])
         return run
 
     @property
@@ -70,10 +93,29 @@ class Run:
         return self.state.steps if self.state else 0
 
     def learn(self, tracked: Sequence[trackers.Tracker]) -> int | None:
-        """Learn to the end of the stream, or until a signal; return the signal. Raises ValueError for no step."""
-        options, total, done = self.experiment.config.run, self.experiment.total, self.done
+        """Learn to the end of the stream, or until a signal; return the signal. Raises ValueError for no step.
+
+        Whatever ends it, a stream that breaks off or a reader of what is printed who has gone, it is saved first.
+        """
+        total, done = self.experiment.total, self.done
         chunks = self.experiment.stream(start=done)
         chunks.load_state_dict(self.stream_state)
+        try:
+            caught = self._learn(chunks, tracked)
+        except (ValueError, OSError):
+            if self.state is not None and self.done > done:
+                self.save(chunks)
+            raise
+        if (
+            caught is None and self.state is not None and self.done < total
+        ):  # a live stream may end before all was asked
+            self.log_record(tracked)
+            self.save(chunks)
+        return caught
+
+    def _learn(self, chunks: limit, tracked: Sequence[trackers.Tracker]) -> int | None:
+        """Learn to the end of the chunks, or until a signal; return the signal. Raises ValueError for no step."""
+        options, total, done = self.experiment.config.run, self.experiment.total, self.done
         bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
         with bar, jobs.signals() as caught:
@@ -96,9 +138,6 @@ class Run:
                     return caught[0]
         if self.state is None:
             raise ValueError(f"{self.experiment.task.source}: it ended before its first step, expected at least one")
-        if self.state.steps < total:  # a live stream may end before what was asked of it
-            self.log_record(tracked)
-            self.save(chunks)
         return None
 
     def log_record(self, tracked: Sequence[trackers.Tracker]) -> log.Record:
@@ -119,13 +158,17 @@ class Run:
         tensors |= {"rng": torch.get_rng_state()}
         tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
+        if experiment.average:
+            averaged, facts["average"] = experiment.average.collect()
+            tensors |= averaged
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
     def finish(self) -> log.Summary:
         """Write the weights and the summary, the scores beside the baselines, and return the summary.
 
-        Raises FloatingPointError where fewer updates were taken than left out.
+        Raises FloatingPointError where fewer updates were taken than left out, ValueError where nothing was learned or
+        scored.
         """
         assert self.state is not None
         experiment, own, loop_state, progress = self.experiment, self.experiment.config, self.state, self.progress
@@ -134,11 +177,18 @@ class Run:
                 f"{loop_state.skipped} updates were not finite and {loop_state.updates} were taken, expected more of "
                 f"these: lower optim.lr, or give optim.clip; {self.folder} keeps the checkpoint, no model"
             )
+        outcome.check(experiment.task, loop_state, own.stream.steps is None or loop_state.steps < experiment.total)
         peak = progress.peak or log.peak_rss_bytes()
         checkpoint.save(self.folder / "model.safetensors", checkpoint.weights(experiment.model))
         scores = progress.scores(loop_state)
+        averaged: log.Scores = {}
+        if experiment.average:
+            averaged = experiment.average.scores
+            checkpoint.save(self.folder / "average.safetensors", checkpoint.weights(experiment.average.model))
         if own.run.held_out:
             experiment.add_held_out(scores)
+            if experiment.average:
+                experiment.add_held_out(averaged, experiment.average.model)
         summary = log.Summary(
             task=own.task.name,
             source=experiment.task.source,
@@ -150,6 +200,7 @@ class Run:
             steps=loop_state.steps,
             streams=own.stream.batch,
             scores=scores,
+            averaged=averaged,
             baselines=experiment.baselines() if own.run.baselines else {},
             confusion=log.confusion(loop_state.meters),
             steps_per_second=loop_state.steps / progress.seconds,
@@ -182,6 +233,11 @@ def create_run_dir(settings: Config) -> Path:
         file.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _missing(folder: Path) -> Path | None:
+    """Return the uppermost folder that has to be made for a folder; None where it is there."""
+    return next((own for own in [*reversed(folder.parents), folder] if not own.exists()), None)
 
 
 def next_run_dir(name: str) -> Path:

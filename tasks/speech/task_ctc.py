@@ -44,7 +44,8 @@ class SpeechCTC(Benchmark):
     passes: how often split train is gone through, each time in another order
     stack: frames of 10 ms in a time step
     align: utterances are filled up to a multiple of so many steps; stream.length must divide it
-    augment: how much the utterances of split train vary in speed, noise and lost bands; 0: not at all, 1: much
+    augment: how much the utterances of split train vary, as words do; 0: not at all, 1: much
+    fold: 0 to 3: this quarter of train's speakers is split valid, and held out, to choose settings by; null: none
 
     Construction raises ValueError; reading raises FileNotFoundError, ValueError or ImportError.
     """
@@ -55,9 +56,11 @@ class SpeechCTC(Benchmark):
     stack: int = 3
     align: int = 16
     augment: float = 0.0
+    fold: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers below 1."""
+        """Refuse numbers below 1, and a fold that there is not."""
+        corpora.check_fold(self.fold)
         if min(self.passes, self.stack, self.align) < 1:
             raise ValueError(
                 f"passes is {self.passes}, stack {self.stack}, align {self.align}: expected at least 1 of each"
@@ -71,12 +74,13 @@ class SpeechCTC(Benchmark):
     @property
     def splits(self) -> dict[str, str]:
         """Return the parts of the corpus."""
-        return {"train": "the given training utterances", "test": "the given test utterances", "all": "all"}
+        own = {"train": "the given training utterances", "test": "the given test utterances"}
+        return {**corpora.folded(own, self.fold), "all": "all"}
 
     @property
     def held_out(self) -> Split:
-        """Return test."""
-        return "test"
+        """Return test, or, with a fold, valid."""
+        return "test" if self.fold is None else "valid"
 
     @property
     def step_seconds(self) -> float:
@@ -144,8 +148,11 @@ class SpeechCTC(Benchmark):
     @cached_property
     def _listed(self) -> dict[str, Sequence[Utterance]]:
         """Return the utterances of every split: meters ask for their words again and again."""
-        folder = self._folder
-        return {split: spellings(split) if folder is None else corpora.an4(folder, split) for split in self.splits}
+        return {split: corpora.select(self._load, split, self.fold) for split in self.splits}
+
+    def _load(self, split: str) -> Sequence[Utterance]:
+        """Return what the corpus calls a split."""
+        return spellings(split) if self._folder is None else corpora.an4(self._folder, split)
 
     @cached_property
     def _samples(self) -> list[int]:
