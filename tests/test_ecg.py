@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,9 @@ from biomamba.tasks import TASKS
 from biomamba.tasks.common import files
 from biomamba.tasks.ecg import scores as ecg_scores
 from biomamba.tasks.ecg import simulated as ecg_simulated
-from biomamba.tasks.ecg.files import BLOCK, CLASSES, KIND, RATE, read_beats
+from biomamba.tasks.ecg.beats import NONE, match
+from biomamba.tasks.ecg.features import AFTER, Features
+from biomamba.tasks.ecg.files import BLOCK, CLASSES, KIND, RATE, UNUSED, read_beats
 from biomamba.tasks.ecg.rhythm import Rhythm
 from biomamba.tasks.ecg.signal import WINDOW, usable
 from biomamba.tasks.ecg.task import COUNTS, SPLITS, Ecg
@@ -170,7 +173,7 @@ def test_leads_are_taken_by_name(folder: Path) -> None:
 
 
 def test_a_beat_is_decided_at_the_first_step_that_reaches_its_decision(folder: Path) -> None:
-    beats, kinds = read_beats(folder, "100", SAMPLES)
+    beats, kinds, _ = read_beats(folder, "100", SAMPLES)
     chunk = whole(of(folder, decimate=3, decision=0.4, records=("100",)))
     learn, score = chunk.y[0], chunk.info["score"][0]
     steps = (score >= 0).nonzero()[:, 0]
@@ -183,7 +186,7 @@ def test_a_beat_is_decided_at_the_first_step_that_reaches_its_decision(folder: P
 
 @pytest.mark.parametrize("delay", [0, 2])
 def test_the_label_is_not_in_the_input(folder: Path, own: Path, delay: int) -> None:
-    beats, kinds = read_beats(own, "100", SAMPLES)
+    beats, kinds, _ = read_beats(own, "100", SAMPLES)
     wfdb.wrann("100", "atr", beats, [SYMBOL[(kind + 1) % 5] for kind in kinds], write_dir=str(own))
     batch = 2 if delay else 1
     one, other = (whole(of(at, records=("100",), label_delay=delay), batch=batch) for at in (folder, own))
@@ -203,12 +206,12 @@ def test_the_future_of_the_signal_changes_nothing_before_it(folder: Path, own: P
 
 
 def test_minutes_that_are_labelled_and_scored(folder: Path) -> None:
-    beats, _ = read_beats(folder, "100", SAMPLES)
+    beats, _, _ = read_beats(folder, "100", SAMPLES)
     task = of(folder, records=("100", "101"), labelled=0.5, score_from=0.25)
     chunk = whole(task)
     assert int((chunk.y >= 0).sum()) == int((beats < 0.5 * 60 * RATE).sum()) > 0
     assert int((chunk.info["score"] >= 0).sum()) == int((beats >= 0.25 * 60 * RATE).sum()) > 0
-    trained, _ = read_beats(folder, "101", SAMPLES)
+    trained, _, _ = read_beats(folder, "101", SAMPLES)
     assert int((whole(task, "train").y[0] >= 0).sum()) == len(trained)  # `labelled` is for the test alone
 
 
@@ -267,7 +270,7 @@ def test_people_of_all_sizes_look_alike_where_leads_are_scaled(monkeypatch: pyte
 
 def test_late_rows_hear_what_live_rows_heard_and_carry_the_labels(folder: Path) -> None:
     plain = whole(of(folder, records=("100",)))
-    beats, _ = read_beats(folder, "100", SAMPLES)
+    beats, _, _ = read_beats(folder, "100", SAMPLES)
     pair = whole(of(folder, records=("100",), label_delay=3), batch=2)
     lag = math.ceil(int((beats[3:] - beats[:-3]).max()) / 4)
     assert torch.equal(pair.x[0], plain.x[0])
@@ -303,7 +306,7 @@ def live_predictions(task: Ecg, length: int) -> tuple[torch.Tensor, torch.Tensor
 def test_what_is_said_live_depends_on_no_label_that_has_not_arrived(
     folder: Path, own: Path, length: int, decimate: int
 ) -> None:
-    beats, kinds = read_beats(own, "100", SAMPLES)
+    beats, kinds, _ = read_beats(own, "100", SAMPLES)
     first = 12  # the beat from which on the labels are replaced
     symbols = [SYMBOL[kind if i < first else (kind + 1) % 5] for i, kind in enumerate(kinds)]
     wfdb.wrann("100", "atr", beats, symbols, write_dir=str(own))
@@ -424,7 +427,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
     out = torch.randn(1200, 5)
     out[places, said] = 100.0
     meters = ecg_scores.meters()
-    info = {"score": score, "skipped": zero, "lost": zero}
+    info = {"score": score, "skipped": zero, "lost": zero, "unused": zero}
     chunk = Chunk(out.view(3, 400, 5), none, none >= 0, none >= 0, info)  # nothing is learned: scored it is
     for meter in meters.values():
         meter.update(chunk.x, chunk)
@@ -551,6 +554,15 @@ def test_registry_and_options() -> None:
         ({"decision": math.nan}, "decision is nan s, expected 0 to 2 seconds"),
         ({"passes": 0}, "passes is 0 and label_delay 0, expected at least 1"),
         ({"labelled": -1.0}, "labelled is -1.0 and score_from 0.0, expected minutes"),
+        ({"gate": 2.0, "step": "beat"}, "gate is 2.0, expected 0 to 1"),
+        ({"gate": 0.9}, "peaks is annotated and gate 0.9 with step sample, expected step beat"),
+        ({"peaks": "detected"}, "peaks is detected and gate 0.0 with step sample, expected step beat"),
+        ({"channels": ("qrs_width",)}, "channels: got qrs_width, expected each at most once, of lead, wait_mean"),
+        ({"channels": ("wait_long",), "rhythm": False}, "channels: got wait_long, expected each at most once, of lead"),
+        (
+            {"channels": ("p_size", "p_size"), "step": "beat"},
+            "channels: got p_size, expected each at most once, of wait",
+        ),
     ]:
         with pytest.raises(ValueError, match=said) as error:
             Ecg(**options)  # type: ignore[arg-type]
@@ -767,7 +779,266 @@ def test_114_has_its_leads_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert close[0][1] > abs(close[0][0]) + 0.3 and close[1][0] > abs(close[1][1]) + 0.3  # but for the drift
 
 
+def test_every_qrs_complex_that_wfdb_knows_has_a_class_or_is_counted(own: Path) -> None:
+    known = [own.symbol for own in wfdb.io.annotation.ann_labels if wfdb.io.annotation.is_qrs[own.label_store]]
+    known = [symbol for symbol in known if symbol.strip()]
+    assert set(known) == KIND.keys() | UNUSED and len(known) == 20
+    beats = np.arange(len(known)) * 300 + 400
+    wfdb.wrann("100", "atr", beats, known, write_dir=str(own))
+    told = read_beats(own, "100", SAMPLES)
+    assert len(told.beats) + len(told.unused) == len(known)
+    assert told.unused.tolist() == [beats[known.index("!")]]
+    chunk = whole(of(own, records=("100",)))
+    assert int(chunk.info["unused"].sum()) == 1 and int((chunk.y >= 0).sum()) == len(known) - 1
+    meters = ecg_scores.meters()
+    for meter in meters.values():
+        meter.update(torch.zeros(*chunk.y.shape, 5), chunk)
+    assert meters["unused_beats"].get() == 1
+
+
+def test_samples_that_do_not_add_up_to_the_header_are_an_error_before_anything_is_learned(own: Path) -> None:
+    data = bytearray((own / "100.dat").read_bytes())
+    data[60_000] ^= 1
+    (own / "100.dat").write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"100.dat: the checksum of (MLII|V5) is .* as 100.hea says") as error:
+        of(own, records=("100",)).stream("test", batch=1, length=1, seed=0)
+    assert "\n" not in str(error.value)
+
+
 def test_every_symbol_of_ec57_has_a_class() -> None:
     wanted = {"N": "N", "L": "N", "R": "N", "e": "N", "j": "N", "A": "S", "a": "S", "J": "S", "S": "S"}
     wanted |= {"V": "V", "E": "V", "F": "F", "/": "Q", "f": "Q", "Q": "Q"}
+    wanted |= {"B": "N", "n": "N", "r": "V", "?": "Q"}  # in no record of DS1 or DS2
     assert {symbol: CLASSES[kind] for symbol, kind in KIND.items()} == wanted
+
+
+# one step a beat
+
+BEAT: dict[str, Any] = {"simulate": True, "step": "beat"}
+
+
+def naive_features(signal: NDArray[np.float64], peaks: NDArray[np.int64], gate: float) -> NDArray[np.float64]:
+    """Return the channels of a record's beats (m, k) from the whole signal (s, c), lead by lead, beat by beat."""
+    high = scipy.signal.butter(2, 0.5, "highpass", fs=RATE, output="sos")
+    low = scipy.signal.butter(4, 35, fs=RATE, output="sos")
+    waits = np.empty((len(peaks), 5))
+    long = mean = last = 0.8
+    irregular = 0.0
+    for i, peak in enumerate(peaks):
+        wait = float(np.clip((peak - peaks[i - 1]) / RATE, 0.2, 3.0)) if i else 0.8
+        waits[i] = *np.clip(4 * np.log(wait / np.array([long, mean, last])), -4, 4), min(4 * irregular, 4), wait / long
+        irregular += 0.1 * (abs(math.log(wait / last)) - irregular)
+        long += (0.1 if wait > long else 0.02) * (wait - long)
+        mean, last = mean + 0.1 * (wait - mean), wait
+    leads = []
+    for lead in signal.T:
+        x = scipy.signal.sosfilt(high, lead, zi=scipy.signal.sosfilt_zi(high) * lead[0])[0]
+        x = scipy.signal.sosfilt(low, x, zi=scipy.signal.sosfilt_zi(low) * x[0])[0]
+        power, level = 0.3**2, np.empty(len(x))
+        for at, value in enumerate(x):
+            power += (value**2 - power) / RATE / 10
+            level[at] = math.sqrt(power)
+        at = [
+            np.clip(peaks[:, None] + np.arange(a, b, 6), 0, len(x) - 1) for a, b in ((-36, 43), (-108, -29), (-54, 73))
+        ]
+        qrs, p, slope = (x[places] / (level[peaks][:, None] + 1e-3) for places in at)
+        steep = np.abs(np.diff(slope, axis=1))
+        width = ((steep > 0.3 * steep.max(1, keepdims=True)).sum(1) - 7) / 3
+        leads.append((qrs - qrs.mean(1, keepdims=True), p - p.mean(1, keepdims=True), width))
+    shapes = np.empty((7, len(leads), len(peaks)))
+    shapes[3] = [width for *_, width in leads]
+    for row, which in ((0, 0), (4, 1)):
+        usual, count = [lead[which][0] for lead in leads], 1.0
+        for i in range(len(peaks)):
+            alike = []
+            for c, lead in enumerate(leads):
+                own, norm, size = lead[which][i], np.linalg.norm(lead[which][i]), np.linalg.norm(usual[c]) + 1e-6
+                alike.append(own @ usual[c] / (norm * size + 1e-6))
+                shapes[row, c, i] = 2 * (1 - alike[-1])
+                shapes[row + 1, c, i] = np.clip(2 * math.log((norm + 1e-3) / (size + 1e-3)), -4, 4)
+                shapes[row + 2, c, i] = min(np.linalg.norm(own - usual[c]) / (size + 1e-3), 4)
+            counted = 0.1 if waits[i, 4] < gate else 1.0
+            weight = counted * max(np.mean(alike), 0.1) * (max(0.05, 1 / (count + 1)) if count < 20 else 0.05)
+            usual = [own + weight * (lead[which][i] - own) for own, lead in zip(usual, leads, strict=True)]
+            count += counted
+    return np.concatenate([waits[:, :4], shapes.reshape(-1, len(peaks)).T], axis=1)
+
+
+def test_the_channels_of_beats_are_those_of_the_definition_however_the_signal_is_cut() -> None:
+    record = ecg_simulated.simulate("simulated-train-0", 2)
+    signal, peaks = np.concatenate(list(record.blocks()))[: 120 * RATE], record.beats[record.beats < 119 * RATE]
+    for gate in (0.0, 0.9):
+        wanted = naive_features(signal, peaks, gate)
+        for size in (len(signal), 7200, 700):
+            features, rows, told = Features(gate), [], 0
+            for at in range(0, len(signal), size):
+                end = min(at + size, len(signal))
+                ready = int((peaks + AFTER < end).sum())
+                rows.append(features(signal[at:end], peaks[told:ready]))
+                told = ready
+            assert np.allclose(np.concatenate(rows), wanted, atol=1e-5)
+    assert not np.allclose(naive_features(signal, peaks, 0.0), wanted, atol=1e-2)  # control: the gate
+    early, wide = (wanted[20:][record.kinds[20 : len(peaks)] == kind] for kind in (1, 2))
+    assert np.median(early[:, 0]) < -1 and early[:, 4].mean() < 0.2 < 0.5 < wide[:, 4].mean()
+
+
+@pytest.mark.parametrize("peaks", ["annotated", "detected"])
+def test_a_beat_depends_on_nothing_after_it_was_noticed(monkeypatch: pytest.MonkeyPatch, peaks: Any) -> None:
+    task = Ecg(**BEAT, records=(NAME,), peaks=peaks, gate=0.9)
+    one = whole(task).x[0]
+    table = task._tables[NAME]
+    if peaks == "annotated":
+        assert (table.noticed == table.peaks + AFTER).all() and AFTER == 72
+    else:
+        assert (table.noticed >= table.peaks + AFTER).all() and np.quantile(
+            table.noticed - table.peaks, 0.99
+        ) < 0.3 * RATE
+    for beat in (5, 40, 41, 200):
+        until = int(table.noticed[beat])
+
+        def change(signal: NDArray[np.float64], until: int = until) -> NDArray[np.float64]:
+            signal[until + 1 :] = signal[until + 1 :][::-1] * 3 + 0.5
+            return signal
+
+        with monkeypatch.context() as patch:
+            playing(patch, change)
+            other = whole(replace(task)).x[0]
+        assert torch.equal(one[: beat + 1], other[: beat + 1])
+        assert not torch.equal(one[: beat + 3], other[: beat + 3])  # control
+
+
+@pytest.mark.parametrize("peaks", ["annotated", "detected"])
+def test_beats_as_steps(folder: Path, peaks: Any) -> None:
+    task = of(folder, records=("101", "106", "114"), step="beat", peaks=peaks, passes=2)
+    one = whole(task, "train", batch=2)
+    assert task.spec == (5, None, 4 + 2 * 7) and task.step_seconds == 0.78
+    assert one.x.shape[1] == task.steps("train", batch=2)
+    for other in (whole(task, "train", batch=2, length=7), whole(task, "train", batch=2, start=33)):
+        assert same(other, one.between(one.x.shape[1] - other.x.shape[1]))
+    assert torch.isfinite(one.x).all() and (one.mask == (one.y >= 0)).all()
+    beats = {name: read_beats(folder, name, SAMPLES) for name in ("101", "106", "114")}
+    total = 2 * sum(len(own.beats) for own in beats.values())
+    missed = int(one.info["missed"].sum())
+    assert int((one.y >= 0).sum()) == total - missed and (peaks == "detected" or not missed)
+    single = whole(of(folder, records=("101",), step="beat", peaks=peaks), "train")
+    learned = single.y[0] >= 0
+    assert single.info["at"][0][learned].tolist() == beats["101"].beats.tolist()
+    assert single.y[0][learned].tolist() == beats["101"].kinds.tolist()
+    assert single.reset[0].nonzero()[:, 0].tolist() == [0]
+
+
+def test_chosen_channels_are_the_columns_of_all_of_them(folder: Path) -> None:
+    every = whole(of(folder, records=("100",), step="beat")).x
+    some = of(folder, records=("100",), step="beat", channels=("qrs_width", "wait_long", "p_size"))
+    assert some.spec.d_in == 5
+    assert torch.equal(whole(some).x, every[..., [10, 11, 0, 14, 15]])
+    alone = of(folder, records=("100",), step="beat", leads="MLII", channels=("qrs_width", "wait_last"))
+    assert torch.equal(whole(alone).x, every[..., [10, 2]])
+    samples = whole(of(folder, records=("100",))).x
+    chosen = of(folder, records=("100",), channels=("wait_long", "lead"))
+    assert chosen.spec.d_in == 3 and torch.equal(whole(chosen).x, samples[..., [3, 0, 1]])
+    leads = of(folder, records=("100",), rhythm=False, channels=("lead",))
+    assert torch.equal(whole(leads).x, samples[..., :2])
+
+
+def test_a_derived_task_reads_again_only_what_its_options_change(folder: Path) -> None:
+    task = of(folder, step="beat", records=("100",))
+    every = whole(task).x
+    fewer, gated = task.derived(channels=("wait_long",)), task.derived(gate=0.9)
+    assert fewer._tables is task._tables and gated._tables is not task._tables
+    assert torch.equal(whole(fewer).x, every[..., :1])
+    assert torch.equal(whole(gated).x, whole(of(folder, step="beat", records=("100",), gate=0.9)).x)
+    assert not torch.equal(whole(gated).x, every)  # control
+
+
+def test_a_lead_that_a_record_lacks_reads_as_usual(own: Path) -> None:
+    signal, beats, symbols = simulated("100")
+    both = whole(of(own, records=("100",), step="beat"))
+    write(own, "100", signal[:, :1], beats, symbols, ("MLII",))
+    chunk = whole(of(own, records=("100",), step="beat"))
+    assert chunk.x.shape == both.x.shape and not chunk.x[..., 5::2].any() and both.x[..., 5::2].any()
+    assert torch.equal(chunk.x[..., :4], both.x[..., :4])
+    alone = whole(of(own, records=("100",), step="beat", leads="MLII"))
+    assert torch.equal(chunk.x[..., [0, 1, 2, 3, *range(4, 18, 2)]], alone.x)
+
+
+def test_labels_of_beats_arrive_so_many_beats_late(folder: Path) -> None:
+    plain = whole(of(folder, records=("100",), step="beat"))
+    pair = whole(of(folder, records=("100",), step="beat", label_delay=10), batch=2)
+    assert torch.equal(pair.x[0], plain.x[0]) and torch.equal(pair.x[1, 10:], plain.x[0, :-10])
+    assert (pair.y[0] == -1).all() and torch.equal(pair.y[1, 10:], plain.y[0, :-10])
+    assert torch.equal(pair.info["score"][0], plain.info["score"][0]) and (pair.info["score"][1] == -1).all()
+    few = whole(of(folder, records=("100",), step="beat", label_delay=10_000), batch=2)
+    assert not few.mask.any() and (few.info["score"][0] >= 0).any()
+
+
+def test_missed_and_extra_beats_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = ecg_simulated.simulate(NAME, 2)
+    gone, added = record.beats[[50, 51, 120]], record.beats[200] + round(0.4 * RATE)
+    beat = np.concatenate(list(record.blocks()))[record.beats[30] - 40 : record.beats[30] + 60]
+
+    def change(signal: NDArray[np.float64]) -> NDArray[np.float64]:
+        for at in gone:
+            signal[at - 60 : at + 120] = np.linspace(*signal[[at - 60, at + 120]], 180)
+        signal[added - 40 : added + 60] = beat
+        return signal
+
+    playing(monkeypatch, change)
+    chunk = whole(Ecg(**BEAT, records=(NAME,), peaks="detected"))
+    missed, score = chunk.info["missed"][0], chunk.info["score"][0]
+    assert missed.sum(0).tolist() == np.bincount(record.kinds[[50, 51, 120]], minlength=5).tolist()
+    extra = score == NONE
+    began = int((extra & (chunk.info["at"][0] < 5 * RATE)).sum())  # before anything usual is known
+    assert int(extra.sum()) == 1 + began and began < 6 and not chunk.mask[0][extra].any()
+    assert int(((score >= 0) & (score < NONE)).sum()) == len(record.beats) - 3
+    meters = Ecg(**BEAT, peaks="detected").meters()
+    perfect = torch.nn.functional.one_hot(score.clamp(0, 4), 5).float()[None]
+    for meter in meters.values():
+        meter.update(perfect, chunk)
+    matrix = torch.tensor(meters["accuracy"].state_dict()["matrix"])
+    assert matrix.shape == (6, 6) and int(matrix.sum()) == len(record.beats) + 1 + began
+    assert matrix[:, NONE].tolist() == [*missed.sum(0).tolist(), 0] and int(matrix[NONE].sum()) == 1 + began
+    assert meters["accuracy"].get() == pytest.approx((len(record.beats) - 3) / int(matrix.sum()))
+
+
+def test_a_detection_is_of_the_nearest_beat_within_150_ms() -> None:
+    beats = np.array([100, 400, 700, 800])
+    assert match(np.array([90, 454, 650, 740, 2000]), beats).tolist() == [0, 1, -1, 2, -1]
+    assert match(np.array([90, 455, 640]), beats).tolist() == [0, -1, -1]  # 55 samples are 153 ms
+    assert match(np.array([700, 745]), beats).tolist() == [2, -1] and match(beats[:0], beats).tolist() == []
+    assert match(beats, beats[:0]).tolist() == [-1] * 4
+
+
+def test_beats_of_a_bad_window_are_lost_and_counted_where_a_step_is_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = ecg_simulated.simulate(NAME, 2)
+
+    def spoil(signal: NDArray[np.float64]) -> NDArray[np.float64]:
+        signal[30 * WINDOW : 33 * WINDOW] = np.nan
+        return signal
+
+    playing(monkeypatch, spoil)
+    inside = [(at >= 30 * WINDOW) & (at < 33 * WINDOW) for at in (record.beats, record.beats + AFTER)]
+    lost = int((inside[0] | inside[1]).sum())
+    for peaks in ("annotated", "detected"):
+        chunk = whole(Ecg(**BEAT, records=(NAME,), peaks=peaks))
+        assert int(chunk.info["lost"].sum()) == lost > 0 and int(chunk.info["skipped"].sum()) == 3 * WINDOW
+        beats = int((chunk.y >= 0).sum()) + int(chunk.info["missed"].sum())
+        assert beats == len(record.beats) - lost and torch.isfinite(chunk.x).all()
+        at, y = chunk.info["at"][0], chunk.y[0]
+        assert set(at[y >= 0].tolist()) <= set(record.beats.tolist())
+    playing(monkeypatch, lambda signal: np.full_like(signal, np.nan))
+    nothing = whole(Ecg(**BEAT, records=(NAME,), peaks="detected"))
+    assert not nothing.mask.any() and nothing.x.shape[1] == 1 and int(nothing.info["lost"].sum()) == len(record.beats)
+
+
+@real
+@pytest.mark.slow
+def test_detected_peaks_of_ds1_and_their_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIOMAMBA_DATA", str(DATA))
+    task = Ecg(step="beat", peaks="detected")
+    info = whole(task, "train", batch=22, length=5000).info
+    missed, extra = int(info["missed"].sum()), int((info["score"] == NONE).sum())
+    assert missed < 0.01 * sum(COUNTS) and extra < 0.01 * sum(COUNTS)
+    assert int(((info["score"] >= 0) & (info["score"] < NONE)).sum()) + missed == sum(COUNTS)
+    offsets = [np.median((own.peaks - own.at)[own.kinds == 0]) for own in task._tables.values()]
+    assert abs(np.median(offsets)) <= 1

@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from .. import checkpoint
-from ..experiment import log, schedule
+from ..experiment import log, outcome, schedule
 from ..experiment.build import Experiment, steps_to_take, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
@@ -69,7 +69,10 @@ def run(argv: Sequence[str]) -> int:
         scored["each by itself"] = adapt(settings, task, split, weights, keep)
     elif keep is not None:
         own.learner.save(keep)
+    outcome.check_scored(task, scored["learning off"].meters, own.total)
     print(score_table({label: found.scores for label, found in scored.items()}))
+    for line in task.left_out(scored["learning off"].meters):
+        print(line)
     for label, found in scored.items():
         if counts := log.confusion(found.meters):
             print(f"{label}\n{confusion_table(counts)}")

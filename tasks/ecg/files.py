@@ -19,16 +19,20 @@ from ..common.files import package
 
 RATE = 360  # Hz, of every record of MIT-BIH
 BLOCK = 20 * RATE  # samples read at once
+SUMMED = 30 * BLOCK  # samples whose checksum is taken at once
 CLASSES = ("N", "S", "V", "F", "Q")
-SYMBOLS = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}  # AAMI EC57
+SYMBOLS = {"N": "NLRBejn", "S": "AaJS", "V": "VEr", "F": "F", "Q": "/fQ?"}  # AAMI EC57; escapes e, j and n: de Chazal
 KIND = {symbol: CLASSES.index(name) for name, symbols in SYMBOLS.items() for symbol in symbols}
+UNUSED = {"!"}  # waves of ventricular flutter: QRS complexes to WFDB, of no class in EC57
 LEAD = "MLII"
 LEADS = 12  # signals of a record at most
 LONGEST = 48 * 3600 * RATE  # samples of a record at most
 HEADER_BYTES, BEATS_BYTES = 1 << 16, 1 << 24  # at most
 SAMPLE_BYTES = {"212": 1.5, "16": 2.0}  # by WFDB format
 FIRST = re.compile(r"(\S+)\s+(\d{1,12})\s+([^\s/]+)\S*\s+(\d{1,18})(\s.*)?")
-SIGNAL = re.compile(r"(\S+)\s+(\d+)\s+([^\s(/]+)(?:\((-?\d{1,9})\))?(?:/(\S+))?(?:\s+-?\d{1,9}){5}\s+(.*)")
+SIGNAL = re.compile(
+    r"(\S+)\s+(\d+)\s+([^\s(/]+)(?:\((-?\d{1,9})\))?(?:/(\S+))?(?:\s+-?\d{1,9}){3}\s+(-?\d{1,9})\s+-?\d{1,9}\s+(.*)"
+)
 
 
 class Record(NamedTuple):
@@ -36,8 +40,10 @@ class Record(NamedTuple):
 
     name: str
     samples: int
+    leads: int  # c
     beats: NDArray[np.int64]  # (m,) samples of the R peaks
     kinds: NDArray[np.int64]  # (m,) their classes
+    unused: NDArray[np.int64]  # samples of what is annotated as a QRS complex and has no class: see UNUSED
     blocks: Callable[[], Iterator[NDArray[np.float64]]]  # the signal from its beginning, (s, c) mV, s = BLOCK
 
 
@@ -46,18 +52,30 @@ class Header(NamedTuple):
 
     samples: int
     leads: list[str]
+    sums: list[int]  # of the signals' samples, modulo 2**16
 
 
-def open_record(folder: Path, name: str, both: bool) -> Record:
+class Annotations(NamedTuple):
+    """What the annotations of a record say."""
+
+    beats: NDArray[np.int64]  # (m,) samples of the R peaks
+    kinds: NDArray[np.int64]  # (m,) their classes
+    unused: NDArray[np.int64]  # as in Record
+
+
+def open_record(folder: Path, name: str, both: bool, missing: bool = False) -> Record:
     """Return a record of a folder, with its lead MLII first, and where `both` with the first of its other leads.
+
+    missing: the other lead may be missing.
 
     Raises FileNotFoundError where one of the three files is not there and ValueError where they hold no such record,
     naming the file, what was found and what was expected.
     """
     header = read_header(folder, name)
-    chosen = _leads(folder / f"{name}.hea", header.leads, both)
-    beats, kinds = read_beats(folder, name, header.samples)
-    return Record(name, header.samples, beats, kinds, lambda: _blocks(folder / name, header.samples, chosen))
+    chosen = _leads(folder / f"{name}.hea", header.leads, both and not (missing and len(header.leads) == 1))
+    told = read_beats(folder, name, header.samples)
+    _check_sums(folder / name, header, chosen)
+    return Record(name, header.samples, len(chosen), *told, lambda: _blocks(folder / name, header.samples, chosen))
 
 
 def read_header(folder: Path, name: str) -> Header:
@@ -78,29 +96,29 @@ def read_header(folder: Path, name: str) -> Header:
         raise ValueError(f"{file}: {signals} signals in {len(lines) - 1} lines, expected as many, 1 to {LEADS}")
     if not RATE <= samples <= LONGEST:
         raise ValueError(f"{file}: claims {samples} samples, expected {RATE} to {LONGEST}: fetch the file again")
-    leads, formats = zip(*(_signal(file, name, line) for line in lines[1:]), strict=True)
+    leads, formats, sums = zip(*(_signal(file, name, line) for line in lines[1:]), strict=True)
     _check_size(folder / f"{name}.dat", math.ceil(sum(SAMPLE_BYTES[f] for f in formats) * samples), file)
-    return Header(samples, list(leads))
+    return Header(samples, list(leads), list(sums))
 
 
-def read_beats(folder: Path, name: str, samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the samples (m,) and the classes (m,) of the beats that NAME.atr tells of. Raises as `open_record`."""
+def read_beats(folder: Path, name: str, samples: int) -> Annotations:
+    """Return the beats that NAME.atr tells of. Raises as `open_record`."""
     file = folder / f"{name}.atr"
     if not _bytes(file, BEATS_BYTES):
         raise ValueError(f"{file} is empty, expected the annotations of beats: fetch the file again")
     told = _guarded(file, lambda wfdb: wfdb.rdann(str(folder / name), "atr"))
-    known = [i for i, symbol in enumerate(told.symbol) if symbol in KIND]
-    beats = np.asarray(told.sample, dtype=np.int64)[known]
-    kinds = np.array([KIND[told.symbol[i]] for i in known], dtype=np.int64)
+    at = np.asarray(told.sample, dtype=np.int64)
+    known, unused = ([i for i, symbol in enumerate(told.symbol) if symbol in of] for of in (KIND, UNUSED))
+    beats, kinds = at[known], np.array([KIND[told.symbol[i]] for i in known], dtype=np.int64)
     if not len(beats):
         raise ValueError(f"{file} holds no beat, expected symbols such as N, A and V: fetch the file again")
     if beats[0] < 0 or beats[-1] >= samples or (np.diff(beats) < 0).any():
         raise ValueError(f"{file}: beats lie out of order or outside the {samples} samples: fetch the file again")
-    return beats, kinds
+    return Annotations(beats, kinds, at[unused])
 
 
-def _signal(file: Path, name: str, line: str) -> tuple[str, str]:
-    """Return the lead and the format of a signal's line. Raises ValueError for one that cannot be read safely."""
+def _signal(file: Path, name: str, line: str) -> tuple[str, str, int]:
+    """Return the lead, the format and the checksum of a signal's line. Raises ValueError where none can be trusted."""
     parts = SIGNAL.fullmatch(line)
     if parts is None or parts[2] not in SAMPLE_BYTES or parts[1] != f"{name}.dat":
         raise ValueError(
@@ -109,7 +127,7 @@ def _signal(file: Path, name: str, line: str) -> tuple[str, str]:
         )
     if not 1 <= _number(parts[3]) <= 1e5 or (parts[5] or "mV") != "mV":
         raise ValueError(f"{file}: a signal's gain is {line.split()[2][:40]!r}, expected 1 to 100000 units per mV")
-    return parts[6].strip(), parts[2]
+    return parts[7].strip(), parts[2], int(parts[6]) % 2**16
 
 
 def _leads(file: Path, leads: list[str], both: bool) -> list[int]:
@@ -119,6 +137,24 @@ def _leads(file: Path, leads: list[str], both: bool) -> list[int]:
         raise ValueError(f"{file}: the leads are {', '.join(leads)}, expected {wanted}: leave the record out")
     first = leads.index(LEAD)
     return [first, *[i for i in range(len(leads)) if i != first][: int(both)]]
+
+
+def _check_sums(path: Path, header: Header, chosen: list[int]) -> None:
+    """Raise ValueError where the samples do not add up to what the header says: they were changed since."""
+    found = np.zeros(len(chosen), dtype=np.int64)
+    for at in range(0, header.samples, SUMMED):
+        end = min(at + SUMMED, header.samples)
+
+        def read(wfdb: Any, at: int = at, end: int = end) -> Any:
+            return wfdb.rdrecord(str(path), sampfrom=at, sampto=end, channels=chosen, physical=False).d_signal
+
+        found += _guarded(path.with_suffix(".dat"), read).sum(0, dtype=np.int64)
+    for i, own in zip(chosen, found % 2**16, strict=True):
+        if own != header.sums[i]:
+            raise ValueError(
+                f"{path}.dat: the checksum of {header.leads[i]} is {own}, expected {header.sums[i]}, "
+                f"as {path.name}.hea says: fetch the record again"
+            )
 
 
 def _blocks(path: Path, samples: int, chosen: list[int]) -> Iterator[NDArray[np.float64]]:

@@ -2,13 +2,15 @@
 
     j = Se_S + P_S + Se_V + P_V          jk = kappa / 2 + j / 8          (Mar et al. 2011)
 
-Se is the sensitivity of a class, P its positive predictivity. In j and jk one that is undefined counts 0.
+Se is the sensitivity of a class, P its positive predictivity. In j and jk one that is undefined counts 0. Where R peaks
+are detected, a beat that was missed counts as said to be none, and what is no beat as what was said of it.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from biomamba.metrics import Confusion, CrossEntropy, Derived, Total
@@ -25,7 +27,7 @@ class ScoredLoss(CrossEntropy):
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Add the scored beats of `out` (b, t, 5)."""
         true = chunk.info["score"]
-        super().update(out, chunk._replace(y=true, mask=true >= 0))
+        super().update(out, chunk._replace(y=true, mask=(true >= 0) & (true < len(CLASSES))))
 
 
 def decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -33,6 +35,14 @@ def decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
     true = chunk.info["score"]
     scored = true >= 0
     return out[scored].argmax(-1), true[scored]
+
+
+def with_missed(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """Return the same, and for each beat that was missed the class after the last, and its own."""
+    said, true = decisions(out, chunk)
+    counts = chunk.info["missed"].flatten(0, 1).sum(0)
+    missed = torch.arange(len(counts)).repeat_interleave(counts).to(true)
+    return torch.cat([said, torch.full_like(missed, len(counts))]), torch.cat([true, missed])
 
 
 def j(counts: Confusion) -> float:
@@ -46,9 +56,9 @@ def jk(counts: Confusion) -> float:
     return counts.kappa() / 2 + j(counts) / 8
 
 
-def meters() -> dict[str, Meter]:
-    """Return fresh meters of the scored beats, and of what the quality gate cut out."""
-    counts = Confusion(CLASSES, decisions)
+def meters(detected: bool = False) -> dict[str, Meter]:
+    """Return fresh meters of the scored beats, and of what was left out; detected: R peaks may be missed or extra."""
+    counts = Confusion([*CLASSES, "none"], with_missed) if detected else Confusion(CLASSES, decisions)
     scores: dict[str, Callable[[], float]] = {
         "macro_f1": partial(counts.macro_f1, (N, S, V)),
         "jk": partial(jk, counts),
@@ -66,4 +76,5 @@ def meters() -> dict[str, Meter]:
     }
     derived: dict[str, Meter] = {name: Derived(score) for name, score in scores.items()}
     own: dict[str, Meter] = {"accuracy": counts, "loss": ScoredLoss()}
-    return derived | own | {"skipped_seconds": Total("skipped", RATE), "lost_beats": Total("lost")}
+    left_out = {"skipped_seconds": Total("skipped", RATE), "lost_beats": Total("lost"), "unused_beats": Total("unused")}
+    return derived | own | left_out

@@ -44,7 +44,7 @@ def simulate(name: str, leads: int) -> Record:
     for beat, kind in zip(beats, kinds, strict=True):
         signal[beat - RATE // 2 : beat + RATE // 2] += shapes[kind]
     both = signal[:, None] * np.array(SIZES[:leads]) + draw.normal(0.0, NOISE, size=(SAMPLES, leads))
-    return Record(name, SAMPLES, beats, kinds, lambda: _blocks(both))
+    return Record(name, SAMPLES, leads, beats, kinds, beats[:0], lambda: _blocks(both))
 
 
 def _blocks(signal: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:

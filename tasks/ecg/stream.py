@@ -3,7 +3,8 @@
     R peak at sample r   ->   decided at the first step whose signal reaches r + decision
 
 y is the class to learn, -1 where there is none; info has the class to `score` (-1: none), and of what the quality gate
-cut out just before this step the samples, `skipped`, and the beats, `lost`.
+cut out just before this step the samples, `skipped`, and the beats, `lost`; `unused` counts flutter waves, which have
+no class, and `at` is the sample of the R peak where a beat is decided.
 
 With delayed labels the stream runs twice, a live row and a late one:
 
@@ -34,10 +35,11 @@ from .signal import Filters, RunningNorm, augment, usable
 class Beats:
     """A record, live, late or both at once: what packing.Recording asks for.
 
-    every: samples per step. decision: samples from the R peak to the decision. rhythm: with the channels of ecg_rhythm.
-    scale: divide by the running size. vary: seeds of the gains, which are varied from block to block; None: they are
-    not. learn, score: whether beats are learned from and scored. labelled: samples after which no beat is learned from.
-    score_from: samples before which none is scored. short: steps left out at the end.
+    every: samples per step. decision: samples from the R peak to the decision. rhythm: with the channels of Rhythm.
+    scale: divide by the running size. columns: of the channels; none: all. vary: seeds of the gains, which are varied
+    from block to block; None: they are not. learn, score: whether beats are learned from and scored. labelled: samples
+    after which no beat is learned from. score_from: samples before which none is scored. short: steps left out at the
+    end.
     """
 
     record: Record
@@ -45,6 +47,7 @@ class Beats:
     decision: int
     rhythm: bool = False
     scale: bool = False
+    columns: tuple[int, ...] = ()
     vary: tuple[int, ...] | None = None
     learn: bool = True
     score: bool = True
@@ -73,7 +76,7 @@ class Beats:
         decided = np.minimum(self.record.beats + self.decision, self.record.samples - 1)
         alive = np.ones(len(decided), dtype=bool)
         preprocess, at, done = Preprocessor(self), 0, 0
-        skipped = lost = 0
+        skipped = lost = unused = 0
         for block in self.record.blocks():
             kept, end = usable(block), at + len(block)
             peaks = (self.record.beats >= at) & (self.record.beats < end)
@@ -82,36 +85,43 @@ class Beats:
             alive[now] &= kept[decided[now] - at]
             x = preprocess(block[kept])
             places = (np.cumsum(kept) - 1)[decided[now] - at] // self.every
-            y, score = self._labels(np.flatnonzero(now & alive), places[alive[now]], len(x))
+            labels = self._labels(np.flatnonzero(now & alive), places[alive[now]], len(x))
             skipped, lost = skipped + int((~kept).sum()), lost + int((now & ~alive).sum())
+            unused += int(((self.record.unused >= at) & (self.record.unused < end)).sum())
             at, done = end, done + len(x)
             if len(x):
-                yield self._segment(x, y, score, skipped, lost)
-                skipped = lost = 0
+                yield self._segment(x, labels, skipped, lost, unused)
+                skipped = lost = unused = 0
         rest = self.record.samples // self.every - done
         if rest:
-            y, score = self._labels(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), rest)
-            yield self._segment(torch.zeros(rest, x.shape[1]), y, score, skipped, lost)
+            none = np.empty(0, dtype=np.int64)
+            yield self._segment(torch.zeros(rest, x.shape[1]), self._labels(none, none, rest), skipped, lost, unused)
 
-    def _labels(self, which: NDArray[np.int64], places: NDArray[np.int64], steps: int) -> tuple[Tensor, Tensor]:
-        """Return the classes to learn and to score (t,), those of some beats at their steps."""
+    def _labels(self, which: NDArray[np.int64], places: NDArray[np.int64], steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the classes to learn and to score and the R peaks (t,), of some beats at their steps."""
         y, score = torch.full((2, steps), -1)
+        at = torch.zeros(steps, dtype=torch.int64)
         if steps:
             places, kinds = places.clip(max=steps - 1), self.record.kinds[which]
             known = self.record.beats[which] < self.labelled
             counted = self.record.beats[which] >= self.score_from
+            at[places] = torch.from_numpy(self.record.beats[which])
             if self.learn:
                 y[places[known]] = torch.from_numpy(kinds[known])
             if self.score:
                 score[places[counted]] = torch.from_numpy(kinds[counted])
-        return y, score
+        return y, score, at
 
-    def _segment(self, x: Tensor, y: Tensor, score: Tensor, skipped: int, lost: int) -> Segment:
+    def _segment(
+        self, x: Tensor, labels: tuple[Tensor, Tensor, Tensor], skipped: int, lost: int, unused: int
+    ) -> Segment:
         """Return a segment; steps with a class to learn have a loss. What a late row skips is counted live alone."""
-        gone = torch.zeros(2, len(y), dtype=torch.int64)
+        y, score, at = labels
+        gone = torch.zeros(3, len(y), dtype=torch.int64)
         if self.score:
-            gone[:, 0] = torch.tensor([skipped, lost])
-        return Segment(x, y, y >= 0, {"score": score, "skipped": gone[0], "lost": gone[1]})
+            gone[:, 0] = torch.tensor([skipped, lost, unused])
+        info = {"score": score, "at": at, "skipped": gone[0], "lost": gone[1], "unused": gone[2]}
+        return Segment(x, y, y >= 0, info)
 
 
 class Preprocessor:
@@ -122,6 +132,7 @@ class Preprocessor:
         self.filters = Filters(beats.every)
         self.norm = RunningNorm(beats.every) if beats.scale else None
         self.rhythm = Rhythm(beats.every) if beats.rhythm else None
+        self.columns = list(beats.columns)
         self.rng = None if beats.vary is None else np.random.default_rng(beats.vary)
 
     def __call__(self, block: NDArray[np.float64]) -> Tensor:
@@ -131,7 +142,8 @@ class Preprocessor:
             x = self.norm(x)
         if self.rng:
             x = augment(x, self.rng)
-        return torch.cat([x, self.rhythm(block)], dim=1) if self.rhythm else x
+        x = torch.cat([x, self.rhythm(block)], dim=1) if self.rhythm else x
+        return x[:, self.columns] if self.columns else x
 
 
 @dataclass(frozen=True)
@@ -148,5 +160,5 @@ class Silence:
 def padding(channels: int) -> Segment:
     """Return a step of silence."""
     none, zero = torch.tensor([-1]), torch.tensor([0])
-    info = {"score": none, "skipped": zero, "lost": zero}
+    info = {"score": none, **dict.fromkeys(("at", "skipped", "lost", "unused"), zero)}
     return Segment(torch.zeros(1, channels), none, torch.zeros(1, dtype=torch.bool), info)

@@ -1,10 +1,12 @@
 """ECG, beat by beat: the classes of AAMI EC57 on the MIT-BIH Arrhythmia Database, in a stream.
 
-    x  the leads, mV, high-passed at 0.5 Hz          y  the class of a beat, where it is decided; else -1
+    step    x                                                      y
+    sample  the leads, mV, high-passed at 0.5 Hz, and the rhythm   the class of a beat, where it is decided; else -1
+    beat    how unlike the beat is to the usual one                its class
 
 The split between patients is de Chazal's (2004): DS1 to learn from, DS2 to be scored on, the four paced records left
-out. A beat is decided `decision` seconds after its R peak, whose place is given, as everywhere in this field: what is
-measured is the classification, not the detection. What reaches the model is the signal alone.
+out. Where the R peaks are is given, as everywhere in this field, or detected; then what is missed or extra counts as an
+error. What reaches the model is the signal alone.
 
 Shapes: b rows, t steps, c leads.
 """
@@ -12,25 +14,25 @@ Shapes: b rows, t steps, c leads.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split, Task
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split, Task
 
 from ..common.baselines import Predict, score
 from ..common.files import check_split, locate, package
 from ..common.packing import Rows, assign_rows, iterate
 from ..common.packing import steps as longest
+from . import beats, features, rhythm
 from . import scores as ecg_scores
 from . import simulated as ecg_simulated
 from .files import CLASSES, LEAD, RATE, Record, open_record
-from .rhythm import CHANNELS
 from .signal import WINDOW
 from .stream import Beats, padding
 
@@ -41,6 +43,9 @@ SPLITS = {  # of the records of de Chazal 2004
 SAME_PERSON = "201"  # whose other record is 202
 COUNTS = (45_866, 944, 3_788, 415, 8)  # beats of DS1, by class
 LONG = 4096  # steps of a chunk where nothing is learned
+CHANNELS = {"sample": ("lead", *rhythm.CHANNELS), "beat": features.CHANNELS}
+BEAT_SECONDS = 0.78  # from beat to beat, the mean of DS1
+Recording = Beats | beats.BeatSteps
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,12 @@ class Ecg(Benchmark):
     path: folder of the records; null: mitdb in the one that BIOMAMBA_DATA names, else fetched, else simulated
     simulate: use the SIMULATED records, whatever there is
     leads: both, or MLII alone
-    decimate: samples per step, a divisor of 360
-    rhythm: six channels beside the leads, heard from them alone: how early, large and wide the last beat was
+    step: a step every `decimate` samples, or one a beat
+    peaks: R peaks as annotated, or detected: beats that are missed and extra ones count as errors (step: beat)
+    channels: names of what the model is given; none: all there are. Those of the leads are given for each
+    gate: share of the long wait below which a beat counts a tenth in the templates, such as 0.9; 0: none (step: beat)
+    decimate: samples per step, a divisor of 360 (step: sample, as rhythm, scale and decision)
+    rhythm: eight channels beside the leads, heard from them alone: how early, large and wide the last beat was
     scale: divide each lead by its running root mean square; false: mV
     augment: other gains in every block of split train, the second lead upside down or left out at times
     records: only these; none named: all of the split
@@ -67,6 +76,10 @@ class Ecg(Benchmark):
     path: str | None = None
     simulate: bool = False
     leads: Literal["both", "MLII"] = "both"
+    step: Literal["sample", "beat"] = "sample"
+    peaks: Literal["annotated", "detected"] = "annotated"
+    channels: tuple[str, ...] = ()
+    gate: float = 0.0
     decimate: int = 4
     rhythm: bool = True
     scale: bool = True
@@ -90,6 +103,16 @@ class Ecg(Benchmark):
             raise ValueError(
                 f"passes is {self.passes} and label_delay {self.label_delay}, expected at least 1 and at least 0"
             )
+        if not 0 <= self.gate <= 1:
+            raise ValueError(f"gate is {self.gate}, expected 0 to 1, a share of the long wait: give 0 or 0.9")
+        if self.step == "sample" and (self.peaks == "detected" or self.gate):
+            raise ValueError(
+                f"peaks is {self.peaks} and gate {self.gate} with step sample, expected step beat for either"
+            )
+        there = CHANNELS[self.step] if self.rhythm or self.step == "beat" else ("lead",)
+        unknown = [name for name in self.channels if name not in there or self.channels.count(name) > 1]
+        if unknown:
+            raise ValueError(f"channels: got {unknown[0]}, expected each at most once, of {', '.join(there)}")
         if self.score_from < 0 or (self.labelled is not None and self.labelled < 0):
             raise ValueError(
                 f"labelled is {self.labelled} and score_from {self.score_from}, expected minutes, 0 or more"
@@ -97,8 +120,8 @@ class Ecg(Benchmark):
 
     @property
     def spec(self) -> Spec:
-        """Return the leads, and with them the rhythm, in, five classes out."""
-        return Spec(d_in=self._leads + CHANNELS * self.rhythm, d_out=len(CLASSES))
+        """Return the channels in, five classes out."""
+        return Spec(d_in=len(self._columns), d_out=len(CLASSES))
 
     @property
     def splits(self) -> dict[str, str]:
@@ -112,13 +135,16 @@ class Ecg(Benchmark):
 
     @property
     def step_seconds(self) -> float:
-        """Return how long a step lasts, seconds."""
-        return self.decimate / RATE
+        """Return how long a step lasts, seconds; about so long where it is a beat."""
+        return BEAT_SECONDS if self.step == "beat" else self.decimate / RATE
 
     @property
     def source(self) -> str:
         """Name the records, or say that they are SIMULATED."""
-        used = f"{self.leads if self.leads == LEAD else 'both leads'} at {RATE / self.decimate:g} Hz"
+        used: str = LEAD if self.leads == LEAD else "both leads"
+        used += (
+            f" at {RATE / self.decimate:g} Hz" if self.step == "sample" else f", {self.peaks} R peaks, a beat a step"
+        )
         if self._folder is None:
             return f"SIMULATED ECG (neurokit2), {ecg_simulated.RECORDS} records a split, {used}"
         return f"MIT-BIH Arrhythmia Database, {used}"
@@ -134,7 +160,8 @@ class Ecg(Benchmark):
         Raises FileNotFoundError, ValueError and ImportError for records that are not there or cannot be read; what lies
         in the signal itself is found when the stream gets there.
         """
-        return iterate(self._rows(split, batch, seed), padding(self.spec.d_in or 0), length, start)
+        fill = beats.padding if self.step == "beat" else padding
+        return iterate(self._rows(split, batch, seed), fill(len(self._columns)), length, start)
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the weighted cross entropy (nats) of `out` (b, t, 5), summed over the beats and divided by b.
@@ -148,7 +175,11 @@ class Ecg(Benchmark):
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of the scored beats; see ecg_scores."""
-        return ecg_scores.meters()
+        return ecg_scores.meters(self.peaks == "detected")
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the five classes at the beats that are scored."""
+        return Answers(chunk.info["score"] >= 0, out.softmax(-1), True, CLASSES)
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
@@ -164,14 +195,34 @@ class Ecg(Benchmark):
 
     def parts(self, split: str) -> dict[str, Task]:
         """Return a task for each record."""
+        return {name: self.derived(records=(name,)) for name in self._names(split)}
+
+    def derived(self, **options: Any) -> "Ecg":
+        """Return the task with other options; what was read of the records is shared where they do not change it."""
         folder = self._folder
-        found = replace(self, path=None if folder is None else str(folder), simulate=folder is None)
-        return {name: replace(found, records=(name,)) for name in self._names(split)}
+        other = replace(self, **{"path": None if folder is None else str(folder), "simulate": folder is None} | options)
+        if not options.keys() & {"path", "simulate", "leads", "step", "peaks", "gate"}:
+            vars(other).update(_opened=self._opened, _tables=self._tables)
+        return other
 
     @property
     def _leads(self) -> int:
         """Return how many leads there are."""
         return 1 if self.leads == LEAD else 2
+
+    @cached_property
+    def _columns(self) -> tuple[int, ...]:
+        """Return which columns of all the channels are wanted."""
+        if self.step == "beat":
+            return self._of_beats(self._leads)
+        own = {"lead": range(self._leads)}
+        own |= {name: range(self._leads + i, self._leads + i + 1) for i, name in enumerate(rhythm.CHANNELS)}
+        named = self.channels or (CHANNELS["sample"] if self.rhythm else ("lead",))
+        return tuple(column for name in named for column in own[name])
+
+    def _of_beats(self, there: int) -> tuple[int, ...]:
+        """Return which columns of the channels of beats are wanted, of a record with so many leads."""
+        return tuple(features.columns(self.channels or features.CHANNELS, self._leads, there))
 
     @cached_property
     def _weights(self) -> Tensor:
@@ -210,20 +261,42 @@ class Ecg(Benchmark):
             if self._folder is None:
                 self._opened[name] = ecg_simulated.simulate(name, self._leads)
             else:
-                self._opened[name] = open_record(self._folder, name, both=self._leads == 2)
+                both, missing = self._leads == 2, self.step == "beat"
+                self._opened[name] = open_record(self._folder, name, both, missing)
         return self._opened[name]
 
-    def _beats(self, name: str, split: str, *vary: int) -> Beats:
+    @cached_property
+    def _tables(self) -> dict[str, beats.Table]:
+        """Hold the beats of the records that were read, where a step is a beat."""
+        return {}
+
+    def _table(self, name: str) -> beats.Table:
+        """Return the beats of a record, which is read the first time."""
+        if name not in self._tables:
+            self._tables[name] = beats.tabulate(self._record(name), self.gate, self.peaks == "detected")
+        return self._tables[name]
+
+    def _recording(self, name: str, split: str, *vary: int) -> Recording:
         """Return a record as it goes on a row, live and late at once; `vary` seeds what is varied in split train."""
+        record = self._record(name)
+        vary = (*vary, *name.encode()) if self.augment and split == "train" else ()
+        labelled = math.inf if self.labelled is None or split == "train" else self.labelled * 60 * RATE
+        score_from = self.score_from * 60 * RATE
+        if self.step == "beat":
+            known = len(record.beats) if self.peaks == "annotated" else None
+            table = partial(self._table, name)
+            columns = self._of_beats(record.leads)
+            return beats.BeatSteps(record, table, known, columns, labelled=labelled, score_from=score_from)
         return Beats(
-            self._record(name),
+            record,
             self.decimate,
             round(self.decision * RATE),
             rhythm=self.rhythm,
             scale=self.scale,
-            vary=(*vary, *name.encode()) if self.augment and split == "train" else None,
-            labelled=math.inf if self.labelled is None or split == "train" else self.labelled * 60 * RATE,
-            score_from=self.score_from * 60 * RATE,
+            columns=self._columns,
+            vary=vary or None,
+            labelled=labelled,
+            score_from=score_from,
         )
 
     def _rows(self, split: str, batch: int, seed: int) -> Rows:
@@ -234,7 +307,7 @@ class Ecg(Benchmark):
         passes = self.passes if split == "train" else 1
         draw = np.random.default_rng(seed)
         orders = [draw.permutation(len(names)) if split == "train" else range(len(names)) for _ in range(passes)]
-        recordings = [self._beats(names[i], split, seed, turn) for turn, order in enumerate(orders) for i in order]
+        recordings = [self._recording(names[i], split, seed, turn) for turn, order in enumerate(orders) for i in order]
         if not self.label_delay:
             return assign_rows(recordings, batch)
         live = assign_rows([replace(own, learn=False) for own in recordings], batch // 2)

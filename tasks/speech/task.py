@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import Accuracy, Confusion, CrossEntropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing
 from ..common.files import check_split
@@ -135,6 +135,10 @@ class Speech(Benchmark):
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters: of the decisions at the words' ends, and `running`, the accuracy over all frames."""
         return {"accuracy": Confusion(self.words, _final), "running": _Running(), "loss": _Final()}
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the words at every frame."""
+        return Answers(chunk.y >= 0, out.softmax(-1), True, self.words)
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import Derived
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing
 from ..common.files import check_split
@@ -30,8 +30,8 @@ from . import files as corpora
 from . import signal as audio
 from .augment import IDENTITY, USUAL, Augmentation, check
 from .files import Utterance
-from .scores import SYMBOLS, Transcripts
-from .simulated import spellings
+from .scores import FIRST, SYMBOLS, Transcripts
+from .simulated import LETTERS, spellings
 from .stream import TwoPass, TwoPassStream
 
 
@@ -118,6 +118,10 @@ class SpeechCTC(Benchmark):
         heard = Transcripts([utterance.text for utterance in self.utterances("all")], self.stack)
         first, last = (Derived(partial(heard.latency, which)) for which in ("first", "last"))
         return {"cer": heard, "wer": Derived(heard.wer), "first_latency": first, "last_latency": last}
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the letters, "" for the blank, at the steps heard for the first time."""
+        return Answers(chunk.info["pass"] == FIRST, out.softmax(-1), True, ("", *LETTERS))
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
