@@ -1001,6 +1001,18 @@ def test_missed_and_extra_beats_are_errors(monkeypatch: pytest.MonkeyPatch) -> N
     assert meters["accuracy"].get() == pytest.approx((len(record.beats) - 3) / int(matrix.sum()))
 
 
+def test_what_is_detected_near_flutter_waves_is_neither_scored_nor_learned(own: Path) -> None:
+    _, beats, symbols = simulated("100")
+    waves = [5, 6, 20]
+    wfdb.wrann("100", "atr", beats, ["!" if i in waves else s for i, s in enumerate(symbols)], write_dir=str(own))
+    chunk = whole(of(own, records=("100",), step="beat", peaks="detected"))
+    wfdb.wrann("100", "atr", np.delete(beats, waves), list(np.delete(symbols, waves)), write_dir=str(own))
+    control = whole(of(own, records=("100",), step="beat", peaks="detected"))
+    extra = [int((one.info["score"] == NONE).sum()) for one in (chunk, control)]
+    assert extra[1] == extra[0] + 3 and torch.equal(chunk.y, control.y)
+    assert int(chunk.info["unused"].sum()) == 3 and int((chunk.info["score"] >= 0).sum()) == len(beats) - 3 + extra[0]
+
+
 def test_a_detection_is_of_the_nearest_beat_within_150_ms() -> None:
     beats = np.array([100, 400, 700, 800])
     assert match(np.array([90, 454, 650, 740, 2000]), beats).tolist() == [0, 1, -1, 2, -1]
