@@ -1,15 +1,21 @@
 """Does the rule learn to recall? Accuracy on store-recall, one step per update, three seeds. Chance is 0.125.
 
-    python -m bench.delay [--jobs 2] [--out runs/bench] [--stage main|hard|long]
+    python -m bench.delay [--jobs 2] [--out runs/bench] [--stage main|hard|long|wide|far|deep20|deep100]
 
 `main`: delay 20 with one and two blocks. `hard`: four blocks, and delay 100. `long`: delay 100 with 32 streams, width
 64 and time constants of 33 to 333 steps to begin with, each update as one graph. Settings are those of
 configs/delay.yaml but for what the table names; accuracy over the last tenth of the stream.
+
+`wide`, `far`, `deep20`, `deep100`: step sizes that differ between inputs from the start (dt_scale 4, no convolution,
+width 32, time constants from a third of the delay to three times it): delay 100 with each part taken away; delay 500;
+two and four blocks at delay 20 and 100. A run ends early once a tenth of its stream is right at 0.98: the score is that
+of the tenth after it, which decided nothing.
 """
 
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,39 +45,73 @@ HARD = [
     {"n_layers": 4, "steps": 20_000},
     {"delay": 100, "steps": 60_000},
 ]
-WIDE = {"delay": 100, "steps": 40_000, "streams": 32, "d_model": 64, "timescales": [33, 333], "compile": True}
+PLAIN = {"delay": 100, "steps": 40_000, "streams": 32, "d_model": 64, "timescales": [33, 333], "compile": True}
 LONG = [
-    WIDE | {"rule": rule, "length": length} for rule, length in [("rtrl", 1), ("bptt", 1), ("bptt", 16), ("bptt", 64)]
+    PLAIN | {"rule": rule, "length": length} for rule, length in [("rtrl", 1), ("bptt", 1), ("bptt", 16), ("bptt", 64)]
 ]
-STAGES = {"main": MAIN, "hard": HARD, "long": LONG}
+RULES_BESIDE = [("rtrl", 1), ("bptt", 1), ("bptt", 16), ("bptt", 64)]
+
+
+def selective(delay: int, **setting: Any) -> Row:
+    """Return a setting of a narrow model whose step sizes differ between inputs from the start."""
+    sizes = {"d_model": 32, "d_state": 4, "d_conv": 1, "dt_scale": 4.0, "timescales": [round(delay / 3), 3 * delay]}
+    return {"delay": delay, "lr": 3e-3, "streams": 32, "compile": True, "stop": 0.98} | sizes | setting
+
+
+def beside(**setting: Any) -> list[Row]:
+    """Return a setting under RTRL, without traces, and under truncated backpropagation."""
+    return [selective(**setting) | {"rule": rule, "length": length} for rule, length in RULES_BESIDE]
+
+
+WIDE = [
+    selective(100, steps=40_000),
+    selective(100, steps=40_000, dt_scale=1.0),
+    selective(100, steps=40_000, d_conv=4),
+    selective(100, steps=40_000, timescales=None),
+]
+FAR = beside(delay=500, steps=20_000, streams=256, d_model=16, d_state=2)
+DEEP = {
+    f"deep{delay}": [row for blocks in (2, 4) for row in beside(delay=delay, n_layers=blocks, **size)]
+    for delay, size in ((20, {"steps": 12_000, "streams": 8}), (100, {"steps": 40_000}))
+}
+STAGES = {"main": MAIN, "hard": HARD, "long": LONG, "wide": WIDE, "far": FAR, **DEEP}
+OPTIONS = ("d_model", "d_state", "d_conv", "dt_scale", "timescales")  # of the model, where a setting names them
 
 
 def measure(setting: Row) -> Row:
     """Return accuracy over the last tenth, and tenth by tenth, after learning one stream."""
-    task, steps = Delay(delay=setting["delay"]), setting["steps"]
+    task, steps, length = Delay(delay=setting["delay"]), setting["steps"], setting["length"]
     torch.manual_seed(setting["seed"])
-    options: Row = BLOCKS[setting["block"]] | {
-        name: setting[name] for name in ("d_model", "timescales") if name in setting
-    }
+    options: Row = BLOCKS[setting["block"]] | {name: setting[name] for name in OPTIONS if name in setting}
+    if options.get("timescales"):
+        options = {name: value for name, value in options.items() if name not in ("dt_min", "A_max")}
     model = biomamba.Model(vocab=21, d_out=8, n_layers=setting["n_layers"], block=setting["block"], **options)
     rule = RULES[setting["rule"]](model.blocks)
     optimizer = torch.optim.Adam(model.parameters(), lr=setting.get("lr", RATE), fused=True)
-    stream = task.stream("all", batch=setting.get("streams", 8), length=setting["length"], seed=setting["seed"])
+    stream = task.stream("all", batch=setting.get("streams", 8), length=length, seed=setting["seed"])
     tenths = [task.meters()["accuracy"] for _ in range(10)]
-    started = time.perf_counter()
+    end, started = steps, time.process_time()
     learner = biomamba.Learner(task, model, rule, optimizer, compile=setting.get("compile", False))
     for report in biomamba.online(stream, learner):
-        at = report.state.steps - report.chunk.x.shape[1]
-        tenths[at * 10 // steps].update(report.out, report.chunk)
-        if report.state.steps >= steps:
+        tenth = (report.state.steps - length) * 10 // steps
+        tenths[tenth].update(report.out, report.chunk)
+        if report.state.steps >= end:
             break
+        if (report.state.steps * 10 // steps) > tenth and tenths[tenth].get() >= setting.get("stop", 2):
+            end = min(end, (tenth + 2) * steps // 10)
     return {
-        "accuracy": tenths[-1].get(),
+        "accuracy": tenths[(end - 1) * 10 // steps].get(),
         "tenths": [meter.get() for meter in tenths],
+        "steps": report.state.steps,
         "updates": report.state.updates,
         "trace_bytes": nbytes(report.state.trace),
-        "seconds": time.perf_counter() - started,
+        "seconds": time.process_time() - started,
     }
+
+
+def told(setting: Row) -> str:
+    """Return the options of the model that a setting names."""
+    return ", ".join(f"{name} {setting[name]}" for name in OPTIONS if name in setting) or "-"
 
 
 def main() -> None:
@@ -88,16 +128,17 @@ def main() -> None:
     lines = []
     for i in range(0, len(measured), arguments.seeds):
         of_row, s = measured[i : i + arguments.seeds], measured[i]["setting"]
+        taken = sorted({r.get("steps", s["steps"]) for r in of_row})
         lines.append(
-            [s["block"], str(s["n_layers"]), s["rule"], str(s["length"]), str(s["delay"]),
-                f"{s.get('lr', RATE):g}",
-             f"{s['steps']:,}", spread([r["accuracy"] for r in of_row]),
-             ", ".join(f"{r['accuracy']:.3f}" for r in of_row), f"{of_row[0]['updates']:,}",
-             f"{of_row[0]['trace_bytes'] / 1e6:.2f}", spread([r["seconds"] for r in of_row], 0)]
+            [s["block"], str(s["n_layers"]), s["rule"], str(s["length"]), str(s["delay"]), f"{s.get('lr', RATE):g}",
+             " to ".join(f"{steps:,}" for steps in [taken[0], *taken[1:][-1:]]), told(s),
+             spread([r["accuracy"] for r in of_row]), ", ".join(f"{r['accuracy']:.3f}" for r in of_row),
+             f"{of_row[0]['updates']:,}", f"{of_row[0]['trace_bytes'] / 1e6:.2f}",
+             spread([r["seconds"] for r in of_row], 0)]
         )  # fmt: skip
-    head = ["block", "blocks", "rule", "length", "delay", "lr", "steps", "accuracy, last tenth", "by seed", "updates"]
+    head = ["block", "blocks", "rule", "length", "delay", "lr", "steps", "model", "accuracy", "by seed", "updates"]
     print(heading(f"python -m bench.delay --stage {arguments.stage} --seeds {arguments.seeds}"))
-    print(table([*head, "trace MB", "seconds"], lines))
+    print(table([*head, "trace MB", "CPU seconds"], lines))
 
 
 if __name__ == "__main__":

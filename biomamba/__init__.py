@@ -8,10 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import blocks, metrics, rules, state, stream, testing
+    from . import blocks, metrics, pure, rules, state, stream, testing
+    from .deploy.export import export
     from .estimators import classifier, regressor
     from .experiment.build import make_task
     from .experiment.load import load
+    from .fleet import Fleet, FleetReport
     from .learner import Learned, Learner
     from .loop import evaluate, online
     from .loop_state import LoopState
@@ -26,6 +28,8 @@ __all__ = [
     "Benchmark",
     "BlockState",
     "Chunk",
+    "Fleet",
+    "FleetReport",
     "Learned",
     "Learner",
     "LoopState",
@@ -39,12 +43,14 @@ __all__ = [
     "classifier",
     "cut",
     "evaluate",
+    "export",
     "forget",
     "load",
     "load_pretrained",
     "make_task",
     "metrics",
     "online",
+    "pure",
     "regressor",
     "rules",
     "state",
@@ -60,12 +66,14 @@ _MODULES = {
     "load": "experiment.load",
     **dict.fromkeys(("Learned", "Learner"), "learner"),
     "Prediction": "rows",
+    **dict.fromkeys(("Fleet", "FleetReport"), "fleet"),
     "Report": "updater",
     "LoopState": "loop_state",
     **dict.fromkeys(("evaluate", "online"), "loop"),
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
     **dict.fromkeys(("Benchmark", "Chunk", "Spec", "StatefulStream", "Task"), "stream"),
     "make_task": "experiment.build",
+    "export": "deploy.export",
 }
 
 

@@ -3,11 +3,10 @@
     checkpoint.safetensors = tensors: weights, optimiser state, the loop's state, trace and window
                            + metadata: counters, meters and plain optimiser values as JSON, and a checksum over all
 
-The file is written beside the old one and takes its place only when it is whole on the disk.
+The file is written aside and takes the place of an old one only when it is whole on the disk.
 """
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .durable import replacing
 from .loop_state import LoopState
 from .model import Model
 from .rules.base import LearningRule
@@ -32,17 +32,9 @@ def save(path: Path, tensors: Tensors, facts: Any = None) -> None:
     """Write tensors and facts (anything JSON can hold) so that at every moment `path` is a whole file, old or new."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts)
-    beside = path.with_name(path.name + ".new")
-    beside.touch()
-    mode = beside.stat().st_mode  # the usual permissions, which safetensors does not give
-    for left in path.parent.glob(".tmp*"):  # what safetensors was writing when it was killed
-        left.unlink()
-    # one entry only: of several, each file would have an order of its own, and equal runs unequal files
-    save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
-    beside.chmod(mode)
-    with beside.open("rb") as written:
-        os.fsync(written.fileno())
-    beside.replace(path)
+    with replacing(path) as beside:
+        # one entry only: of several, each file would have an order of its own, and equal runs unequal files
+        save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
 
 
 def load(path: Path) -> tuple[Tensors, Any]:
@@ -88,14 +80,7 @@ def collect(model: Model, optimizer: Optimizer, loop_state: LoopState | None) ->
     facts: dict[str, Any] = {"optimizer": {"state": plain, "groups": state["param_groups"]}}
     if loop_state is None:
         return tensors, facts
-    tensors |= {"loop.x": loop_state.x, "loop.reset": loop_state.reset}
-    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
-    tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
-    tensors |= dict(leaves(loop_state.live, "loop.live"))
-    facts |= {name: getattr(loop_state, name) for name in COUNTERS}
-    facts["waiting"] = [list(own) for own in loop_state.waiting.items()]
-    facts["meters"] = {name: meter.state_dict() for name, meter in loop_state.meters.items()}
-    return tensors, facts
+    return tensors | loop_tensors(loop_state), facts | loop_facts(loop_state)
 
 
 def restore(
@@ -115,8 +100,28 @@ def restore(
         for group in facts["optimizer"]["groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if "loop.x" not in tensors:
-        return None
+    return restored_loop(tensors, facts, task, model, rule) if "loop.x" in tensors else None
+
+
+def loop_tensors(loop_state: LoopState) -> Tensors:
+    """Return the tensors of a loop's state."""
+    tensors = {"loop.x": loop_state.x, "loop.reset": loop_state.reset}
+    tensors |= {} if loop_state.context is None else {"loop.context": loop_state.context}
+    tensors |= dict(leaves(loop_state.model_state, "loop.state")) | dict(leaves(loop_state.trace, "loop.trace"))
+    return tensors | dict(leaves(loop_state.live, "loop.live"))
+
+
+def loop_facts(loop_state: LoopState) -> dict[str, Any]:
+    """Return the counters, open steps and meters of a loop's state."""
+    facts: dict[str, Any] = {name: getattr(loop_state, name) for name in COUNTERS}
+    facts["waiting"] = [list(own) for own in loop_state.waiting.items()]
+    return facts | {"meters": {name: meter.state_dict() for name, meter in loop_state.meters.items()}}
+
+
+def restored_loop(
+    tensors: Tensors, facts: dict[str, Any], task: Task, model: Model, rule: LearningRule | None = None
+) -> LoopState:
+    """Return the state of a loop; rule: None of one that learns nothing."""
     device, batch = next(model.parameters()).device, len(tensors["loop.x"])
     meters = task.meters()
     for name, meter in meters.items():
@@ -124,7 +129,7 @@ def restore(
     began = model.init_state(batch)
     loop_state = LoopState(
         model_state=_fill(began, "loop.state", tensors),
-        trace=_fill(rule.init(batch), "loop.trace", tensors),
+        trace=_fill(rule.init(batch) if rule else [], "loop.trace", tensors),
         x=tensors["loop.x"].to(device),
         reset=tensors["loop.reset"].to(device),
         meters=meters,

@@ -9,6 +9,7 @@ Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +64,25 @@ class Learner(Updater):
         """Predict one step of one stream, and move the live state on.
 
         x: a dict by name of input, an array or a tensor of d_in numbers, or a token; see `rows` for what is missing.
+        Of several steps at once, (t, d_in) or t tokens, prediction and ticket are the last one's.
         id: the ticket that an answer will be given with, text or a whole number (default: the number of the step).
         reset: a new sequence begins here. A learner of several streams begins a new one, which it has from then on.
         Raises ValueError for an id that is open, ValueError or TypeError for what is no row; nothing has changed then.
         """
         state = self._one_stream()
-        step = state.base + state.x.shape[1]
-        ticket = step if id is None else id
-        if not isinstance(ticket, str | int):
-            raise TypeError(f"id: got {type(ticket).__name__}, expected text or a whole number: give str(id)")
-        if ticket in state.waiting:
-            raise ValueError(f"id: got {ticket!r}, which waits for its answer already: give another")
-        out, held, resets, live = self._read(state, self.rows.encode(x), reset)
+        if id is not None and not isinstance(id, str | int):
+            raise TypeError(f"id: got {type(id).__name__}, expected text or a whole number: give str(id)")
+        if id in state.waiting:
+            raise ValueError(f"id: got {id!r}, which waits for its answer already: give another")
+        row = self.rows.encode(x)
+        step = state.base + state.x.shape[1] + row.shape[1] - 1
+        ticket = id
+        if id is None:
+            ticket = next(number for number in count(step) if number not in state.waiting)
+        out, held, resets, live = self._read(state, row, reset)
         state.x, state.reset, state.live = held, resets, live
         state.waiting[ticket] = step
-        state.steps += 1
+        state.steps += row.shape[1]
         self._close(state)
         return Prediction(ticket, *self.rows.decode(out), out)
 
@@ -167,14 +172,16 @@ class Learner(Updater):
 
         Raises FloatingPointError where that is not finite.
         """
-        x, begins = self._like(row), torch.full((1, 1), reset, device=row.device)
-        held, resets = append(state.x, x), append(state.reset, begins.to(state.reset.device))
+        x, begins = self._like(row), torch.zeros(1, row.shape[1], dtype=torch.bool, device=state.reset.device)
+        begins[:, 0] = reset
+        held, resets = append(state.x, x), append(state.reset, begins)
         given, before = resets if bool(resets.any()) else None, state.model_state
         reading = self.model.read(held, state.context, given)
         if state.live is None:
             x = held
         else:
-            given, before, reading = begins.to(x.device) if reset else None, state.live, reading and reading.last()
+            given, before = begins if reset else None, state.live
+            reading = reading and reading.last(row.shape[1])
         with threading.using(self._count), torch.no_grad():
             out, after, _ = self.model(x, before, given, reading=reading)
         if not bool(finite([out])):

@@ -39,10 +39,10 @@ class Reading(NamedTuple):
         embedding, logits = (own.detach().requires_grad_() for own in (self.embedding, self.logits))
         return self._replace(embedding=embedding, logits=logits)
 
-    def last(self) -> "Reading":
-        """Return what is said of the last step alone."""
-        longest = self.tokens.shape[1] - self.embedding_rows.shape[1] + 1
-        return Reading(self.tokens[:, -longest:], *(own[:, -1:] for own in self[1:]))
+    def last(self, steps: int) -> "Reading":
+        """Return what is said of the last steps alone."""
+        before = self.tokens.shape[1] - self.embedding_rows.shape[1]
+        return Reading(self.tokens[:, -before - steps :], *(own[:, -steps:] for own in self[1:]))
 
     def context_at(self, reset: Tensor | None, steps: int) -> Tensor:
         """Return the context (b, K-1) of what follows the first `steps` steps."""

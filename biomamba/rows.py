@@ -1,6 +1,6 @@
 """Rows in a user's units: what goes into a model one step at a time, and what its outputs mean.
 
-    dict, array or tensor -> encode -> x (1, 1, d_in)        out (d_out,) -> decode -> a class or values
+    dict, array or tensor -> encode -> x (1, t, d_in)        out (d_out,) -> decode -> a class or values
 
 An input that is missing, NaN, infinite or not in the dict repeats its last value; before the first, it is 0, which is
 the mean where inputs are scaled. A feature that is not among the inputs is ignored. Where inputs have no names, the
@@ -70,18 +70,18 @@ class Rows:
         return cls(spec.d_in or 1, _classes(task, spec.d_out), spec.d_out, spec.vocab, scale=False)
 
     def encode(self, row: Any, keep: bool = True) -> Tensor:
-        """Return a row as x (1, 1, d_in), float64, or as a token (1, 1).
+        """Return a row as x (1, 1, d_in), float64, or as a token (1, 1); an array (t, d_in) or t tokens as t steps.
 
         keep: take it in, its names and into the means; else nothing changes.
         Raises ValueError and TypeError for what is no row, before anything changes.
         """
         if self.vocab is not None:
-            return self._token(row)
+            return self._tokens(row)
         values, names = self._values(row)
         scaler = self.scaler if keep else copy.copy(self.scaler)
         if keep:
             self.inputs = names
-        return torch.from_numpy(scaler.take(values)).view(1, 1, -1)
+        return torch.from_numpy(np.stack([scaler.take(own) for own in values]))[None]
 
     def target(self, answer: Any) -> Tensor:
         """Return an answer as y: a class (1, 1), or values (1, 1, d_out), taken in.
@@ -135,25 +135,32 @@ class Rows:
             scaler.load_state_dict({name: tensors[f"{part}.{name}"] for name in scaler.state_dict()})
         return rows
 
-    def _token(self, row: Any) -> Tensor:
-        """Return a token."""
-        token = _item(row)
-        if not isinstance(token, int) or isinstance(token, bool):
-            raise TypeError(f"x: got {_shown(row)}, expected a token, a whole number: such as 0")
-        if not 0 <= token < (self.vocab or 0):
-            raise ValueError(f"x: got {token}, expected a token from 0 to {(self.vocab or 0) - 1}: give one of these")
-        return torch.tensor([[token]])
+    def _tokens(self, row: Any) -> Tensor:
+        """Return tokens (1, t)."""
+        tokens = _array("x", row)
+        if tokens.dtype.kind not in "iu" or tokens.ndim > 1 or not tokens.size:
+            raise TypeError(f"x: got {_shown(row)}, expected a token or several, whole numbers: give one such as 0")
+        least, most = int(tokens.min()), int(tokens.max())
+        if least < 0 or most >= (self.vocab or 0):
+            raise ValueError(f"x: got tokens from {least} to {most}, expected 0 to {(self.vocab or 0) - 1}")
+        return torch.from_numpy(tokens.astype(np.int64).reshape(1, -1))
 
     def _values(self, row: Any) -> tuple[Numbers, list[str]]:
-        """Return a row (d,), NaN where it is missing, and the names of the inputs after it."""
+        """Return rows (t, d), NaN where a value is missing, and the names of the inputs after them."""
         if not isinstance(row, Mapping):
-            return _numbers("x", row, self.d_in), self.inputs
+            values = _array("x", row, np.float64)
+            one = values.size == self.d_in and values.ndim < 2
+            if not one and (values.ndim != 2 or values.shape[1] != self.d_in or not values.size):
+                told = f"expected {self.d_in} numbers, or (steps, {self.d_in}): give one array of these, or a dict"
+                raise ValueError(f"x: got {values.shape}, {told}")
+            return values.reshape(-1, self.d_in), self.inputs
         names = list(self.inputs)
         for name in row:
             if len(names) < self.d_in and name not in names:
                 names.append(name)
-        values = np.array([_number(f"x[{name!r}]", row.get(name)) for name in names], np.float64)
-        return np.concatenate([values, np.full(self.d_in - len(names), math.nan)]), names
+        values = np.full((1, self.d_in), math.nan)
+        values[0, : len(names)] = [_number(f"x[{name!r}]", row.get(name)) for name in names]
+        return values, names
 
     def _class(self, answer: Any) -> int:
         """Return the output of a class, which gets the next one where it is new."""
@@ -175,9 +182,9 @@ class Rows:
                 wanted = ", ".join(map(str, self.outputs)) or f"{self.d_out} values"
                 raise ValueError(f"y: got {_shown(answer)}, expected {wanted}")
             self.outputs, answer = names, [answer[name] for name in names]
-        values = _numbers("y", answer, self.d_out)
-        if not np.isfinite(values).all():
-            raise ValueError(f"y: got {_shown(answer)}, expected finite numbers")
+        values: Numbers = _array("y", answer, np.float64).reshape(-1)
+        if len(values) != self.d_out or not np.isfinite(values).all():
+            raise ValueError(f"y: got {_shown(answer)}, expected {self.d_out} finite numbers")
         return values
 
 
@@ -239,15 +246,12 @@ def _named(option: str, given: int | Sequence[Any]) -> tuple[int, list[Any]]:
     return len(names), names
 
 
-def _numbers(what: str, given: Any, size: int) -> Numbers:
-    """Return an array, a tensor, a list or a number as (size,), float64."""
+def _array(what: str, given: Any, dtype: type[np.float64] | None = None) -> NDArray[Any]:
+    """Return an array, a tensor, a list or a number as an array."""
     try:
-        values = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64)
+        return np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=dtype)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{what}: got {_shown(given)}, expected {size} numbers: give an array or a dict") from error
-    if values.size != size:
-        raise ValueError(f"{what}: got {values.size} numbers, expected {size}: give one step at a time")
-    return values.reshape(size)
+        raise TypeError(f"{what}: got {_shown(given)}, expected numbers: give an array or a dict") from error
 
 
 def _number(what: str, given: Any) -> float:

@@ -152,6 +152,11 @@ class Benchmark(Task):
         return None
 
     @property
+    def replayable(self) -> bool:
+        """Whether the same stream can be read again; not so where it is live."""
+        return True
+
+    @property
     def horizon(self) -> int | None:
         """How far back a prediction may have to look, time steps; None where nobody knows.
 
@@ -176,6 +181,13 @@ class Benchmark(Task):
         Each is {"score": {"all": x, "last_tenth": y}}, with the scores of `meters`.
         """
         return {}
+
+    def left_out(self, meters: Mapping[str, Meter]) -> Sequence[str]:
+        """Return lines that count and name what of the data was not used, and why: rows, beats, events, channels.
+
+        meters: those of a run that has ended.
+        """
+        return ()
 
     def parts(self, split: str) -> Mapping[str, Task]:
         """Return, by name, a task for each person or record of a split, to adapt to each from the same weights.

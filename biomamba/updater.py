@@ -18,6 +18,7 @@ from .compiled import Compiled
 from .inputs import check_parts
 from .loop_state import LoopState
 from .model import Model
+from .reduction import Reduction
 from .rows import Rows
 from .rules.base import LearningRule
 from .step import Step
@@ -82,6 +83,7 @@ class Updater:
         self.window, self.clip, self.threads = window, clip, threads
         self.horizon, self.max_drift, self.compile = horizon, max_drift, compile
         self.rows = rows or Rows.of(task, model)
+        self.reduction = Reduction(task)
         self.state: LoopState | None = None
         self.frozen = False
         self.set_origin()
@@ -161,9 +163,9 @@ class Updater:
             state.context = reading and reading.context_at(resets, advance)
         learned = self._count_update(state, output, labelled)
         if learned and reading:
-            count = chunk.mask.sum()  # the loss is a mean over labelled steps: rows learn from each step's own
             embedding, logits = output.read
-            self.model.learn_rows(reading, embedding * count, logits[:, -new:] * count)
+            own = self.reduction.own(logits[:, -new:], output.out, chunk)  # rows learn from each step's own loss
+            self.model.learn_rows(reading, embedding * own, logits[:, -new:] * own)
         if learned and self.max_drift is not None:
             self._draw_back(self.max_drift)
         return output, learned

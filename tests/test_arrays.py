@@ -1,5 +1,6 @@
 """The laws of a user's own signals: any file makes one stream, causal, no label in it; one line for errors."""
 
+import gzip
 import io
 import json
 import math
@@ -12,6 +13,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +27,7 @@ from sklearn.metrics import r2_score
 from biomamba import Learner, Model, online
 from biomamba.cli.main import main
 from biomamba.experiment import build
+from biomamba.report.text import confusion_table
 from biomamba.rules import RTRL
 from biomamba.stream import Chunk
 from biomamba.tasks.arrays import drift
@@ -282,6 +285,242 @@ def test_classes_are_words_or_numbers_found_or_given(tmp_path: Path) -> None:
     assert Arrays(str(tmp_path / "n.npy"), classes=("11",)).spec.d_out == 11
 
 
+# how tables are written: the same numbers, whatever program wrote them
+
+PLAIN = "a,b,y\n" + "".join(
+    f"{math.sin(t):.3f},{math.cos(3 * t):.3f},{('move', 'rest')[t % 2]}\n" for t in range(1, 41)
+)
+
+
+def written(text: str, path: Path, **options: object) -> Chunk:
+    """Return the stream of a text in a file, of kind class."""
+    path.write_text(text)
+    return whole(Arrays(str(path), **options))  # type: ignore[arg-type]
+
+
+def without(rows: list[str]) -> str:
+    return "\n".join(rows[1:]) + "\n"
+
+
+FORMS = {
+    "semicolons": PLAIN.replace(",", ";"),
+    "tabs": PLAIN.replace(",", "\t"),
+    "bars": PLAIN.replace(",", "|"),
+    "blanks": PLAIN.replace(",", "  "),
+    "aligned": "".join(f"{' '.join(cell.rjust(8) for cell in line.split(','))}\n" for line in PLAIN.splitlines()),
+    "blanks after commas": PLAIN.replace(",", ", "),
+    "decimal commas": PLAIN.replace(",", ";").replace(".", ","),
+    "decimal commas, tabs": PLAIN.replace(",", "\t").replace(".", ","),
+    "decimal commas, blanks": PLAIN.replace(",", " ").replace(".", ","),
+    "decimal commas, no header": without(PLAIN.replace(",", ";").replace(".", ",").splitlines()),
+    "numpy.savetxt": "# a b y\n" + without(PLAIN.replace(",", " ").splitlines()),
+    "numpy.savetxt, commas": "# a,b,y\n" + without(PLAIN.splitlines()),
+    "comments": "# logger 3 2024\n# of the north\n" + PLAIN.replace("move\n", "move\n# a pause, of 3 s\n", 3),
+    "quotes": "".join(",".join(f'"{cell}"' for cell in line.split(",")) + "\n" for line in PLAIN.splitlines()),
+    "pandas without names": "0,1,2\n" + without(PLAIN.splitlines()),
+    "pandas with an index": "".join(f"{'' if i == 0 else i - 1},{line}\n" for i, line in enumerate(PLAIN.splitlines())),
+    "pandas with both": ",0,1,2\n" + "".join(f"{i},{line}\n" for i, line in enumerate(PLAIN.splitlines()[1:])),
+    "an empty column": "".join(f"{line},\n" for line in PLAIN.splitlines()),
+    "two empty columns": "".join(f"{line.replace(',', ',,', 1)},\n" for line in PLAIN.splitlines()),
+    "a column of NA": "".join(f"{line},{'z' if i == 0 else 'NA'}\n" for i, line in enumerate(PLAIN.splitlines())),
+    "numbers and words in the header": PLAIN.replace("b", "7", 1),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_table_however_it_is_written(form: str, tmp_path: Path) -> None:
+    plain = written(PLAIN, tmp_path / "plain.csv")
+    assert plain.mask.all() and plain.x.shape == (1, 40, 2) and plain.y.unique().tolist() == [0, 1]
+    assert same(written(FORMS[form], tmp_path / "other.txt"), plain)
+    packed = tmp_path / "other.csv.gz"
+    packed.write_bytes(gzip.compress(FORMS[form].encode()))
+    assert same(whole(Arrays(str(packed)), start=9), plain.between(9))
+    assert not same(written(PLAIN.replace("0.", "0.1"), tmp_path / "control.csv"), plain)
+
+
+@pytest.mark.parametrize("rows, header", [(["0,1,2", "3,4,5", "6,7,8"], False), (["0,1,2", "5,1,0", "7,1,1"], True)])
+def test_numbers_from_0_are_a_header_unless_they_go_on_below(rows: list[str], header: bool, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    own = Arrays(str(tmp_path / "t.csv"), kind="value")
+    assert own.steps("all", batch=1) == 3 - header
+    assert (" without a header" in own.source) != header
+    assert Arrays(str(tmp_path / "t.csv"), kind="value", header=not header).steps("all", batch=1) == 2 + header
+
+
+MARKS = ["", "?", "-", "--", ".", "NA", "n/a", "NaN", "null", "None", "#N/A", "#DIV/0!", "#NUM!", "<NA>", "NaT", "\\N"]
+MARKS += ["1.#IND", "-1.#IND", "1.#QNAN", "-nan(ind)", "1.#INF", "-9999"]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_mark_of_a_missing_value_is_a_skipped_row_and_no_label(mark: str, tmp_path: Path) -> None:
+    lines = PLAIN.splitlines()
+    lines[7] = f"{mark},0.5,rest"
+    lines[9] = f"0.5,0.5,{mark}"
+    lines[1] = f"{mark},0.25,rest"  # the first cell of the first row, where #N/A might be a comment
+    options = {"missing": ("-9999",)} if mark == "-9999" else {}
+    chunk = written("\n".join(lines), tmp_path / "t.csv", **options)
+    assert chunk.info["skipped"][0].nonzero().flatten().tolist() == [0, 6]
+    assert (~chunk.mask[0]).nonzero().flatten().tolist() == [0, 6, 8]
+    own = Arrays(str(tmp_path / "t.csv"), **options)  # type: ignore[arg-type]
+    meters = own.meters()
+    meters["skipped_rows"].update(torch.zeros(1, 40, 2), chunk)
+    assert own.left_out(meters) == ["2 rows skipped, missing or not finite: a in 2"]
+
+
+@pytest.mark.parametrize("name", ["none", "null", "NA", "nan", "-", "?", "inf"])
+def test_a_class_that_is_named_is_a_class_whatever_it_is(name: str, tmp_path: Path) -> None:
+    text = PLAIN.replace("rest", name)
+    named = written(text, tmp_path / "t.csv", classes=("move", name))
+    assert torch.equal(named.y, written(PLAIN, tmp_path / "plain.csv").y) and named.mask.all()
+    if name != "inf":  # control: a mark without its name; infinity is a word like others
+        with pytest.raises(ValueError, match="the label has the classes move, expected two or more"):
+            written(text, tmp_path / "t.csv")
+
+
+def test_classes_are_as_written_but_for_the_form_of_numbers(tmp_path: Path) -> None:
+    cells = ["01", "1", "1.0", "1e0", "1_0", "10", "+10", "007", "7", "9007199254740993", "9007199254740992", "-", "+"]
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"0.5,{cell}\n" for cell in cells))
+    own = Arrays(str(tmp_path / "t.csv"))
+    names = own.meters()["accuracy"].classes  # type: ignore[attr-defined]
+    said = [names[i] for i in whole(own).y[0].tolist()]
+    assert said == [
+        "01",
+        "1",
+        "1",
+        "1",
+        "1_0",
+        "10",
+        "10",
+        "007",
+        "7",
+        "9007199254740993",
+        "9007199254740992",
+        "-",
+        "+",
+    ]
+
+
+def test_numbers_that_are_values_are_refused_as_classes(tmp_path: Path) -> None:
+    said = r"looks like numbers: --task\.kind value, or name the classes in task\.classes"
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(80, 3)))
+    (tmp_path / "i.csv").write_text("x,y\n" + "".join(f"0.5,{10 * t}\n" for t in range(60)))
+    (tmp_path / "g.csv").write_text("x;y\n" + "".join(f"0,5;{t % 3},5\n" for t in range(60)))
+    for name in ("f.npy", "i.csv", "g.csv"):
+        with pytest.raises(ValueError, match=said):
+            Arrays(str(tmp_path / name)).spec  # noqa: B018
+        assert Arrays(str(tmp_path / name), kind="value").spec.d_out == 1
+    assert Arrays(str(tmp_path / "g.csv"), classes=("0.5", "1.5", "2.5")).spec.d_out == 3
+    (tmp_path / "h.csv").write_text("x,y\n" + "".join(f"0.5,{t % 30}\n" for t in range(90)))
+    assert Arrays(str(tmp_path / "h.csv")).spec.d_out == 30  # control: numbers that come again
+
+
+def test_arrays_of_numpy_in_every_shape(tmp_path: Path) -> None:
+    data, words = table(40), np.array(["run", "walk", "01"])[np.arange(40) % 3]
+    np.savez(tmp_path / "flat.npz", x=data[:, :2], y=data[:, 2], mask=np.ones(40), reset=data[:, 3])
+    np.savez(tmp_path / "columns.npz", x=data[:, :2], y=data[:, 2:3], mask=np.ones((40, 1)), reset=data[:, 3:])
+    np.savez(tmp_path / "turned.npz", x=data[:, :2].T, y=data[:, 2], mask=np.ones(40), reset=data[:, 3])
+    plain = whole(Arrays(str(tmp_path / "flat.npz")))
+    assert same(whole(Arrays(str(tmp_path / "columns.npz"))), plain)
+    assert same(whole(Arrays(str(tmp_path / "turned.npz"), time_axis=1)), plain)
+    with pytest.raises(ValueError, match=r"2 rows of 40 columns, .* looks like \(channels, time\), .*time_axis 1"):
+        Arrays(str(tmp_path / "turned.npz")).spec  # noqa: B018
+    np.savez(tmp_path / "wide.npz", x=data[:, :2], y=data[:, 2:])
+    with pytest.raises(ValueError, match=r"array y has 2 columns, expected one: shape \(time,\) or \(time, 1\)"):
+        Arrays(str(tmp_path / "wide.npz")).spec  # noqa: B018
+    np.savez(tmp_path / "words.npz", x=data[:, :2], y=words)
+    own = Arrays(str(tmp_path / "words.npz"))
+    assert [own.meters()["accuracy"].classes[i] for i in whole(own).y[0, :3]] == ["run", "walk", "01"]  # type: ignore[attr-defined]
+    np.save(tmp_path / "mne.npy", data[:, :2].T)
+    with pytest.raises(ValueError, match=r"mne.npy: 2 rows of 40 columns, expected \(time, columns\)"):
+        Arrays(str(tmp_path / "mne.npy"), kind="none").spec  # noqa: B018
+    assert Arrays(str(tmp_path / "mne.npy"), kind="none", time_axis=0).steps("all", batch=1) == 1
+    (tmp_path / "mne.csv").write_text("\n".join(",".join(["0.5"] * 200) for _ in range(8)))
+    with pytest.raises(ValueError, match=r"8 rows of 200 columns, .* looks like \(channels, time\): turn it"):
+        Arrays(str(tmp_path / "mne.csv"), kind="none").spec  # noqa: B018
+    np.save(tmp_path / "windows.npy", np.zeros((5, 20, 2)))
+    with pytest.raises(ValueError, match=r"windows .* are read by --config recordings"):
+        Arrays(str(tmp_path / "windows.npy"), kind="none").spec  # noqa: B018
+
+
+# which columns
+
+
+@pytest.mark.parametrize(
+    "name, cell",
+    [
+        ("when", "2026-11-{:02d} 08:30:00"),
+        ("when", "2026-11-{:02d}T08:30:00.25+01:00"),
+        ("when", "{:02d}.11.2026 08:30"),
+        ("when", "08:{:02d}:15"),
+        ("timestamp", "{:d}.25"),
+        ("time", "{:d}"),
+        ("unix_ms", "17640000{:02d}000"),
+        ("when", "17640000{:02d}.5"),
+        ("index", "{:d}"),
+        ("Unnamed: 0", "{:d}"),
+    ],
+)
+def test_a_clock_is_left_out_and_the_output_says_so(name: str, cell: str, tmp_path: Path) -> None:
+    lines = PLAIN.splitlines()[:29]
+    clock = [name, *(cell.format(t) for t in range(1, 29))]
+    rows = [f"{when},{line}" for when, line in zip(clock, lines, strict=True)]
+    chunk = written("\n".join(rows), tmp_path / "t.csv")
+    own = Arrays(str(tmp_path / "t.csv"))
+    assert same(chunk, written("\n".join(lines), tmp_path / "plain.csv"))
+    assert re.search(rf"class y from a, b; left out: {name} \((a timestamp|the numbers of the rows)\)$", own.source)
+    assert own.left_out(own.meters())[0].startswith(f"columns left out: {name} (")
+    if cell.count("{") == 1 and cell.format(1).replace(".", "").isdecimal():  # whoever wants to see it names it
+        assert Arrays(str(tmp_path / "t.csv"), inputs=(name, "a")).spec.d_in == 2
+    ramp = written("\n".join(rows).replace(name, "level", 1), tmp_path / "ramp.csv")
+    assert cell not in ("{:d}", "{:d}.25") or ramp.x.shape[2] == 3  # control: what only rises is no clock
+
+
+def test_columns_can_be_ignored_and_large_numbers_are_named(tmp_path: Path) -> None:
+    rows = [
+        f"{line},{'z' if i == 0 else 1e19 * i},{'who' if i == 0 else 'ann'}"
+        for i, line in enumerate(PLAIN.splitlines())
+    ]
+    text = "\n".join(rows)
+    options = {"label": "y"}
+    with pytest.raises(ValueError, match=r"column who: got 'ann', expected a number: .* or this one in task.ignore"):
+        written(text, tmp_path / "t.csv", **options)
+    chunk = written(text, tmp_path / "t.csv", ignore=("who",), **options)
+    assert same(chunk, written(PLAIN, tmp_path / "plain.csv"))
+    own = Arrays(str(tmp_path / "t.csv"), ignore=("who",), label="y")
+    assert own.source.endswith("left out: z (no number below 1e+18 in it: divide it), who (ignored)")
+    with pytest.raises(ValueError, match=r"inputs: .* column z has no number below 1e"):
+        written(text, tmp_path / "t.csv", inputs=("a", "z"), **options)
+    with pytest.raises(ValueError, match=r"ignore: file .* has no column 'zz'"):
+        written(text, tmp_path / "t.csv", ignore=("zz",), **options)
+
+
+def test_parquet_is_the_same_stream_a_group_of_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    lines = [line.split(",") for line in PLAIN.splitlines()[1:]]
+    when = [datetime(2026, 11, 29, 8, t) for t in range(40)]
+    columns = {"when": when, "a": [float(a) for a, _, _ in lines], "b": [float(b) for _, b, _ in lines]}
+    arrow = pyarrow.table({**columns, "y": [y for _, _, y in lines]})
+    parquet.write_table(arrow, tmp_path / "t.parquet", row_group_size=7)
+    plain = written(PLAIN, tmp_path / "t.csv")
+    own = Arrays(str(tmp_path / "t.parquet"))
+    assert own.source.endswith("40 rows: class y from a, b; left out: when (a timestamp)")
+    for start in (0, 7, 13, 39):
+        assert same(whole(own, start=start), plain.between(start))
+    assert same(whole(own, batch=3), whole(Arrays(str(tmp_path / "t.csv")), batch=3))
+    gaps = arrow.set_column(1, "a", pyarrow.array([None, *columns["a"][1:]]))
+    parquet.write_table(gaps, tmp_path / "gaps.parquet")
+    assert whole(Arrays(str(tmp_path / "gaps.parquet"))).info["skipped"][0].nonzero().tolist() == [[0]]
+    lists = arrow.set_column(1, "a", pyarrow.array([[1.0]] * 40))
+    parquet.write_table(lists, tmp_path / "lists.parquet")
+    with pytest.raises(ValueError, match=r"lists.parquet, column a: got .* expected a number"):
+        whole(Arrays(str(tmp_path / "lists.parquet")))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match=r'pip install "biomamba\[tables\]"'):
+        Arrays(str(tmp_path / "t.parquet")).spec  # noqa: B018
+
+
 # live
 
 
@@ -360,7 +599,141 @@ def test_a_live_run_ends_with_its_lines(tmp_path: Path, monkeypatch: pytest.Monk
     sys.stdin.close()
 
 
+BROKEN = {
+    "a word": b"0.1,ERR,0\n",
+    "an unknown label": b"0.1,0.2,7\n",
+    "too few cells": b"0.1\n",
+    "too many cells": b"1,2,0,4\n",
+    "no text": b"\xff\xfe,2,0\n",
+    "an open quote": b'"0.1,0.2,0\n',
+    "too long": b"1," * 600_000 + b"0\n",
+    "a NUL": b"0.1,\x00,0\n",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_bad_line_of_a_live_stream_is_counted_and_learned_from_by_nobody(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, lines = np.random.default_rng(0), list[bytes]()
+    for t in range(60):
+        lines.append(b"%.2f,%.2f,%d\n" % (*rng.normal(size=2), t % 2))
+    words = ["--task.path", "-", "--task.classes", "0", "1", "--stream.steps", "1000", "--run.baselines", "true"]
+    for folder, bad in (("bad", BROKEN[name]), ("gap", b"NA,NA,\n"), ("none", lines[30])):
+        file = tmp_path / f"{folder}.txt"
+        file.write_bytes(b"".join([*lines[:30], bad, *lines[31:]]))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file.open("rb")))
+        assert run(tmp_path / folder, *words) == 0
+        sys.stdin.buffer.close()
+    said = capsys.readouterr().out
+    summaries = {f: json.loads((tmp_path / f / "summary.json").read_text()) for f in ("bad", "gap", "none")}
+    assert {own["steps"] for own in summaries.values()} == {60}
+    assert said.count("1 lines could not be read") == 1 and "the first: standard input, line 31" in said
+    label = name == "an unknown label"
+    assert summaries["bad"]["scores"]["skipped_rows"]["all"] == 1 - label
+    weights = [(tmp_path / f / "model.safetensors").read_bytes() for f in ("bad", "gap", "none")]
+    assert (weights[0] == weights[1]) != label and weights[0] != weights[2]  # as if nothing had been read, and no more
+
+
+def test_whatever_ends_a_live_run_it_is_saved_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports, write_line = [], sys.stdout.write
+
+    def broken(text: str) -> int:
+        reports.append(text)
+        if "step 40/" in text:
+            raise BrokenPipeError
+        return write_line(text)
+
+    words = ["--task.path", "-", "--task.kind", "value", "--stream.steps", "1000", "--run.report_every", "20"]
+    data = b"".join(b"%d,%d\n" % (t % 7, t % 3) for t in range(200))
+    pipe(monkeypatch, data)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stdout, "write", broken)
+        patch.setattr("os.dup2", lambda *given: None)
+        assert run(tmp_path / "broken", *words) == 128 + signal.SIGPIPE
+    sys.stdin.close()
+    pipe(monkeypatch, data)
+    assert run(tmp_path / "broken", *words, "--run.resume", "true") == 0  # goes on behind what was learned
+    sys.stdin.close()
+    pipe(monkeypatch, data)
+    assert run(tmp_path / "whole", *words) == 0
+    sys.stdin.close()
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("broken", "whole")]
+    assert weights[0] == weights[1] and any("step 40/" in text for text in reports)
+
+
+def nothing(kind: str) -> tuple[str, str]:
+    """Return a table from which nothing can be learned, and what is said of it."""
+    rows = {
+        "gated": ("a,b,y", [f"{t},{'' if t % 2 else t},{t % 2}" if t % 2 else f",{t},{t % 2}" for t in range(40)]),
+        "unlabelled": ("a,y", [f"{t % 5}.5," for t in range(40)]),
+    }
+    header, lines = rows[kind]
+    said = {"gated": "40 rows skipped, missing or not finite: a in 20, b in 20", "unlabelled": "no step had a label"}
+    return "\n".join([header, *lines]) + "\n", said[kind]
+
+
+@pytest.mark.parametrize("kind", ["gated", "unlabelled"])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_run_that_learns_nothing_says_why_and_fails(
+    kind: str, live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, why = nothing(kind)
+    (tmp_path / "t.csv").write_text(text)
+    pipe(monkeypatch, text.encode())
+    words = ["--task.path", "-" if live else str(tmp_path / "t.csv"), "--task.classes", "0", "1", "--task.label", "y"]
+    assert run(tmp_path / "run", *words, *(["--stream.steps", "1000"] if live else [])) == 2
+    sys.stdin.close()
+    said = capsys.readouterr().err
+    assert said.startswith("biomamba: nothing was learned in 40 steps: ") and why in said and said.count("\n") == 1
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("folder", ["run", "a/b/run", "held"])
+def test_a_failed_start_leaves_no_folder_behind(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "held").mkdir()
+    (tmp_path / "t.csv").write_text("a,b,y\n1,2,0\n3,x,1\n5,6,0\n7,8,1\n")
+    words = ["--task.path", str(tmp_path / "t.csv"), "--task.inputs", "a", "b"]
+    assert run(tmp_path / folder, *words) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"t.csv", "held"} and not any((tmp_path / "held").iterdir())
+    (tmp_path / "t.csv").write_text("a,b,y\n1,2,0\n3,4,1\n5,6,0\n7,8,1\n")
+    assert run(tmp_path / folder, *words) == 0 and (tmp_path / folder / "summary.json").exists()  # control
+
+
 # scores
+
+
+def test_errors_of_values_are_told_in_the_units_of_the_table(tmp_path: Path) -> None:
+    data = table()
+    path = write(tmp_path / "t.npy", data)
+    for kind, columns in (("value", [2]), ("none", [0, 1])):
+        own = task(path, kind=kind)
+        names = [str(column) for column in columns]
+        assert set(own.meters()) >= {f"{score}[{name}]" for score in ("mae", "rmse") for name in names}
+        assert not any("[" in name for name in task(path, kind=kind, scale=False).meters())
+        chunk, meters = whole(own), own.meters()
+        out = torch.randn(1, chunk.x.shape[1], len(columns), dtype=torch.float64)
+        for start in range(0, out.shape[1], 7):
+            for meter in meters.values():
+                meter.update(out[:, start : start + 7], chunk.between(start, start + 7))
+        for target, column in enumerate(columns):
+            errors = []
+            for t in chunk.info["row"][0, chunk.mask[0]].tolist():
+                at = t + (kind == "none")
+                seen = data[: at + 1, column]
+                errors.append(abs(seen.mean() + out[0, t, target].item() * seen.std() - data[at, column]))
+            assert meters[f"mae[{column}]"].get() == pytest.approx(np.mean(errors), rel=1e-9)
+            assert meters[f"rmse[{column}]"].get() == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-9)
+    assert math.isnan(own.meters()["rmse[0]"].get())
+
+
+def test_a_matrix_of_many_classes_is_told_by_its_mistakes() -> None:
+    counts = [[5 if i == j else 0 for j in range(21)] for i in range(21)]
+    counts[3][4], counts[20][0] = 9, 2
+    said = confusion_table({"accuracy": {"classes": [f"c{i}" for i in range(21)], "counts": counts}})
+    assert len(said.splitlines()) == 5 and "true c3" in said.splitlines()[2] and "all counts: confusion in" in said
+    few = {"accuracy": {"classes": [f"c{i}" for i in range(20)], "counts": [row[:20] for row in counts[:20]]}}
+    assert len(confusion_table(few).splitlines()) == 22  # control
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -598,7 +971,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(name: str, tmp_path: Path, capsy
     assert code == 2 and line.count("\n") == 1 and line.startswith("biomamba: ")
     assert name in line and said in line, line
     assert peak < 100e6
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_options_that_cannot_be_are_one_line(tmp_path: Path) -> None:

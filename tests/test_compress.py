@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from biomamba.cli.main import main
 from biomamba.coder import TOTAL, Decoder, Encoder, shares
 from biomamba.experiment import compress as compressing
+from biomamba.experiment import schedule
 from biomamba.experiment.compress import compress, decompress
 from biomamba.experiment.parse import parse
 
@@ -81,6 +82,32 @@ def test_a_text_comes_back(size: int, rule: str) -> None:
     data = TEXT[:size]
     made = compress(data, settings("--rule.name", rule))  # type: ignore[arg-type]
     assert back(made) == data
+
+
+SCHEDULES = {
+    "linear": ["--optim.lr_end", "0.0001"],
+    "cosine": ["--optim.schedule", "cosine", "--optim.warmup", "40"],
+    "inverse_sqrt": ["--optim.schedule", "inverse_sqrt", "--optim.groups", "{head.weight: 0.5}"],
+}
+
+
+@pytest.mark.parametrize("words", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_schedule_is_followed_over_the_text(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, config = [], settings(*words)
+    build: Callable[..., object] = compressing.build_learner
+
+    def watched(*given: object) -> object:
+        learner = build(*given)
+        update, groups = learner.update, learner.optimizer.param_groups  # type: ignore[attr-defined]
+        learner.update = lambda chunk: rates.append(groups[0]["lr"]) or update(chunk)  # type: ignore[attr-defined,func-returns-value]
+        return learner
+
+    monkeypatch.setattr(compressing, "build_learner", watched)
+    made = compress(TEXT, config)  # type: ignore[arg-type]
+    steps = -(-len(TEXT) // 3)
+    assert rates == [schedule.rate(config.optim, at, steps, 5) for at in range(0, steps, 5)]  # type: ignore[attr-defined]
+    assert len(set(rates)) > 30
+    assert back(made) == TEXT
 
 
 def test_the_size_is_the_prequential_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +178,11 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["compress", str(text)], "got no file to write"),
         (["compress", str(tmp_path / "none"), "-o", str(made)], "No such file"),
         (["compress", str(text), "-o", str(made), *TINY, "--rule.window", "9"], "rule.window: got 9, expected null"),
+        (["compress", str(text), "-o", str(made), *TINY, "--optim.average", "0.9"], "optim.average: got 0.9, expected"),
+        (
+            ["compress", str(text), "-o", str(made), *TINY, "--optim.warmup", "999"],
+            "optim.warmup: got 999 steps, expec",
+        ),
         (["compress", str(text), "-o", str(made), *TINY, "--task.name", "delay"], "expected a task of bytes"),
         (["decompress", str(made), "-o", str(again), "--x"], "decompress: got --x"),
     ):

@@ -111,6 +111,93 @@ def message(error: pytest.ExceptionInfo[Exception]) -> str:
     return str(error.value)
 
 
+# units and channels of no use
+
+
+def relabelled(path: Path, unit: bytes, factor: float) -> None:
+    """Write another unit into the header of a run of five channels, with the physical range that goes with it."""
+    data = bytearray(path.read_bytes())
+    count = int(data[252:256])
+    for i in range(len(CHANNELS)):
+        for at, text in ((96, unit), (104, b"%g" % (-3000 / factor)), (112, b"%g" % (3000 / factor))):
+            data[256 + at * count + 8 * i : 264 + at * count + 8 * i] = text.ljust(8)
+    path.write_bytes(data)
+
+
+UNITS = [(b"mV", 1e3), (b"V", 1e6), (b"nV", 1e-3), (b"\xb5V", 1.0), (b"\xc2\xb5V", 1.0), (b"uVolt", 1.0), (b"MV", 1e3)]
+
+
+@pytest.mark.parametrize("unit, factor", UNITS, ids=str)
+def test_the_unit_of_the_header_is_read(unit: bytes, factor: float, tmp_path: Path) -> None:
+    write(tmp_path, 1, noise(10 * RATE), [(0, 10, "T0")])
+    plain = read(tmp_path / "S001R01.edf").signal
+    relabelled(tmp_path / "S001R01.edf", unit, factor)
+    assert read(tmp_path / "S001R01.edf").signal == pytest.approx(plain, rel=1e-5)
+    relabelled(tmp_path / "S001R01.edf", b"uV", factor)  # control
+    assert factor == 1 or read(tmp_path / "S001R01.edf").signal != pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize("unit", [b"degC", b"", b"Ohm", b"%"])
+def test_what_is_no_voltage_is_no_channel_and_no_reference(unit: bytes, tmp_path: Path) -> None:
+    path = eyes(tmp_path / "whole")
+    plain = take(Eeg(path=path, **SMALL))  # type: ignore[arg-type]
+    for number in (1, 2):
+        file = tmp_path / "whole" / f"S001R{number:02d}.edf"
+        relabelled(file, unit, 1.0)
+    with pytest.raises(
+        ValueError, match=r"S001R01.edf, channel O1: its header gives '.*' as its unit, expected uV"
+    ) as e:
+        take(Eeg(path=path, **SMALL))  # type: ignore[arg-type]
+    assert message(e) and plain.mask.any()
+
+
+def with_channel(folder: Path, channel: str, values: NDArray[np.float64]) -> str:
+    """Return the folder of two runs in which a channel is of no use."""
+    signals = [noise(10 * RATE, seed=s) for s in (0, 1)]
+    for signal in signals:
+        signal[:, CHANNELS.index(channel)] = values
+    return eyes(folder, signals)
+
+
+@pytest.mark.parametrize("values", [0.0, 12.0, 2500.0], ids=["zero", "still", "railed"])
+def test_a_channel_of_no_use_gates_nothing_it_is_named(values: float, tmp_path: Path) -> None:
+    own = Eeg(path=with_channel(tmp_path, "C3", np.full(10 * RATE, values)), **SMALL)  # type: ignore[arg-type]
+    chunk = take(own)
+    assert chunk.mask.any() and not chunk.info["skipped"].any()
+    said = own.left_out(own.meters())
+    assert len(said) == 2 and "S001R01.edf, channel C3 is no part of the reference: it is flat or beyond" in said[0]
+    with pytest.raises(ValueError, match=r"S001R01.edf, channel C3: it is flat or beyond 1000 microvolts throughout"):
+        take(Eeg(path=str(tmp_path), **{**SMALL, "channels": ("O1", "C3")}))  # type: ignore[arg-type]
+    plain = Eeg(path=eyes(tmp_path / "good"), **SMALL)  # type: ignore[arg-type]
+    assert take(plain).mask.sum() == chunk.mask.sum() and plain.left_out(plain.meters()) == []  # control
+
+
+def test_a_channel_without_a_range_is_named(tmp_path: Path) -> None:
+    path = eyes(tmp_path)
+    for number in (1, 2):
+        file = tmp_path / f"S001R{number:02d}.edf"
+        data = bytearray(file.read_bytes())
+        data[256 + 112 * 6 : 264 + 112 * 6] = b"-3000   "  # the physical maximum of C3, of six signals
+        file.write_bytes(data)
+    own = Eeg(path=path, **SMALL)  # type: ignore[arg-type]
+    assert take(own).mask.any()
+    assert "channel C3 is no part of the reference: its header gives -3000 as physical minimum" in own.left_out({})[0]
+
+
+def test_seconds_that_are_cut_out_name_the_channel_and_nothing_left_is_an_error(tmp_path: Path) -> None:
+    values = noise(10 * RATE)[:, 0]
+    values[: 2 * RATE] = 0
+    own = Eeg(path=with_channel(tmp_path / "part", "C4", values), **SMALL)  # type: ignore[arg-type]
+    assert take(own).mask.any()
+    assert own.left_out({})[0].startswith("S001R01.edf, cut out where flat or beyond 1000 microvolts: C4 for 1.")
+    values = noise(10 * RATE)[:, 0]
+    values[RATE // 2 :] = 0
+    bad = Eeg(path=with_channel(tmp_path / "most", "C4", values), **SMALL)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"split \w+: no step has a label; S001R01.edf, cut out .*: C4 for 9") as error:
+        take(bad)
+    assert message(error)
+
+
 # the streams
 
 

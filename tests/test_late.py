@@ -198,6 +198,20 @@ def test_the_live_state_is_a_replay_under_todays_weights() -> None:
     assert learner.predict_proba_one(x[21]) != before
 
 
+def test_several_steps_at_once_are_those_steps_one_by_one(float64: None) -> None:
+    x, y = stream()
+    single, several = (made(optimizer=Held, horizon=20) for _ in range(2))
+    for t in range(0, STEPS, 5):
+        for s in range(t, t + 5):
+            last = single.predict(x[s], reset=s == 15)
+        prediction = several.predict(x[t : t + 5], reset=t == 15)
+        assert prediction.id == last.id == t + 4
+        assert torch.allclose(prediction.out, last.out, rtol=1e-9)
+        assert not several.learn(t + 3, int(y[t]))  # inside: it has no ticket
+        assert single.learn(last, int(y[t])) and several.learn(prediction, int(y[t]))
+    assert (gradient(single) - gradient(several)).norm() < 1e-9 * gradient(single).norm()
+
+
 def held(learner: biomamba.Learner) -> list[Any]:
     """Return copies of all that an answer may change."""
     assert learner.state is not None
@@ -234,7 +248,7 @@ def test_what_is_no_row_and_no_answer_changes_nothing() -> None:
         learner.predict(x[t], id=f"{t}")
     learner.learn("2", 1)
     before = held(learner)
-    for row in (x[0, :2], ["a", 1, 2], {"a": "b"}, None, "text", np.zeros((2, 3))):
+    for row in (x[0, :2], ["a", 1, 2], {"a": "b"}, None, "text", np.zeros((2, 2)), np.zeros((0, 3))):
         with pytest.raises((ValueError, TypeError), match="x"):
             learner.predict(row)
     for answer in (4, None, float("nan"), [1, 2], "unknown"):

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
@@ -32,9 +33,10 @@ from biomamba.experiment.files import CONFIGS
 from biomamba.rules import RULES, LearningRule
 from biomamba.stream import Chunk, StatefulStream, Task
 from biomamba.tasks.common import files
-from biomamba.tasks.speech import ctc
+from biomamba.tasks.speech import augment, ctc
 from biomamba.tasks.speech import files as corpora
 from biomamba.tasks.speech import signal as audio
+from biomamba.tasks.speech.augment import Augmentation
 from biomamba.tasks.speech.scores import (
     AGAIN,
     FIRST,
@@ -51,6 +53,86 @@ from sizes import joined, same
 DATA = os.environ.get("BIOMAMBA_DATA")
 real = pytest.mark.skipif(not DATA, reason="BIOMAMBA_DATA does not say where recorded speech is")
 TINY = {"d_model": 8, "d_state": 2, "headdim": 4}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 397, 16000])
+def test_an_augmented_wave_has_as_many_samples_as_it_says(count: int) -> None:
+    wave = torch.full((count,), 0.1)
+    for seed in range(20):
+        change = Augmentation.drawn(np.random.default_rng(seed), 1.0, augment.KINDS)
+        made = change.wave(wave, 16000)
+        assert made.shape == (change.samples(count, 16000),) and bool(made.isfinite().all())
+        assert torch.equal(made, change.wave(wave, 16000))  # drawn once
+    assert Augmentation.drawn(np.random.default_rng(0), 0.0).wave(wave, 16000) is wave
+
+
+def test_a_shift_is_silence_before_a_word_or_part_of_it_lost() -> None:
+    wave = torch.arange(1.0, 401)
+    later, earlier = (Augmentation(shift=shift, strength=1.0, kinds=()).wave(wave, 8000) for shift in (0.01, -0.01))
+    assert torch.equal(later, torch.cat([torch.zeros(80), wave])) and torch.equal(earlier, wave[80:])
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_noise_of_any_colour_has_unit_variance_and_its_slope(power: float) -> None:
+    class Fixed(np.random.Generator):
+        def uniform(self, *given: Any) -> float:  # type: ignore[override]
+            return power
+
+    rng, spectra = Fixed(np.random.PCG64(0)), []
+    for _ in range(200):
+        made = augment.coloured(4096, rng)
+        assert 0.3 < float(made.std()) < 2
+        spectra.append(torch.fft.rfft(made).abs().square())
+    mean = torch.stack(spectra).mean(0)
+    f = torch.arange(20, 1500)
+    x, y = f.log() - f.log().mean(), mean[f].log()
+    assert float((x * y).sum() / x.square().sum()) == pytest.approx(-2 * power, abs=0.1)
+
+
+def test_each_kind_of_variation_changes_something_and_no_other_kind() -> None:
+    wave, features = torch.randn(8000), torch.randn(50, 40)
+
+    def made(*kinds: str) -> tuple[Any, ...]:
+        change = Augmentation.drawn(np.random.default_rng(3), 1.0, kinds)
+        return change.wave(wave, 8000), change.bands(features)
+
+    assert torch.equal(made()[0], wave) and torch.equal(made()[1], features)
+    for kind in augment.KINDS:
+        heard, seen = made(kind)
+        assert torch.equal(seen, features) == (kind not in ("formants", "masks"))
+        assert torch.equal(heard, wave) == (kind in ("formants", "masks"))
+    scale = made("gain")[0] / wave
+    torch.testing.assert_close(scale, scale[:1].expand_as(scale))
+    torch.testing.assert_close(made("gain", "noise")[0] - made("gain")[0], made("noise")[0] - wave)
+    with pytest.raises(ValueError, match="vary: got 'pitch', expected one of speed, shift"):
+        Speech(vary=("pitch",))
+
+
+def test_formants_move_by_the_factor_and_not_at_one() -> None:
+    features = torch.arange(40.0).repeat(3, 1)
+    assert torch.equal(augment.moved(features, 1.0), features)
+    torch.testing.assert_close(augment.moved(features, 1.1), (1.1 * features).clamp(max=39))
+    torch.testing.assert_close(augment.moved(features, 0.9), 0.9 * features)
+
+
+@pytest.mark.parametrize("task", [Speech(simulate=True), SpeechCTC(simulate=True)], ids=["words", "spelling"])
+def test_folds_share_no_speaker_and_cover_the_training_split(task: Any) -> None:
+    def listed(task: Any, split: str) -> list[Any]:
+        return list(task.utterances(split) if isinstance(task, SpeechCTC) else task._utterances(split))
+
+    whole, seen = listed(task, "train"), []
+    for fold in range(4):
+        own = replace(task, fold=fold)
+        kept, valid = listed(own, "train"), listed(own, "valid")
+        assert own.held_out == "valid" and valid and task.held_out == "test"
+        assert not {one.speaker for one in kept} & {one.speaker for one in valid}
+        assert [one for one in whole if one in kept or one in valid] == whole
+        assert listed(own, "test") == listed(task, "test")
+        seen += valid
+    assert sorted(map(str, seen)) == sorted(map(str, whole))
+    for wrong in (-1, 4):
+        with pytest.raises(ValueError, match=f"fold is {wrong}, expected 0 to 3, or null"):
+            replace(task, fold=wrong)
 
 
 def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
@@ -502,6 +584,28 @@ def test_latency_is_counted_from_sound_to_symbol() -> None:
     reset = torch.arange(10)[None] == 0
     meter.update(out, Chunk(out, out, torch.zeros_like(reset), reset, info))
     assert (meter.get(), meter.wer(), meter.latency("first"), meter.latency("last")) == (0, 0, 6, 6)
+
+
+def heard_as(texts: list[str], said: list[list[int]]) -> Transcripts:
+    """Return the meter after utterances of those texts were understood as those symbols, one symbol a step."""
+    meter = Transcripts(texts, stack=1)
+    for number, symbols in enumerate(said):
+        zero = torch.zeros(1, len(symbols), dtype=torch.int64)
+        last = torch.arange(len(symbols))[None] == len(symbols) - 1
+        info = {"utterance": zero + number, "pass": zero + FIRST, "last": last, "voice_activity": zero}
+        out = F.one_hot(torch.tensor([symbols]), SYMBOLS).float()
+        meter.update(out, Chunk(out, out, torch.zeros_like(last), torch.arange(len(symbols))[None] == 0, info))
+    return meter
+
+
+@pytest.mark.parametrize("said", [[3, 0, 4, 0, 5], [0, 0], [27, 1, 27]])
+def test_what_is_understood_of_an_empty_transcription_is_an_error(said: list[int]) -> None:
+    texts, understood = ["AB", ""], ["AB", "".join(LETTERS[s - 1] for s in said if s)]
+    meter = heard_as(texts, [[1, 2], said])
+    assert meter.get() == jiwer.cer(texts, understood)
+    assert meter.wer() == jiwer.wer(texts, understood)
+    assert meter.get() > 0 or not any(said)
+    assert math.isnan(heard_as([""], [[1, 2]]).get())  # there is no letter that the errors are counted by
 
 
 def test_learning_goes_on_in_the_middle_of_an_utterance() -> None:

@@ -53,7 +53,8 @@ def left(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
     metrics = [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
-    return tensors, facts["loop"], metrics, summary["scores"], summary["updates"]
+    averaged = facts.get("average"), summary["averaged"]
+    return tensors, facts["loop"], metrics, summary["scores"], averaged, summary["updates"]
 
 
 def same(a, b):
@@ -73,6 +74,8 @@ KINDS = {
     "factored": ["--rule.name", "factored", "--model.block", "mamba"],
     "spiking": ["--rule.name=stllr", "--rule.feedback=random", "--model.threshold=0.5", "--model.spike_rate=0.2"],
     "rate": ["--optim.lr_end", "1e-5"],
+    "schedule": ["--optim.schedule=inverse_sqrt", "--optim.warmup=9", "--optim.groups={A_log: 0.1, dt_bias: 0}"],
+    "average": ["--optim.average=0.9", "--run.held_out=true", "--rule.window=10", "--stream.length=4"],
     "spelling": ["--task.name=speech_ctc", "--task.simulate=true", "--stream.split=train", "--stream.steps=400"],
 }
 
@@ -109,17 +112,20 @@ def test_the_learning_rate_ends_where_it_should(tmp_path, monkeypatch):
     assert 0.1 - rates[0] == pytest.approx(steps[0])
 
 
-@pytest.mark.parametrize("lost", ["loop.trace", "loop.state", "optimizer", "model"])
+@pytest.mark.parametrize(
+    "lost", ["loop.trace", "loop.state", "optimizer", "model", "average.model", "average.loop.state"]
+)
 def test_resume_needs_every_part(lost, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(whole)
-    run(parts, stop_at=30, monkeypatch=monkeypatch)
+    words = ["--optim.average", "0.9"]
+    run(whole, *words)
+    run(parts, *words, stop_at=30, monkeypatch=monkeypatch)
     tensors, facts = checkpoint.load(parts / "checkpoint.safetensors")
     touched = [name for name in tensors if name.startswith(lost)]
     assert touched
     halved = {name: tensor / 2 if name in touched else tensor for name, tensor in tensors.items()}
     checkpoint.save(parts / "checkpoint.safetensors", halved, facts)
-    assert run(parts, "--run.resume", "true") == 0
+    assert run(parts, *words, "--run.resume", "true") == 0
     assert not same(whole, parts)
 
 

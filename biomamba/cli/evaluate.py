@@ -10,8 +10,8 @@ from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from .. import checkpoint
-from ..experiment import log
-from ..experiment.build import Experiment, task_of
+from ..experiment import log, outcome, schedule
+from ..experiment.build import Experiment, steps_to_take, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
 from ..report.text import confusion_table, score_table
@@ -47,7 +47,8 @@ def run(argv: Sequence[str]) -> int:
     split = parsed.command.split or task.held_out
     endless = task.steps(split, batch=batch) is None
     wanted = wanted or (settings.stream.steps if endless else None)
-    optim = replace(settings.optim, lr=settings.optim.lr_end or settings.optim.lr)  # as where the run ended
+    total = steps_to_take(task, learned, batch, settings.run.seed, settings.stream.steps)
+    optim = schedule.ended(settings.optim, total, settings.stream.length)  # it goes on from there
     model = replace(settings.model, from_=None)  # the run has weights of its own
     settings = replace(settings, stream=replace(settings.stream, split=split, steps=wanted), optim=optim, model=model)
     keep = None if parsed.command.save is None else Path(parsed.command.save)
@@ -58,12 +59,20 @@ def run(argv: Sequence[str]) -> int:
     print(f"{folder}: {task.source}")
     print(f"split {split}: {batch} streams of {own.total:,} steps; {overlap(task, learned, split, endless)}")
     scored = {"learning off": own.evaluate(split, own.total, "learning off")}
+    if (folder / "average.safetensors").is_file():
+        averaged, _ = checkpoint.load(folder / "average.safetensors")
+        checkpoint.load_weights(own.model, averaged)
+        scored["averaged, learning off"] = own.evaluate(split, own.total, "averaged weights")
+        checkpoint.load_weights(own.model, weights)
     scored["learning on"] = log.score(own.online(own.stream()), task, own.total, "learning on")
     if parsed.command.each:
         scored["each by itself"] = adapt(settings, task, split, weights, keep)
     elif keep is not None:
         own.learner.save(keep)
+    outcome.check_scored(task, scored["learning off"].meters, own.total)
     print(score_table({label: found.scores for label, found in scored.items()}))
+    for line in task.left_out(scored["learning off"].meters):
+        print(line)
     for label, found in scored.items():
         if counts := log.confusion(found.meters):
             print(f"{label}\n{confusion_table(counts)}")

@@ -7,6 +7,7 @@
     biomamba fidelity --config delay --rules rtrl,stllr --lengths 1,8 --depths 1,2
     biomamba report runs/compare-delay-001 runs/x -o report.html
     biomamba evaluate runs/x --split valid
+    biomamba export runs/x -o learner.onnx --stream.batch 1 --stream.length 1
     biomamba compress book.txt -o book.bm            biomamba decompress book.bm -o book.txt
     biomamba info
 
@@ -23,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("train", "compare", "fidelity", "report", "evaluate", "compress", "decompress", "info")
+COMMANDS = ("train", "compare", "fidelity", "report", "evaluate", "export", "compress", "decompress", "info")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

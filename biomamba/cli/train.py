@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..experiment import config, trackers
+from ..experiment import config, jobs, trackers
 from ..experiment.build import Experiment, timescales
 from ..experiment.log import Summary
 from ..experiment.parse import parse
@@ -17,6 +17,7 @@ from ..report.text import bytes_text, confusion_table, score_table
 
 def run(argv: Sequence[str]) -> int:
     """Begin a run, or go on with one, and print its scores."""
+    jobs.stop_with_parent()
     parsed = parse(argv, usage="train ")
     settings = parsed.config
     watching = trackers.choose(settings.run.trackers)
@@ -29,7 +30,24 @@ def run(argv: Sequence[str]) -> int:
         run = Run.resume(experiment, folder)
     else:
         run = Run.begin(experiment)
-    print_summary(run, parsed.notes)
+    try:
+        signal_number = learn(run, parsed.notes, watching)
+    except BaseException:
+        if not settings.run.resume:
+            run.discard()
+        raise
+    finally:
+        run.close()
+    if signal_number is not None:
+        again = f"biomamba train --config {shlex.quote(str(run.folder / 'config.yaml'))} --run.resume true"
+        print(f"stopped at step {run.done:,} of {experiment.total:,}, saved; to go on: {again}")
+        return 128 + signal_number
+    return 0
+
+
+def learn(run: Run, notes: Sequence[str], watching: Sequence[str]) -> int | None:
+    """Learn, and print how it goes and what it came to; return the signal that stopped it."""
+    print_summary(run, notes)
     with trackers.opened(watching, run.folder, config.to_dict(run.experiment.config), run.done) as tracked:
         signal_number = run.learn(tracked)
         if signal_number is None:
@@ -37,11 +55,7 @@ def run(argv: Sequence[str]) -> int:
             print_scores(run, summary)
             for tracker in tracked:
                 tracker.finish(summary)
-    if signal_number is not None:
-        again = f"biomamba train --config {shlex.quote(str(run.folder / 'config.yaml'))} --run.resume true"
-        print(f"stopped at step {run.done:,} of {experiment.total:,}, saved; to go on: {again}")
-        return 128 + signal_number
-    return 0
+    return signal_number
 
 
 def print_summary(run: Run, notes: Sequence[str]) -> None:
@@ -68,7 +82,8 @@ def print_summary(run: Run, notes: Sequence[str]) -> None:
 
 def print_scores(run: Run, summary: Summary) -> None:
     """Print the scores beside the baselines, and what the run took."""
-    print(score_table({summary.rule: summary.scores, **summary.baselines}))
+    averaged = {f"{summary.rule}, averaged": summary.averaged} if summary.averaged else {}
+    print(score_table({summary.rule: summary.scores, **averaged, **summary.baselines}))
     if summary.confusion:
         print(confusion_table(summary.confusion))
     seconds, threads = summary.wall_seconds, f"{summary.threads} thread{'s' if summary.threads > 1 else ''}"
@@ -77,4 +92,9 @@ def print_scores(run: Run, summary: Summary) -> None:
         f"{summary.skipped} updates skipped; traces {bytes_text(summary.trace_bytes)}, "
         f"memory {bytes_text(summary.peak_rss_bytes)}"
     )
+    assert run.state is not None
+    for line in run.experiment.task.left_out(run.state.meters):
+        print(line)
+    if not summary.updates:
+        print(f"nothing was learned: no step of these {summary.steps:,} has a label")
     print(f"{run.folder}/summary.json")

@@ -22,7 +22,8 @@ from ..rules import RULES
 from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
 from . import config as configs
-from . import log, warm
+from . import log, schedule, warm
+from .average import Average
 from .config import Config
 from .memory import keep_freed_memory
 from .registry import OPTIMIZERS, TASKS
@@ -67,6 +68,7 @@ class Experiment:
     task: Benchmark
     learner: Learner
     total: int  # time steps of each stream
+    average: Average | None = None
 
     @classmethod
     def from_config(cls, config: Config, task: Task | None = None) -> "Experiment":
@@ -82,7 +84,10 @@ class Experiment:
         total = steps_to_take(task, config.stream.split, config.stream.batch, config.run.seed, config.stream.steps)
         if total < length:
             raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
-        return cls(config, task, build_learner(config, task), total)
+        schedule.check(config.optim, total)
+        learner, decay = build_learner(config, task), config.optim.average
+        average = None if decay is None else Average(task, learner.model, decay, total, config.run.threads)
+        return cls(config, task, learner, total, average)
 
     @property
     def model(self) -> Model:
@@ -101,8 +106,11 @@ class Experiment:
         state: where to go on (default: streams begin anew).
         """
         self.learner.restart()
-        for report in online(chunks, self.learner, state):
+        self._set_rate(state.steps if state else 0)
+        for report in online(self.average.beside(chunks) if self.average else chunks, self.learner, state):
             self._set_rate(report.state.steps)
+            if self.average:
+                self.average.update(report)
             yield report
 
     def evaluate(self, split: str, steps: int | None, label: str, model: Model | None = None) -> log.Scored:
@@ -137,11 +145,9 @@ class Experiment:
             scores[name]["held_out"] = value["all"]
 
     def _set_rate(self, done: int) -> None:
-        """Set the learning rate of the update after `done` steps, where it is to change along the stream."""
-        first, last = self.config.optim.lr, self.config.optim.lr_end
-        if last is not None:
-            for group in self.learner.optimizer.param_groups:
-                group["lr"] = first + (last - first) * done / self.total
+        """Set the learning rate of the update after `done` steps."""
+        value = schedule.rate(self.config.optim, done, self.total, self.config.stream.length)
+        schedule.set_rates(self.learner.optimizer, value)
 
 
 def make_task(name: str, **options: Any) -> Benchmark:
@@ -163,8 +169,8 @@ def task_of(config: Config) -> Benchmark:
     return make_task(config.task.name, **config.task.options)
 
 
-def build_learner(config: Config, task: Task) -> Learner:
-    """Return the learner of a config, weights drawn by its seed.
+def build_learner(config: Config, task: Task, **others: Any) -> Learner:
+    """Return the learner of a config, weights drawn by its seed; others: options of `Learner` in place of its own.
 
     Sets the threads of the process. Raises ValueError for what cannot be built.
     """
@@ -179,16 +185,14 @@ def build_learner(config: Config, task: Task) -> Learner:
     rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-    return Learner(
-        task,
-        model,
-        rule,
-        kind(model.parameters(), **options),
-        window=config.rule.window,
-        clip=config.optim.clip,
-        compile=config.run.compile,
-        threads=config.run.threads,
-    )
+    groups = schedule.groups(model, config.optim.groups or {})
+    own: dict[str, Any] = {
+        "window": config.rule.window,
+        "clip": config.optim.clip,
+        "compile": config.run.compile,
+        "threads": config.run.threads,
+    }
+    return Learner(task, model, rule, kind(groups, **options), **(own | others))
 
 
 def build_model(config: Config, task: Task) -> Model:
@@ -216,7 +220,7 @@ def timescales(config: Config, task: Task) -> tuple[float, float] | None:
     options that say time constants, and all stand at the official values.
     """
     own, horizon = config.model, Benchmark.of(task).horizon
-    if own.timescales != "auto":
+    if not isinstance(own.timescales, str):
         return own.timescales
     there = inspect.signature(BLOCKS[own.block]).parameters
     official = all(

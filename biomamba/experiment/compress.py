@@ -25,6 +25,7 @@ from ..learner import Learner
 from ..loop_state import LoopState
 from ..ops.backend import resolve
 from ..stream import Chunk
+from . import schedule
 from .build import build_learner, task_of
 from .config import FREE, Config, flatten, from_values, to_dict
 from .files import CONFIGS
@@ -36,7 +37,10 @@ Shares = NDArray[np.int64]
 
 
 def compress(data: bytes, config: Config) -> bytes:
-    """Return the text compressed by the learner that the config names. Raises ValueError for one with a window."""
+    """Return the text compressed by the learner that the config names.
+
+    Raises ValueError for one with a window or averaged weights, and for a schedule that does not fit the text.
+    """
     encoder, symbols = Encoder(), _laid(data, config.stream.batch)
 
     def write(at: int, begins: Callable[[NDArray[Any]], Shares], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -141,12 +145,15 @@ def _learn(config: Config, size: int, code: Callable[..., NDArray[np.uint8]]) ->
     """Predict, have the bytes of a chunk coded or read, and learn, from the first chunk to the last."""
     if config.rule.window is not None:
         raise ValueError(f"rule.window: got {config.rule.window}, expected null: windows are not compressed with")
+    if config.optim.average is not None:
+        raise ValueError(f"optim.average: got {config.optim.average:g}, expected null: the weights that learn predict")
     task = task_of(config)
     learner = build_learner(config, task)
     if (learner.model.encoder.weight.shape[0], task.spec.d_out) != (256, 256):
         raise ValueError(f"task.name: got {config.task.name}, expected a task of bytes: give language")
     batch, length = config.stream.batch, config.stream.length
     steps = -(-size // batch)
+    schedule.check(config.optim, max(steps, 1))
     known = np.arange(batch * steps).reshape(batch, steps) < size
     before = np.zeros((batch, 1), np.int64)
     for at in tqdm(range(0, steps, length), disable=None, unit="chunks"):
@@ -158,6 +165,7 @@ def _learn(config: Config, size: int, code: Callable[..., NDArray[np.uint8]]) ->
         new = code(at, begins, here).astype(np.int64)
         x = torch.from_numpy(np.concatenate([before, new[:, :-1]], 1))
         mask = torch.from_numpy(here.copy())
+        schedule.set_rates(learner.optimizer, schedule.rate(config.optim, at, steps, length))
         learner.update(Chunk(x, torch.from_numpy(new), mask, torch.zeros_like(mask)))
         before = new[:, -1:]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import yaml
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
 from ..stream import Split
 
@@ -82,20 +82,28 @@ class OptimConfig:
 
     name: which optimiser
     lr: learning rate
-    lr_end: learning rate at the end of the stream, reached in a straight line; null: it stays
+    schedule: constant, linear, cosine (both to lr_end), inverse_sqrt; null: linear where lr_end is given, else constant
+    lr_end: learning rate at the end of the stream; null: a hundredth of lr where the schedule has an end
+    warmup: time steps in which the learning rate rises to lr
+    groups: factors of the learning rate by the ends of parameters' names, such as {A_log: 0.1}; null: 1
     betas: decay of adam's two averages per update
     momentum: of sgd and rmsprop
     weight_decay: per update, as the optimiser defines it
     clip: largest norm of the gradient; null: no limit
+    average: decay per update of averaged weights, such as 0.999, which are scored beside these; null: none
     """
 
     name: str = "adam"
     lr: PositiveFloat = 3e-3
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] | None = None
     lr_end: PositiveFloat | None = None
+    warmup: NonNegativeInt = 0
+    groups: dict[str, NonNegativeFloat] | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: NonNegativeFloat = 0.0
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat | None = 1.0
+    average: OpenUnitInterval | None = None
 
 
 @dataclass(frozen=True)

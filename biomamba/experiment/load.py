@@ -20,41 +20,51 @@ from ..model import Model
 from ..rows import Rows, Supervised
 from ..rules import RULES
 from ..rules.base import LearningRule
-from ..saved import FILE, FORMAT, Snapshot, rollback
+from ..saved import FILE, FORMAT, OPTIONS, Snapshot, rollback
 from ..stream import Task
 from .build import build_learner, task_of
 from .parse import parse
 from .registry import OPTIMIZERS, TASKS
 
 
-def load(folder: str | Path, task: Task | None = None, threads: int | None = None) -> Learner:
+def load(folder: str | Path, task: Task | None = None, lr: float | None = None, **options: Any) -> Learner:
     """Return the learner in a folder: one that was saved, or that of a run, as it was when it was last saved.
 
-    task: in the place of a task of one's own, which no file can hold. threads: that an update takes (default: as the
-    learner had). A run of several streams goes on with them in `online`; `predict` begins a stream of its own.
-    Raises FileNotFoundError where there is no learner, ValueError for files that are damaged or do not fit.
+    task: in the place of a task of one's own, which no file can hold. lr: learning rate from here on. options: those
+    of `Learner` that shall be others, such as horizon, max_drift or threads.
+    A run of several streams goes on with them in `online`; `predict` begins a stream of its own.
+    Raises FileNotFoundError where there is no learner, ValueError for files that are damaged or do not fit, and what
+    `Learner` raises.
     """
     folder = Path(folder)
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise TypeError(f"{unknown[0]}: is no option of a learner, expected one of lr, {', '.join(OPTIONS)}")
     if (folder / FILE).is_file():
-        return _saved(folder / FILE, task, threads)
-    if (folder / "config.yaml").is_file():
-        return _run(folder, task)
-    hint = "biomamba.load_pretrained reads official weights" if (folder / "config.json").is_file() else "give another"
-    raise FileNotFoundError(f"{folder}: no {FILE} and no config.yaml, expected a saved learner or a run: {hint}")
+        learner = _saved(folder / FILE, task, options)
+    elif (folder / "config.yaml").is_file():
+        learner = _run(folder, task, options)
+    else:
+        official = (folder / "config.json").is_file()
+        hint = "biomamba.load_pretrained reads official weights" if official else "give another"
+        raise FileNotFoundError(f"{folder}: no {FILE} and no config.yaml, expected a saved learner or a run: {hint}")
+    for group in learner.optimizer.param_groups if lr is not None else ():
+        group["lr"] = lr
+    return learner
 
 
-def _saved(path: Path, task: Task | None, threads: int | None) -> Learner:
+def _saved(path: Path, task: Task | None, options: dict[str, Any]) -> Learner:
     """Return the learner of a file."""
     tensors, facts = checkpoint.load(path)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ValueError(f"{path}: is no learner of format {FORMAT}, expected what learner.save wrote: save it anew")
     try:
-        return _made(tensors, facts, task, threads)
+        return _made(tensors, facts, task, options)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path}: does not hold a learner ({type(error).__name__}: {error}): save it anew") from error
 
 
-def _made(tensors: checkpoint.Tensors, facts: dict[str, Any], task: Task | None, threads: int | None) -> Learner:
+def _made(tensors: checkpoint.Tensors, facts: dict[str, Any], task: Task | None, options: dict[str, Any]) -> Learner:
     """Return the learner that a file tells of."""
     arguments = {name: _tuple(value) for name, value in facts["model"]["arguments"].items()}
     if arguments["n_layers"] > len(tensors):
@@ -71,17 +81,17 @@ def _made(tensors: checkpoint.Tensors, facts: dict[str, Any], task: Task | None,
     rows = Rows.from_state(checkpoint.under(tensors, "rows."), facts["rows"])
     task = task or _task(facts["task"], model)
     rule = _rule(facts["rule"]["name"])(model.blocks, **facts["rule"]["options"])  # type: ignore[arg-type]
-    options = facts["learner"] | ({} if threads is None else {"threads": threads})
-    learner = Learner(task, model, rule, _optimizer(facts["optimizer"], model), rows=rows, **options)
+    own = {name: value for name, value in facts["learner"].items() if name in OPTIONS} | options
+    learner = Learner(task, model, rule, _optimizer(facts["optimizer"], model), rows=rows, **own)
     rollback(learner, Snapshot(tensors, facts))
     return learner
 
 
-def _run(folder: Path, task: Task | None) -> Learner:
+def _run(folder: Path, task: Task | None, options: dict[str, Any]) -> Learner:
     """Return the learner of a run."""
     config = parse(["--config", str(folder / "config.yaml")]).config
     config = replace(config, model=replace(config.model, from_=None))  # the run has weights of its own
-    learner = build_learner(config, task or task_of(config))
+    learner = build_learner(config, task or task_of(config), **options)
     if (folder / "checkpoint.safetensors").is_file():
         tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
         parts = learner.task, learner.model, learner.rule, learner.optimizer

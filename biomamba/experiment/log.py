@@ -1,7 +1,8 @@
 """What a run leaves behind for people and programs: metrics.jsonl while it goes, summary.json at its end.
 
 A run folder holds config.yaml (every value of the experiment), metrics.jsonl (one `Record` per line),
-checkpoint.safetensors, model.safetensors (the weights at the end) and summary.json (one `Summary`).
+checkpoint.safetensors, model.safetensors (the weights at the end), average.safetensors (the averaged ones, where
+optim.average asks for them: of the same form) and summary.json (one `Summary`).
 Numbers that are not finite are null in the files.
 """
 
@@ -21,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from .. import __version__
+from ..durable import replacing
 from ..learner import Report
 from ..loop_state import LoopState
 from ..metrics import Confusion
@@ -72,6 +74,7 @@ class Summary:
     streams: side by side; steps times streams is the samples seen
     scores: by name (accuracy, bits_per_byte, loss in nats, ...), {"all": over the whole stream, "last_tenth": over its
         last tenth}, every prediction made before it was learned from; "held_out": of the held-out split, learning off
+    averaged: of the same form, of averaged weights; empty where there are none
     baselines: by name, of the same form: `frozen`, the model as drawn, and the task's own; empty where not asked for
     confusion: by name of a score that counts decisions, {"classes": names, "counts": rows of the true class}
     steps_per_second: time steps of each stream per second of learning
@@ -96,6 +99,7 @@ class Summary:
     steps: int
     streams: int
     scores: Scores
+    averaged: Scores
     baselines: dict[str, Scores]
     confusion: dict[str, Any]
     steps_per_second: float
@@ -130,20 +134,22 @@ def sync(path: Path) -> int:
 
 
 def shorten(path: Path, size: int) -> None:
-    """Cut metrics.jsonl back to `size` bytes, to the lines that a checkpoint knows of."""
+    """Cut metrics.jsonl back to `size` bytes, to the lines that a checkpoint knows of.
+
+    Raises ValueError where it holds fewer.
+    """
     path.touch()
-    if path.stat().st_size > size:
+    held = path.stat().st_size
+    if held < size:
+        raise ValueError(f"{path} holds {held} bytes, the checkpoint knows of {size}: restore it, or begin a new run")
+    if held > size:
         os.truncate(path, size)
 
 
 def write(path: Path, text: str) -> None:
     """Write a file so that at every moment it is whole, old or new."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def to_json(value: Any) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
 from ..rules import RULES
 from .config import SECTIONS, Config, from_values, key_of, to_yaml
@@ -287,7 +287,7 @@ def _typed(
         raise ValueError(f"{key}: got {given.get(key)!r}, expected {_describe(options[key].type)}") from None
     values = {key: parsed[key] for key in options}
     for key, value in values.items():
-        numbers = value if isinstance(value, tuple | list) else (value,)
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else (value,)
         if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
             raise ValueError(f"{key}: got {given.get(key, written.get(key))!r}, expected a finite number")
     for key, option in options.items():
@@ -308,5 +308,7 @@ def _describe(type_: Any) -> str:
         NonNegativeInt: "a whole number, 0 or more",
         PositiveFloat: "a number above 0",
     }
+    words |= {OpenUnitInterval: "a number above 0 and below 1"}
+    words |= {dict[str, NonNegativeFloat]: "numbers, 0 or more, by name, such as {A_log: 0.1}"}
     words |= {NonNegativeFloat: "a number, 0 or more", int: "a whole number", float: "a number", str: "text"}
     return words.get(type_) or str(type_) if not isinstance(type_, str) else type_

@@ -12,13 +12,24 @@ import yaml
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..durable import clear
+from ..inputs import checked
 from ..loop_state import LoopState
 from ..state import nbytes
-from . import config, jobs, log, trackers
+from . import config, jobs, log, outcome, trackers
 from .build import Experiment, limit
 from .config import Config
+from .digest import Digest
+from .lock import LOCK, Lock
 
-RUN_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "summary.json")
+RUN_FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "average.safetensors",
+    "summary.json",
+)
 
 
 @dataclass
@@ -31,38 +42,81 @@ class Run:
     state: LoopState | None = None
     stream_state: checkpoint.Tensors = field(default_factory=dict)
     threads: int = 1  # that an update takes
+    lock: Lock | None = None
+    digest: Digest = field(default_factory=Digest)
+    made: Path | None = None  # the uppermost folder that was made for it
 
     @classmethod
     def begin(cls, experiment: Experiment) -> "Run":
         """Make the run's folder, with the config in it. Raises FileExistsError where it holds another run."""
         own = experiment.config
-        folder = create_run_dir(own)
+        made = _missing(Path(own.run.dir)) if own.run.dir is not None else None
+        folder, lock = create_run_dir(own)
         log.write(
             folder / "config.yaml", config.to_yaml(replace(own, run=replace(own.run, dir=str(folder), overwrite=False)))
         )
-        return cls(experiment, folder, log.Progress(experiment.task, experiment.total))
+        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total), lock=lock)
+        run.made = made if own.run.dir is not None else folder
+        return run
+
+    def discard(self) -> None:
+        """Take away what was made for a run that has begun and has not made a step."""
+        if self.state is None:
+            for name in (*RUN_FILES, LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+            folder = self.folder
+            while self.made is not None and folder.is_relative_to(self.made) and not any(folder.iterdir()):
+                folder.rmdir()
+                folder = folder.parent
 
     @classmethod
     def resume(cls, experiment: Experiment, folder: Path) -> "Run":
         """Return the run of a folder as it was at its last checkpoint, or at its start where it has none.
 
-        Raises ValueError where file or data do not fit.
+        Raises ValueError where another process uses it, and where file, config or data do not fit.
         """
-        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total))
+        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total), lock=Lock(folder))
+        try:
+            run._take_up()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def _take_up(self) -> None:
+        """Go on from the folder's checkpoint, where there is one."""
+        experiment, folder = self.experiment, self.folder
+        clear(folder)
         if not (folder / "checkpoint.safetensors").exists():
             (folder / "metrics.jsonl").write_text("")
-            return run
+            return
         tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
+        if not isinstance(facts, dict) or "config" not in facts:
+            raise ValueError(f"{folder / 'checkpoint.safetensors'} is no checkpoint: restore it, or begin anew")
+        differs = config.difference(facts["config"], config.to_dict(experiment.config))
+        if differs:
+            raise ValueError(f"{differs}; the run in {folder} learned otherwise: put it back, or begin a new run")
         if facts["source"] != experiment.task.source:
             raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
-        run.progress.load_state_dict(facts["progress"])
+        self.digest = Digest.load(facts["digest"])
+        if experiment.task.replayable and not facts["stateful"]:
+            again = checked(experiment.stream(steps=self.digest.steps), experiment.model)
+            if not self.digest.fits(again):
+                raise ValueError(f"task: {experiment.task.source} holds other data than the run began with: give those")
+        self.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
         own = experiment.learner
         parts = own.task, own.model, own.rule, own.optimizer
-        run.state = checkpoint.restore(tensors, facts["loop"], *parts)
+        self.state = checkpoint.restore(tensors, facts["loop"], *parts)
         torch.set_rng_state(tensors["rng"])
-        run.stream_state = checkpoint.under(tensors, "stream.")
-        return run
+        self.stream_state = checkpoint.under(tensors, "stream.")
+        if experiment.average:
+            experiment.average.restore(tensors, facts["average"])
+
+    def close(self) -> None:
+        """Let the folder go."""
+        if self.lock is not None:
+            self.lock.release()
 
     @property
     def done(self) -> int:
@@ -70,15 +124,35 @@ class Run:
         return self.state.steps if self.state else 0
 
     def learn(self, tracked: Sequence[trackers.Tracker]) -> int | None:
-        """Learn to the end of the stream, or until a signal; return the signal. Raises ValueError for no step."""
-        options, total, done = self.experiment.config.run, self.experiment.total, self.done
+        """Learn to the end of the stream, or until a signal; return the signal. Raises ValueError for no step.
+
+        Whatever ends it, a stream that breaks off or a reader of what is printed who has gone, it is saved first.
+        """
+        total, done = self.experiment.total, self.done
         chunks = self.experiment.stream(start=done)
         chunks.load_state_dict(self.stream_state)
+        try:
+            caught = self._learn(chunks, tracked)
+        except (ValueError, OSError):
+            if self.state is not None and self.done > done:
+                self.save(chunks)
+            raise
+        if (
+            caught is None and self.state is not None and self.done < total
+        ):  # a live stream may end before all was asked
+            self.log_record(tracked)
+            self.save(chunks)
+        return caught
+
+    def _learn(self, chunks: limit, tracked: Sequence[trackers.Tracker]) -> int | None:
+        """Learn to the end of the chunks, or until a signal; return the signal. Raises ValueError for no step."""
+        options, total, done = self.experiment.config.run, self.experiment.total, self.done
         bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
         with bar, jobs.signals() as caught:
             for report in self.experiment.online(chunks, self.state):
                 self.threads = report.threads
+                self.digest.update(report.chunk)
                 self.state, now, new = report.state, time.perf_counter(), report.chunk.x.shape[1]
                 steps = self.state.steps
                 self.progress.update(report, now - began)
@@ -96,9 +170,6 @@ class Run:
                     return caught[0]
         if self.state is None:
             raise ValueError(f"{self.experiment.task.source}: it ended before its first step, expected at least one")
-        if self.state.steps < total:  # a live stream may end before what was asked of it
-            self.log_record(tracked)
-            self.save(chunks)
         return None
 
     def log_record(self, tracked: Sequence[trackers.Tracker]) -> log.Record:
@@ -117,15 +188,22 @@ class Run:
         progress.peak = progress.peak or log.peak_rss_bytes()
         tensors, loop = checkpoint.collect(experiment.model, experiment.learner.optimizer, self.state)
         tensors |= {"rng": torch.get_rng_state()}
-        tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
+        stream = chunks.state_dict()
+        tensors |= {f"stream.{name}": tensor for name, tensor in stream.items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
+        facts |= {"config": config.to_dict(experiment.config), "digest": self.digest.state_dict()}
+        facts["stateful"] = bool(stream)  # such a stream depends on what the model said
+        if experiment.average:
+            averaged, facts["average"] = experiment.average.collect()
+            tensors |= averaged
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
     def finish(self) -> log.Summary:
         """Write the weights and the summary, the scores beside the baselines, and return the summary.
 
-        Raises FloatingPointError where fewer updates were taken than left out.
+        Raises FloatingPointError where fewer updates were taken than left out, ValueError where nothing was learned or
+        scored.
         """
         assert self.state is not None
         experiment, own, loop_state, progress = self.experiment, self.experiment.config, self.state, self.progress
@@ -134,11 +212,18 @@ class Run:
                 f"{loop_state.skipped} updates were not finite and {loop_state.updates} were taken, expected more of "
                 f"these: lower optim.lr, or give optim.clip; {self.folder} keeps the checkpoint, no model"
             )
+        outcome.check(experiment.task, loop_state, own.stream.steps is None or loop_state.steps < experiment.total)
         peak = progress.peak or log.peak_rss_bytes()
         checkpoint.save(self.folder / "model.safetensors", checkpoint.weights(experiment.model))
         scores = progress.scores(loop_state)
+        averaged: log.Scores = {}
+        if experiment.average:
+            averaged = experiment.average.scores
+            checkpoint.save(self.folder / "average.safetensors", checkpoint.weights(experiment.average.model))
         if own.run.held_out:
             experiment.add_held_out(scores)
+            if experiment.average:
+                experiment.add_held_out(averaged, experiment.average.model)
         summary = log.Summary(
             task=own.task.name,
             source=experiment.task.source,
@@ -150,6 +235,7 @@ class Run:
             steps=loop_state.steps,
             streams=own.stream.batch,
             scores=scores,
+            averaged=averaged,
             baselines=experiment.baselines() if own.run.baselines else {},
             confusion=log.confusion(loop_state.meters),
             steps_per_second=loop_state.steps / progress.seconds,
@@ -167,30 +253,45 @@ class Run:
         return summary
 
 
-def create_run_dir(settings: Config) -> Path:
-    """Make the folder of a new run. Raises FileExistsError where it holds a run that may not be overwritten."""
+def create_run_dir(settings: Config) -> tuple[Path, Lock]:
+    """Make the folder of a new run, and take its lock.
+
+    Raises FileExistsError where it holds a run that may not be overwritten, ValueError where another process uses it.
+    """
     if settings.run.dir is None:
-        return next_run_dir(f"{settings.task.name}-{settings.rule.name}-seed{settings.run.seed}")
+        folder = next_run_dir(f"{settings.task.name}-{settings.rule.name}-seed{settings.run.seed}")
+        return folder, Lock(folder)
     folder = Path(settings.run.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder)
     held = [folder / name for name in RUN_FILES if (folder / name).exists()]
     if held and not settings.run.overwrite:
+        lock.release()
         raise FileExistsError(
             f"run.dir: {folder} already holds a run: give another folder, --run.resume true to go on with it, "
             "or --run.overwrite true to lose it"
         )
+    clear(folder)
     for file in held:
         file.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folder, lock
+
+
+def _missing(folder: Path) -> Path | None:
+    """Return the uppermost folder that has to be made for a folder; None where it is there."""
+    return next((own for own in [*reversed(folder.parents), folder] if not own.exists()), None)
 
 
 def next_run_dir(name: str) -> Path:
     """Make and return the first of runs/<name>-001, -002, ... that does not exist."""
     for number in itertools.count(1):
         folder = Path("runs", f"{name}-{number:03d}")
-        if not folder.exists():
-            folder.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()  # of two processes that want it, one makes it
             return folder
+        except FileExistsError:
+            continue
     raise AssertionError("unreachable: the numbers do not end")
 
 

@@ -14,6 +14,7 @@ from ..analysis.cost import Cost
 from ..experiment.log import Scores
 
 PARTS = {"all": "", "last_tenth": " last tenth", "held_out": " held out"}
+CLASSES, MISTAKES = 20, 10  # beyond so many classes the commonest mistakes stand for a confusion matrix
 WIDE = 6  # columns of scores, beyond which a table is turned on its side
 
 
@@ -39,12 +40,29 @@ def score_table(scores: Mapping[str, Scores]) -> str:
 
 
 def confusion_table(confusion: Mapping[str, Any]) -> str:
-    """Return one table per score that counts decisions, as `log.confusion` has them."""
+    """Return one table per score that counts decisions, as `log.confusion` has them; of many classes their mistakes."""
     tables = []
     for name, own in confusion.items():
+        if len(own["classes"]) > CLASSES:
+            tables.append(_mistakes(name, own["classes"], own["counts"]))
+            continue
         rows = [[f"true {c}", *map(str, counts)] for c, counts in zip(own["classes"], own["counts"], strict=True)]
         tables.append(table([[name, *(f"predicted {c}" for c in own["classes"])], *rows]))
     return "\n".join(tables)
+
+
+def _mistakes(name: str, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Return the commonest mistakes as a table, and where all counts are."""
+    wrong = [
+        (count, classes[true], classes[predicted])
+        for true, row in enumerate(counts)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    most = sorted(wrong, key=lambda found: -found[0])[:MISTAKES]
+    rows = [[f"true {true}", f"predicted {predicted}", str(count)] for count, true, predicted in most]
+    head = [f"{name}: {len(classes)} classes, commonest mistakes", "", "times"]
+    return f"{table([head, *rows])}\nall counts: confusion in summary.json"
 
 
 def bytes_text(count: float | None) -> str:
@@ -88,8 +106,9 @@ def gather(settings: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     runs = {label: [_summary(folder) for folder in folders] for label, folders in settings.items()}
     first = next(iter(runs.values()))[0]
     baselines: dict[str, list[Scores]] = {}
-    for summary in (summary for own in runs.values() for summary in own):
-        for name, scores in summary["baselines"].items():
+    for label, summary in ((label, summary) for label, own in runs.items() for summary in own):
+        averaged = {f"{label}, averaged": summary["averaged"]} if summary.get("averaged") else {}
+        for name, scores in (averaged | summary["baselines"]).items():
             baselines.setdefault(name, []).append(scores)
     return {
         "task": first["task"],

@@ -86,6 +86,10 @@ class Errors:
         numbers, errors, _ = self._sorted()
         return [int(numbers[at]) for at in _changes(errors)]
 
+    def count(self) -> float:
+        """Return how many changes to the worse there are; nan where nothing was scored."""
+        return float(len(self.changes())) if self.blocks else math.nan
+
     def change(self) -> Change:
         """Return the marked change, else the first that is found."""
         numbers, errors, counts = self._sorted()

@@ -4,14 +4,17 @@ Shapes: b streams, t steps, k targets; y is (b, t, k) values, or (b, t) classes 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from biomamba.metrics import Mean
+from biomamba.metrics import Mean, Total
 from biomamba.stream import Chunk
+
+SAID = 5  # columns that are named
 
 
 class SquaredError(Mean):
@@ -28,6 +31,61 @@ class AbsoluteError(Mean):
     def values(self, out: Tensor, y: Tensor) -> Tensor:
         """Return the error of each step, over its targets."""
         return (out - y).abs().mean(-1)
+
+
+class InUnits(Mean):
+    """The mean absolute error of one target in the units of the table, or the root of its mean squared error."""
+
+    def __init__(self, target: int, squared: bool) -> None:
+        """Take the number of the target."""
+        super().__init__()
+        self.target, self.squared = target, squared
+
+    def update(self, out: Tensor, chunk: Chunk) -> None:
+        """Add the errors of the labelled steps; `info["unit"]` (b, t, k) is what 1 of `out` and y is in the table."""
+        own, unit = slice(self.target, self.target + 1), chunk.info["unit"]
+        super().update((out.detach() * unit)[..., own], chunk._replace(y=(chunk.y * unit)[..., own]))
+
+    def values(self, out: Tensor, y: Tensor) -> Tensor:
+        """Return the error of each step."""
+        return (out - y).square()[:, 0] if self.squared else (out - y).abs()[:, 0]
+
+    def get(self) -> float:
+        """Return the score so far; nan where nothing was labelled."""
+        return math.sqrt(super().get()) if self.squared else super().get()
+
+
+class SkippedRows(Total):
+    """How many rows were skipped, and by which input: `info["skipped"]` (b, t) is its number from 1, or 0."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Take the names of the inputs."""
+        super().__init__("skipped")
+        self.names, self.counts = names, dict[str, int]()  # by number of the input, from 1
+
+    def update(self, out: Tensor, chunk: Chunk) -> None:
+        """Count the rows of a chunk."""
+        found, counts = chunk.info["skipped"][chunk.info["skipped"] > 0].unique(return_counts=True)
+        for which, count in zip(found.tolist(), counts.tolist(), strict=True):
+            self.counts[str(which)] = self.counts.get(str(which), 0) + count
+
+    def get(self) -> float:
+        """Return the number of rows so far."""
+        return float(sum(self.counts.values()))
+
+    def told(self) -> str:
+        """Return the columns with how many rows each has cost, most first."""
+        most = sorted(self.counts.items(), key=lambda item: -item[1])
+        own = [f"{self.names[int(which) - 1]} in {count:,}" for which, count in most[:SAID]]
+        return ", ".join([*own, *(["..."] if len(most) > SAID else [])])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {"counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from saved counts."""
+        self.counts = dict(state["counts"])
 
 
 class R2:

@@ -28,9 +28,10 @@ class Rows(NamedTuple):
 
     x: Numbers  # (n, d)
     label: Numbers  # (n,) NaN where there is none
+    unit: Numbers  # (n, d) what 1 of a scaled input is in the table
     row: NDArray[Any]  # (n,) number in the table
-    skipped: NDArray[Any]  # (n,) bool, as are the following
-    mask: NDArray[Any]
+    skipped: NDArray[Any]  # (n,) 0, or the number from 1 of the first input that is no good
+    mask: NDArray[Any]  # (n,) bool, as is the following
     reset: NDArray[Any]
 
 
@@ -39,10 +40,11 @@ class Steps(NamedTuple):
 
     x: Numbers  # (n, d)
     y: Numbers  # (n, k) targets, NaN where unknown
-    mask: NDArray[Any]  # (n,) bool, as are the following
+    mask: NDArray[Any]  # (n,) bool, as is the following
     reset: NDArray[Any]
-    skipped: NDArray[Any]
+    skipped: NDArray[Any]  # (n,) as in Rows
     row: NDArray[Any]  # (n,) number in the table
+    unit: Numbers  # (n, k) what 1 of a scaled target is in the table
 
 
 class OnlineStandardScaler:
@@ -52,11 +54,13 @@ class OnlineStandardScaler:
         """Start with nothing seen."""
         self.scale, self.count, self.shift = scale, 0, np.zeros(columns)
         self.sums, self.last = np.zeros((2, columns)), np.zeros(columns)
+        self.unit = np.ones((0, columns))  # (n, c) of the rows taken last, what 1 is before it is scaled
 
     def take(self, values: Numbers) -> tuple[Numbers, NDArray[Any]]:
         """Return the rows (n, c) and which were good (n,): a row with a number that is not finite repeats the last."""
         good: NDArray[Any] = np.all(np.abs(values) < HUGE, axis=1)
         values = np.where(good[:, None], values, 0.0)
+        self.unit = np.ones_like(values)
         if self.scale:
             values = self._scaled(values, good)
         before = np.maximum.accumulate(np.where(good, np.arange(1, len(good) + 1), 0))
@@ -79,6 +83,7 @@ class OnlineStandardScaler:
         if len(values):
             self.count, self.sums = self.count + int(good.sum()), np.stack([sums[-1], squares[-1]])
         deviation = np.sqrt(np.maximum(squares / count - (sums / count) ** 2, 0))
+        self.unit = deviation
         return np.where(deviation > 0, (values - sums / count) / np.where(deviation > 0, deviation, 1), 0.0)
 
 
@@ -88,7 +93,7 @@ def labelled(rows: Iterator[Rows], scale: bool) -> Iterator[Steps]:
     for own in rows:
         target, known = labels.take(own.label[:, None])
         y = np.where(known[:, None], target, np.nan)
-        yield Steps(own.x, y, own.mask & known & ~own.skipped, own.reset, own.skipped, own.row)
+        yield Steps(own.x, y, own.mask & known & (own.skipped == 0), own.reset, own.skipped, own.row, labels.unit)
 
 
 def following(rows: Iterator[Rows]) -> Iterator[Steps]:
@@ -98,9 +103,9 @@ def following(rows: Iterator[Rows]) -> Iterator[Steps]:
         both = Rows(*map(np.concatenate, zip(*held, new, strict=True)))
         now, after = (Rows(*(field[part] for field in both)) for part in (slice(None, -1), slice(1, None)))
         held = [Rows(*(field[-1:] for field in both))]
-        y = np.where(after.skipped[:, None], np.nan, after.x)
-        mask = now.mask & ~now.skipped & ~after.skipped & ~after.reset
-        yield Steps(now.x, y, mask, now.reset, now.skipped, now.row)
+        y = np.where(after.skipped[:, None] > 0, np.nan, after.x)
+        mask = now.mask & (now.skipped == 0) & (after.skipped == 0) & ~after.reset
+        yield Steps(now.x, y, mask, now.reset, now.skipped, now.row, after.unit)
 
 
 def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: bool, begin: int) -> Iterator[Rows]:
@@ -114,7 +119,11 @@ def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: b
         given = {role: block[:, inputs + i] for i, role in enumerate(roles)}
         none, ones = np.full(len(block), np.nan), np.ones(len(block))
         row = np.arange(begin, begin + len(block))
-        yield Rows(x, given.get("label", none), row, ~good, given.get("mask", ones) > 0, given.get("reset", none) > 0)
+        first_bad = np.argmin(np.abs(block[:, :inputs]) < HUGE, axis=1) + 1
+        label, mask, reset = (
+            given.get(role, usual) for role, usual in (("label", none), ("mask", ones), ("reset", none))
+        )
+        yield Rows(x, label, running.unit, row, np.where(good, 0, first_bad), mask > 0, reset > 0)
         begin += len(block)
 
 
@@ -127,12 +136,12 @@ def stream_from(steps: Iterator[Steps], first: int) -> Iterator[Steps]:
 def side_by_side(streams: Iterable[Iterator[Steps]], length: int, start: int, is_class: bool) -> Iterator[Chunk]:
     """Yield chunks of streams that are equally long, from step `start` on; the last may be shorter.
 
-    is_class: y is (b, t) whole numbers, -1 where unknown.
+    is_class: y is (b, t) whole numbers, -1 where unknown, and there are no units.
     """
     for parts in zip(*(_cut(steps, length, start) for steps in streams), strict=True):
-        x, y, mask, reset, skipped, row = (torch.from_numpy(np.stack(field)) for field in zip(*parts, strict=True))
-        y = y[..., 0].nan_to_num(-1).long() if is_class else y
-        yield Chunk(x.float(), y, mask, reset, {"row": row, "skipped": skipped})
+        x, y, mask, reset, skipped, row, unit = (torch.from_numpy(np.stack(f)) for f in zip(*parts, strict=True))
+        info = {"row": row, "skipped": skipped} | ({} if is_class else {"unit": unit})
+        yield Chunk(x.float(), y[..., 0].nan_to_num(-1).long() if is_class else y, mask, reset, info)
 
 
 def _cut(steps: Iterator[Steps], length: int, start: int) -> Iterator[Steps]:

@@ -9,25 +9,30 @@ Shapes: b streams side by side, t steps, d inputs, k targets; y is (b, t) classe
 values, NaN where unknown. info has the `row` of the table, and whether it was `skipped`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from biomamba.metrics import Confusion, CrossEntropy, Derived, Total, labelled_cross_entropy
+from biomamba.metrics import Confusion, CrossEntropy, Derived, labelled_cross_entropy
 from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
 
 from ..common.baselines import score
 from ..common.files import check_split, package
+from .cells import class_name
 from .drift import Errors
 from .files import read
-from .scores import R2, AbsoluteError, Average, Last, SquaredError
+from .scores import R2, AbsoluteError, Average, InUnits, Last, SkippedRows, SquaredError
+from .select import left_out
 from .simulated import CHANGE, simulated
 from .stream import WARM, Steps, clean, following, labelled, side_by_side, stream_from
-from .table import Table
+from .table import Options, Table
+from .text import Live, Text
 
+SAID = 300  # letters of a list in an error
+TARGETS = 4  # whose errors are told in their own units too
 PARTS = {"train": "the first 90 %", "test": "the last 10 %", "all": "every row"}
 
 
@@ -36,19 +41,25 @@ class Columns(NamedTuple):
 
     inputs: list[int]
     roles: dict[str, int]  # label, mask and reset, where there are any
+    unused: dict[int, str]  # that might have been inputs, each with the reason why it is none
 
 
 @dataclass(frozen=True)
 class Arrays(Benchmark):
     """A user's own signals, one row a time step; columns are named as in the first line, or numbered from 0.
 
-    path: a .npy, .npz (arrays x, y, mask, reset) or .csv file; -: lines on standard input; null: a small simulated one.
+    path: a .npy, .npz (arrays x, y, mask, reset), .csv, .csv.gz or .parquet file; -: lines on standard input; null: a
+        small simulated one.
     kind: class: a class for each step; value: a value for each; none: no label, predict the next row's inputs.
-    inputs: the columns the model sees; none given: all that are not label, mask or reset.
+    inputs: the columns the model sees; none given: all that hold numbers and are no clock, label, mask or reset.
+    ignore: columns that are not seen where no inputs are given.
     label: the column to predict; null: y of an .npz, else the last column. An empty cell is no label.
     mask: a column that is 0 where nothing shall be learned or scored; null: mask of an .npz, else none.
     reset: a column that is 1 where a new sequence begins; null: reset of an .npz, else none.
     classes: names in the label's column, or how many where they count from 0; none given: those in the file.
+    header: whether the first line names the columns; null: as it looks.
+    missing: cells that mean a missing value, such as -999, beside the usual marks.
+    time_axis: the axis of time of an array; null: the first, and more columns than rows are refused.
     scale: inputs and values less their mean and divided by their deviation, both over the rows up to there.
     change_at: the row, from 0, where the stream is known to change, to score before and after it.
     detect: find changes from the errors (pip install "biomamba[drift]").
@@ -63,10 +74,14 @@ class Arrays(Benchmark):
     path: str | None = None
     kind: Literal["class", "value", "none"] = "class"
     inputs: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
     label: str | None = None
     mask: str | None = None
     reset: str | None = None
     classes: tuple[str, ...] = ()
+    header: bool | None = None
+    missing: tuple[str, ...] = ()
+    time_axis: Literal[0, 1] | None = None
     scale: bool = True
     change_at: int | None = None
     detect: bool = False
@@ -114,13 +129,20 @@ class Arrays(Benchmark):
         return None if self.rate is None else 1 / self.rate
 
     @property
+    def replayable(self) -> bool:
+        """Say that files are, and lines on standard input are not."""
+        return self.path != "-"
+
+    @property
     def source(self) -> str:
         """Name the table and what is done with it."""
         table, rows, roles = self._table, self._table.count(), self._columns.roles
-        names = [table.columns[column] for column in self._columns.inputs]
-        inputs = ", ".join(names if len(names) <= 5 else [*names[:2], "...", names[-1]])
+        inputs = _listed([table.columns[column] for column in self._columns.inputs])
         what = "the next" if self.kind == "none" else f"{self.kind} {table.columns[roles['label']]} from"
-        return f"{table.name}, {'live' if rows is None else f'{rows:,} rows'}: {what} {inputs}"
+        size = "live" if rows is None else f"{rows:,} rows"
+        header = " without a header" if isinstance(table, Text) and not table.named else ""
+        unused = _listed([f"{table.columns[column]} ({why})" for column, why in self._columns.unused.items()])
+        return f"{table.name}, {size}{header}: {what} {inputs}{unused and f'; left out: {unused}'}"
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int | None:
         """Return how many steps each stream has; None on standard input. Raises ValueError where there is not one."""
@@ -151,6 +173,20 @@ class Arrays(Benchmark):
             parts = [self._part(begin, begin + steps + (self.kind == "none")) for begin in begins]
         return side_by_side(parts, length, start, self.kind == "class")
 
+    def left_out(self, meters: Mapping[str, Meter]) -> list[str]:
+        """Return lines on the columns, rows, lines and labels that were not used."""
+        told = list[str]()
+        if self._columns.unused:
+            names = (f"{self._table.columns[column]} ({why})" for column, why in self._columns.unused.items())
+            told.append(f"columns left out: {', '.join(names)}")
+        skipped = meters["skipped_rows"]
+        if isinstance(skipped, SkippedRows) and skipped.counts:
+            told.append(f"{skipped.get():,.0f} rows skipped, missing or not finite: {skipped.told()}")
+        if isinstance(self._table, Live) and self._table.bad:
+            unknown = f", {self._table.unknown:,} of them for a label" if self._table.unknown else ""
+            told.append(f"{self._table.bad:,} lines could not be read{unknown}; the first: {self._table.first_bad}")
+        return told
+
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean over the labelled steps, of the cross entropy (nats) or the squared error; 0 without one."""
         count = chunk.mask.sum().clamp(min=1)
@@ -170,8 +206,9 @@ class Arrays(Benchmark):
                 "loss": CrossEntropy(),
             }
         else:
-            scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2()}
-        return scores | {"skipped_rows": Total("skipped")} | self._drift()
+            scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2(), **self._in_units()}
+        names = [self._table.columns[column] for column in self._columns.inputs]
+        return scores | {"skipped_rows": SkippedRows(names)} | self._drift()
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
@@ -189,13 +226,15 @@ class Arrays(Benchmark):
     @cached_property
     def _table(self) -> Table:
         """Return the table."""
-        return simulated() if self.path is None else read(self.path)
+        marks = frozenset(mark.strip().lower() for mark in self.missing)
+        return simulated() if self.path is None else read(self.path, Options(self.header, marks, self.time_axis))
 
     @cached_property
     def _columns(self) -> Columns:
-        """Return the columns in use. Raises ValueError for one that is not there."""
-        table, roles = self._table, self._table.roles
-        usual = {"label": table.columns[-1]} if roles is None else roles
+        """Return the columns in use. Raises ValueError for one that is not there or holds no number."""
+        table, roles, unused = self._table, self._table.roles, left_out(self._table)
+        last = next((c for c in reversed(range(len(table.columns))) if c not in unused), len(table.columns) - 1)
+        usual = {"label": table.columns[last]} if roles is None else roles
         names = {role: getattr(self, role) or usual.get(role) for role in ("label", "mask", "reset")}
         if self.kind == "none":
             names["label"] = self.label
@@ -203,14 +242,23 @@ class Arrays(Benchmark):
             raise ValueError(f"{table.name} has no array y, which kind {self.kind} needs: give --task.kind none")
         found = {role: self._find(role, name) for role, name in names.items() if name is not None}
         others = {*found.values(), *(self._find("label", name) for name in (roles or {}).values())}
-        given = [self._find("inputs", name) for name in self.inputs]
-        inputs = given or [column for column in range(len(table.columns)) if column not in others]
+        ignored = {self._find("ignore", name) for name in self.ignore} - others
+        inputs = [self._find("inputs", name) for name in self.inputs]
+        for column in inputs:
+            if unused.get(column, "").startswith("no number"):
+                raise ValueError(f"inputs: {table.name}, column {table.columns[column]} has {unused[column]}")
+        if inputs:
+            unused = {}
+        else:
+            unused = {c: why for c, why in (unused | dict.fromkeys(ignored, "ignored")).items() if c not in others}
+            inputs = [column for column in range(len(table.columns)) if column not in others | unused.keys()]
         if not inputs or len({*inputs, *found.values()}) < len(inputs) + len(found):
+            without = "".join(f"; {table.columns[c]} is left out ({why})" for c, why in unused.items())
             raise ValueError(
                 f"{table.name}: the inputs are {', '.join(self.inputs) or 'no column'}, expected at least one, none "
-                "twice, and neither label, mask nor reset: name them in task.inputs"
+                f"twice, and neither label, mask nor reset: name them in task.inputs{without[:SAID]}"
             )
-        return Columns(inputs, found)
+        return Columns(inputs, found, unused)
 
     @cached_property
     def _names(self) -> list[str]:
@@ -227,6 +275,12 @@ class Arrays(Benchmark):
             names, key=lambda name: (not _whole(name), int(name) if _whole(name) else 0, name)
         )
 
+    @cached_property
+    def _codes(self) -> dict[str, int]:
+        """Return the number of each class by its name, as given and in the one form that numbers have."""
+        codes = {name: number for number, name in enumerate(self._names)}
+        return {class_name(name): number for name, number in codes.items()} | codes
+
     @property
     def _size(self) -> int | None:
         """Return how many classes there are where `classes` is their number."""
@@ -242,15 +296,25 @@ class Arrays(Benchmark):
 
     def _part(self, first: int, last: int | None) -> Iterator[Steps]:
         """Yield the steps of one stream: the rows from `first` to before `last`."""
-        inputs, roles = self._columns
+        inputs, roles, _ = self._columns
         is_class = self.kind == "class"
-        codes = {roles["label"]: {name: number for number, name in enumerate(self._names)}} if is_class else {}
+        codes = {roles["label"]: self._codes} if is_class else {}
         begin = max(0, first - WARM)
         blocks = self._table.rows([*inputs, *roles.values()], codes, begin, last)
         rows = clean(blocks, len(inputs), list(roles), self.scale, begin)
         return stream_from(
             following(rows) if self.kind == "none" else labelled(rows, self.scale and not is_class), first
         )
+
+    def _in_units(self) -> dict[str, Meter]:
+        """Return the errors in the units of the table, of each target where they are few; none where unscaled."""
+        inputs, roles, _ = self._columns
+        targets = [roles["label"]] if self.kind == "value" else inputs
+        if not self.scale or len(targets) > TARGETS:
+            return {}
+        names = [(i, self._table.columns[column]) for i, column in enumerate(targets)]
+        scores = (("mae", False), ("rmse", True))
+        return {f"{score}[{name}]": InUnits(i, squared) for i, name in names for score, squared in scores}
 
     def _drift(self) -> dict[str, Meter]:
         """Return the meters of a change: none where none is marked or asked for."""
@@ -264,7 +328,7 @@ class Arrays(Benchmark):
             "score_after": Derived(errors.after),
             "recovery_steps": Derived(errors.recovery),
         }
-        return meters | ({"drifts": Derived(lambda: float(len(errors.changes())))} if self.detect else {})
+        return meters | ({"drifts": Derived(errors.count)} if self.detect else {})
 
     def _find(self, option: str, name: str) -> int:
         """Return the number of a column. Raises ValueError where there is none of that name."""
@@ -276,6 +340,11 @@ class Arrays(Benchmark):
         except (ValueError, IndexError):
             known = ", ".join([*columns[:10], *(["..."] if len(columns) > 10 else [])])
             raise ValueError(f"{option}: {self._table.name} has no column {name!r}, expected one of {known}") from None
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names in a line, the middle of many left out."""
+    return ", ".join(names if len(names) <= 5 else [*names[:2], "...", names[-1]])
 
 
 def _decisions(out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,12 @@ Shapes: n samples, c channels.
 """
 
 import math
+import re
 import shutil
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,13 @@ HOST = "physionet.org"
 URL = f"https://{HOST}/files/eegmmidb/1.0.0"
 RUNS = (1, 2, 4, 8, 12)
 LARGEST = 8 * 2**20  # bytes; the longest run of EEGMMI has 2.6 MB, and numbers take four times as much room
+PREFIXES = {"": 1e6, "k": 1e9, "kilo": 1e9, "m": 1e3, "milli": 1e3, "u": 1.0, "micro": 1.0, "n": 1e-3, "nano": 1e-3}
+MU = (
+    "\u00e2\u00b5",
+    "\u00ee\u00bc",
+    "\u00b5",
+    "\u03bc",
+)  # micro, in UTF-8 read as Latin-1, and by itself; small letters
 SIGNALS, SECONDS = 256, 3600  # more of either is no run of EEGMMI
 MONTAGE = (
     *("FC5", "FC3", "FC1", "FCZ", "FC2", "FC4", "FC6", "C5", "C3", "C1", "CZ", "C2", "C4", "C6"),
@@ -48,6 +56,7 @@ class Run(NamedTuple):
     signal: NDArray[np.float64]  # (n, c) microvolts
     channels: Sequence[str]  # their names, in capitals
     events: Sequence[Event]
+    useless: Mapping[str, str] = {}
 
 
 def find(path: str | None, subject: str) -> Path | None:
@@ -73,10 +82,12 @@ def read(file: Path) -> Run:
     check(file)
     edfio = package("edfio", "eeg", f"reading {file.name}")
     try:
-        edf = edfio.read_edf(file)
+        edf = edfio.read_edf(file, header_encoding="latin-1")  # of microvolts the first letter is often no ASCII
         signals = [s for s in edf.signals if s.label != "EDF Annotations"]
         found = {s.sampling_frequency for s in signals}
-        data = np.stack([s.data for s in signals], axis=1) if found == {RATE} else np.empty((0, 0))
+        useless = {name: why for name, s in zip(_names(signals), signals, strict=True) if (why := _useless(s))}
+        columns = [_microvolts(s, name in useless) for name, s in zip(_names(signals), signals, strict=True)]
+        data = np.stack(columns, axis=1) if found == {RATE} else np.empty((0, 0))
         notes = [(a.onset, a.duration or 0.0, a.text) for a in edf.annotations]
     except Exception as error:  # whatever a parser makes of a broken file
         raise ValueError(
@@ -85,7 +96,43 @@ def read(file: Path) -> Run:
     if found != {RATE}:
         raise ValueError(f"{file} has signals at {_rates(found)}, expected {RATE} Hz throughout: give a run of EEGMMI")
     events = [Event(round(onset * RATE), round((onset + length) * RATE), text) for onset, length, text in notes]
-    return Run(data.astype(np.float64), [s.label.strip(". ").upper() for s in signals], events)
+    return Run(data, _names(signals), events, useless)
+
+
+def _names(signals: Sequence[Any]) -> list[str]:
+    """Return the names of signals, in capitals."""
+    return [s.label.strip(". ").upper() for s in signals]
+
+
+def microvolts(unit: str) -> float | None:
+    """Return how many microvolts the physical dimension of an EDF header is; None where it is no voltage.
+
+    >>> [microvolts(unit) for unit in ("uV", "mV", "\\u00b5V", "Volt", "nV", "degC", "")]
+    [1.0, 1000.0, 1.0, 1000000.0, 0.001, None, None]
+    """
+    text = unit.strip().lower()
+    for mu in MU:
+        text = text.replace(mu, "u")
+    found = re.fullmatch(r"(|u|micro|m|milli|n|nano|k|kilo)\s*v(?:olts?)?", text)
+    return PREFIXES[found[1]] if found else None
+
+
+def _useless(signal: Any) -> str:
+    """Return why the header of a signal makes no microvolts of it; nothing where it does."""
+    for what in ("physical", "digital"):
+        least, most = getattr(signal, f"{what}_min"), getattr(signal, f"{what}_max")
+        if least == most:
+            return f"its header gives {least:g} as {what} minimum and maximum"
+    if microvolts(signal.physical_dimension) is None:
+        return f"its header gives {signal.physical_dimension!r} as its unit, expected uV, mV, nV or V"
+    return ""
+
+
+def _microvolts(signal: Any, useless: bool) -> NDArray[np.float64]:
+    """Return a signal (n,) in microvolts; 0 throughout where its header makes none of it."""
+    if useless:
+        return np.zeros(len(signal.digital))
+    return np.asarray(signal.data, dtype=np.float64) * (microvolts(signal.physical_dimension) or 1.0)
 
 
 def check(file: Path) -> None:

@@ -61,13 +61,18 @@ def good(signal: Array) -> NDArray[np.bool_]:
 
     It looks back alone, so it knows that a channel is flat when that has lasted for a quarter of a second.
     """
+    return np.asarray(np.convolve(faults(signal).any(axis=1), np.ones(RATE))[: len(signal)] < 0.5)
+
+
+def faults(signal: Array) -> NDArray[np.bool_]:
+    """Return where (n, c) a channel (n, c) is not finite, beyond LARGEST, or has been flat."""
     ndimage = package("scipy.ndimage", "eeg", "the gate before the filters of task eeg")
     bad = ~(np.abs(signal) <= LARGEST)
     values = np.where(np.isfinite(signal), signal, 0.0)
     back = {"size": STILL, "axis": 0, "origin": STILL // 2 - 1, "mode": "nearest"}
     flat = ndimage.maximum_filter1d(values, **back) - ndimage.minimum_filter1d(values, **back) < FLAT
     flat[: STILL - 1] = False
-    return np.asarray(np.convolve((bad | flat).any(axis=1), np.ones(RATE))[: len(signal)] < 0.5)
+    return np.asarray(bad | flat)
 
 
 def steady(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:

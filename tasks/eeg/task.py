@@ -10,7 +10,7 @@ model's state is held meanwhile, and the filters begin anew. A label is in `y` a
 Shapes: b rows, t steps, s steps of a recording, f features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -41,6 +41,8 @@ SETS = {
 RUNS = {"eyes": (1, 2), "imagery": (4, 8, 12)}
 CLASSES = {"eyes": ("open", "closed"), "imagery": ("left", "right")}
 CHANNELS = {"eyes": ("occipital",), "imagery": ("motor",)}
+NEVER = f"it is flat or beyond {eeg_signal.LARGEST:g} microvolts throughout"
+SAID = 5  # channels that are named of those cut out
 BANDS = {"eyes": ("8-13",), "imagery": ("8-30",)}  # alpha; mu and beta
 
 
@@ -162,6 +164,10 @@ class Eeg(Benchmark):
             "skipped_seconds": Total("skipped", RATE),
         }
 
+    def left_out(self, meters: Mapping[str, Meter]) -> list[str]:
+        """Return lines on the channels that are no reference, and on the seconds that the gate cuts out of the runs."""
+        return [line for lines in self._told.values() for line in lines]
+
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
     ) -> dict[str, dict[str, dict[str, float]]]:
@@ -212,7 +218,17 @@ class Eeg(Benchmark):
                     )
                 made = recording(stretch, spans, self._grid, self._form)
                 split["test" if part == self.fold else "train"].append(made)
+        for held, recordings in split.items():
+            if not any(bool(own.segment.mask.any()) for own in recordings):
+                raise ValueError(
+                    f"split {held}: no step has a label; {'; '.join(self.left_out({})) or 'all are too short'}"
+                )
         return split
+
+    @cached_property
+    def _told(self) -> dict[str, list[str]]:
+        """Hold by run what of it is not used."""
+        return {}
 
     def _read(self, number: int) -> Run:
         """Return a run."""
@@ -225,8 +241,23 @@ class Eeg(Benchmark):
         lost = [channel for channel in self._channels if channel not in run.channels]
         if lost:
             raise ValueError(f"{name} has no channel {lost[0]}, expected one of {', '.join(run.channels)}")
-        own = run.signal[:, [list(run.channels).index(channel) for channel in self._channels]]
-        return np.concatenate([own, run.signal], axis=1) if self.reference == "average" else own
+        faults = eeg_signal.faults(run.signal)
+        never: NDArray[np.bool_] = np.all(faults[eeg_signal.STILL - 1 :], axis=0)
+        useless = {c: NEVER for c, bad in zip(run.channels, never, strict=True) if bad} | dict(run.useless)
+        for channel in self._channels:
+            if channel in useless:
+                raise ValueError(f"{name}, channel {channel}: {useless[channel]}: name others in task.channels")
+        chosen = [list(run.channels).index(channel) for channel in self._channels]
+        others = [i for i, channel in enumerate(run.channels) if channel not in useless]
+        others = others if self.reference == "average" else []
+        used = sorted({*chosen, *others})
+        lines = [f"{name}, channel {c} is no part of the reference: {why}" for c, why in useless.items() if others]
+        seconds = dict(zip([run.channels[i] for i in used], (faults[:, used].sum(0) / RATE).tolist(), strict=True))
+        if cut := sorted((channel for channel, own in seconds.items() if own), key=lambda c: -seconds[c]):
+            named = ", ".join(f"{channel} for {seconds[channel]:.3g} s" for channel in cut[:SAID])
+            lines.append(f"{name}, cut out where flat or beyond {eeg_signal.LARGEST:g} microvolts: {named}")
+        self._told[name] = lines
+        return np.concatenate([run.signal[:, chosen], run.signal[:, others]], axis=1)
 
     @property
     def _parts(self) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import tarfile
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from . import signal as audio
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 OTHERS = ("_silence_", "_unknown_")
+FOLDS = 4  # parts of a training split's speakers, of which one is set apart
 LIST_BYTES = 20_000_000  # of a list of files or transcriptions: more is none
 URLS = {
     "fsdd": "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/master.tar.gz",
@@ -133,6 +134,32 @@ def an4(folder: Path, split: str) -> list[Recorded]:
                 )
             found += [_an4_utterance(folder, name, text) for name, text in zip(ids, texts, strict=True)]
     return found
+
+
+def check_fold(fold: int | None) -> None:
+    """Raise ValueError for a fold that there is not."""
+    if fold is not None and not 0 <= fold < FOLDS:
+        raise ValueError(f"fold is {fold}, expected 0 to {FOLDS - 1}, or null")
+
+
+def folded(splits: dict[str, str], fold: int | None) -> dict[str, str]:
+    """Return the splits in words, where a fold is set apart from train."""
+    if fold is None:
+        return splits
+    own = f"a quarter of the speakers of train, fold {fold}"
+    return {**splits, "train": f"{splits['train']}, without {own}", "valid": own}
+
+
+def select(load: Callable[[str], Sequence[Utterance]], split: str, fold: int | None) -> Sequence[Utterance]:
+    """Return a split of a corpus; with a fold, valid is every fourth of train's speakers, and train the others.
+
+    The speakers are taken in the order of their hash: a choice that stays the same.
+    """
+    if fold is None or split not in ("train", "valid"):
+        return load(split)
+    every = load("train")
+    chosen = set(_hashed({utterance.speaker for utterance in every})[fold::FOLDS])
+    return [utterance for utterance in every if (utterance.speaker in chosen) == (split == "valid")]
 
 
 def fetch(corpus: str, folder: Path) -> None:

@@ -112,15 +112,13 @@ class Transcripts:
         row["before"], row["step"] = symbol, row["step"] + 1
 
     def _count(self, row: dict[str, Any], text: str) -> None:
-        """Score an utterance."""
-        if not text:
-            return
+        """Score an utterance; of an empty transcription whatever is understood is an insertion."""
         jiwer = package("jiwer", "speech", "scoring what was understood")
         predicted = "".join(LETTERS[symbol - 1] for symbol in row["predicted"])
         letters, words = jiwer.process_characters(text, predicted), jiwer.process_words(text, predicted)
         self.errors += letters.substitutions + letters.deletions + letters.insertions
         self.word_errors += words.substitutions + words.deletions + words.insertions
         self.letters, self.words = self.letters + len(text), self.words + len(text.split())
-        if row["at"]:
+        if row["at"] and text:
             self.first[row["at"][0] - row["voice_activity"][0]] += 1
             self.last[row["at"][-1] - row["voice_activity"][1]] += 1

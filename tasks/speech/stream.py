@@ -54,11 +54,11 @@ class TwoPass:
     @cached_property
     def half(self) -> int:
         """Return the steps of one hearing, a multiple of `align`."""
-        return audio.steps(self.augmentation.samples(self.samples), RATE, self.stack, self.align)
+        return audio.steps(self.augmentation.samples(self.samples, RATE), RATE, self.stack, self.align)
 
     def hearing(self, which: int, gamma: Tensor | None = None) -> Segment:
         """Return one hearing, the second with gamma."""
-        features = audio.log_mel(self.augmentation.wave(self.utterance.wave(RATE)), RATE)
+        features = audio.log_mel(self.augmentation.wave(self.utterance.wave(RATE), RATE), RATE)
         heard = audio.stacked(self.augmentation.bands(audio.normalised(features)), self.stack)
         count = len(heard)
         x = torch.nn.functional.pad(heard, (0, 0, 0, self.half - count))

@@ -26,7 +26,7 @@ from ..common.files import check_split
 from ..common.packing import Rows, Segment
 from . import files as corpora
 from . import signal as audio
-from .augment import IDENTITY, Augmentation
+from .augment import IDENTITY, USUAL, Augmentation, check
 from .files import Utterance
 from .simulated import digits
 
@@ -45,7 +45,9 @@ class Speech(Benchmark):
     stack: frames of 10 ms in a time step
     align: words are filled up to a multiple of so many steps, so that a chunk as long holds one whole word
     loss_at: every (frame, later ones weigh more) or end (the last frame alone)
-    augment: how much the words of split train vary in speed, noise and lost bands; 0: not at all, 1: much
+    augment: how much the words of split train vary; 0: not at all, 1: much
+    vary: in what: some of speed, shift, gain, noise, coloured, formants, masks
+    fold: 0 to 3: this quarter of train's speakers is split valid, and held out, to choose settings by; null: none
 
     Construction raises ValueError; reading raises FileNotFoundError, ValueError or ImportError.
     """
@@ -59,9 +61,13 @@ class Speech(Benchmark):
     align: int = 1
     loss_at: Literal["every", "end"] = "every"
     augment: float = 0.0
+    vary: tuple[str, ...] = USUAL
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no corpus can satisfy."""
+        check(self.vary)
+        corpora.check_fold(self.fold)
         if min(self.passes, self.stack, self.align) < 1:
             raise ValueError(
                 f"passes is {self.passes}, stack {self.stack}, align {self.align}: expected at least 1 of each"
@@ -78,16 +84,17 @@ class Speech(Benchmark):
     def splits(self) -> dict[str, str]:
         """Return the parts of the corpus."""
         if self.speaker:
-            return {"train": f"all speakers but {self.speaker}", "test": self.speaker, "all": "all"}
-        if self.corpus == "fsdd":
-            return {"train": "recordings from index 5 on", "test": "recordings 0 to 4", "all": "all"}
-        lists = dict.fromkeys(("train", "valid", "test"), "by the corpus's lists or its hash of the speaker")
-        return {**lists, "all": "all"}
+            own = {"train": f"all speakers but {self.speaker}", "test": self.speaker}
+        elif self.corpus == "fsdd":
+            own = {"train": "recordings from index 5 on", "test": "recordings 0 to 4"}
+        else:
+            own = dict.fromkeys(("train", "valid", "test"), "by the corpus's lists or its hash of the speaker")
+        return {**corpora.folded(own, self.fold), "all": "all"}
 
     @property
     def held_out(self) -> Split:
-        """Return test."""
-        return "test"
+        """Return test, or, with a fold, valid."""
+        return "test" if self.fold is None else "valid"
 
     @property
     def step_seconds(self) -> float:
@@ -166,6 +173,10 @@ class Speech(Benchmark):
     def _utterances(self, split: str) -> Sequence[Utterance]:
         """Return the words of a split in the order of the corpus."""
         check_split(split, self.splits)
+        return corpora.select(self._load, split, self.fold)
+
+    def _load(self, split: str) -> Sequence[Utterance]:
+        """Return what the corpus calls a split."""
         if self._folder is None:
             return digits(split, self.speaker)
         if self.corpus == "fsdd":
@@ -183,7 +194,8 @@ class Speech(Benchmark):
             rng = np.random.default_rng(draw)
             for i in rng.permutation(len(found)):
                 utterance, samples = found[i]
-                words.append(_Word(utterance, samples, self, Augmentation.drawn(rng, self.augment if train else 0.0)))
+                change = Augmentation.drawn(rng, self.augment if train else 0.0, self.vary)
+                words.append(_Word(utterance, samples, self, change))
         return packing.assign_rows(words, batch)
 
 
@@ -199,13 +211,13 @@ class _Word:
     @cached_property
     def steps(self) -> int:
         """Return how many steps it takes."""
-        task = self.task
-        return audio.steps(self.augmentation.samples(self.samples), audio.RATE[task.corpus], task.stack, task.align)
+        task, rate = self.task, audio.RATE[self.task.corpus]
+        return audio.steps(self.augmentation.samples(self.samples, rate), rate, task.stack, task.align)
 
     def read(self) -> Iterator[Segment]:
         """Yield it as one segment."""
         rate, word = audio.RATE[self.task.corpus], self.task.words.index(self.utterance.text)
-        wave = self.augmentation.wave(self.utterance.wave(rate))
+        wave = self.augmentation.wave(self.utterance.wave(rate), rate)
         x = audio.stacked(self.augmentation.bands(audio.normalised(audio.log_mel(wave, rate))), self.task.stack)
         count = len(x)
         last = torch.arange(count) == count - 1

@@ -28,7 +28,7 @@ from ..common import packing
 from ..common.files import check_split
 from . import files as corpora
 from . import signal as audio
-from .augment import IDENTITY, Augmentation
+from .augment import IDENTITY, USUAL, Augmentation, check
 from .files import Utterance
 from .scores import SYMBOLS, Transcripts
 from .simulated import spellings
@@ -44,7 +44,9 @@ class SpeechCTC(Benchmark):
     passes: how often split train is gone through, each time in another order
     stack: frames of 10 ms in a time step
     align: utterances are filled up to a multiple of so many steps; stream.length must divide it
-    augment: how much the utterances of split train vary in speed, noise and lost bands; 0: not at all, 1: much
+    augment: how much the utterances of split train vary; 0: not at all, 1: much
+    vary: in what: some of speed, shift, gain, noise, coloured, formants, masks
+    fold: 0 to 3: this quarter of train's speakers is split valid, and held out, to choose settings by; null: none
 
     Construction raises ValueError; reading raises FileNotFoundError, ValueError or ImportError.
     """
@@ -55,9 +57,13 @@ class SpeechCTC(Benchmark):
     stack: int = 3
     align: int = 16
     augment: float = 0.0
+    vary: tuple[str, ...] = USUAL
+    fold: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers below 1."""
+        """Refuse numbers below 1, and a fold that there is not."""
+        check(self.vary)
+        corpora.check_fold(self.fold)
         if min(self.passes, self.stack, self.align) < 1:
             raise ValueError(
                 f"passes is {self.passes}, stack {self.stack}, align {self.align}: expected at least 1 of each"
@@ -71,12 +77,13 @@ class SpeechCTC(Benchmark):
     @property
     def splits(self) -> dict[str, str]:
         """Return the parts of the corpus."""
-        return {"train": "the given training utterances", "test": "the given test utterances", "all": "all"}
+        own = {"train": "the given training utterances", "test": "the given test utterances"}
+        return {**corpora.folded(own, self.fold), "all": "all"}
 
     @property
     def held_out(self) -> Split:
-        """Return test."""
-        return "test"
+        """Return test, or, with a fold, valid."""
+        return "test" if self.fold is None else "valid"
 
     @property
     def step_seconds(self) -> float:
@@ -137,15 +144,18 @@ class SpeechCTC(Benchmark):
         for number in range(self.passes if split == "train" else 1):
             rng = np.random.default_rng((seed, number))
             for i in rng.permutation(len(found)) if split == "train" else range(len(found)):
-                augmentation = Augmentation.drawn(rng, self.augment) if split == "train" else IDENTITY
+                augmentation = Augmentation.drawn(rng, self.augment, self.vary) if split == "train" else IDENTITY
                 utterances.append(TwoPass(*found[i], len(utterances), self.stack, self.align, augmentation))
         return packing.assign_rows(utterances, batch)
 
     @cached_property
     def _listed(self) -> dict[str, Sequence[Utterance]]:
         """Return the utterances of every split: meters ask for their words again and again."""
-        folder = self._folder
-        return {split: spellings(split) if folder is None else corpora.an4(folder, split) for split in self.splits}
+        return {split: corpora.select(self._load, split, self.fold) for split in self.splits}
+
+    def _load(self, split: str) -> Sequence[Utterance]:
+        """Return what the corpus calls a split."""
+        return spellings(split) if self._folder is None else corpora.an4(self._folder, split)
 
     @cached_property
     def _samples(self) -> list[int]:
