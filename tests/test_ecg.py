@@ -890,9 +890,8 @@ def test_a_beat_depends_on_nothing_after_it_was_noticed(monkeypatch: pytest.Monk
     if peaks == "annotated":
         assert (table.noticed == table.peaks + AFTER).all() and AFTER == 72
     else:
-        assert (table.noticed >= table.peaks + AFTER).all() and np.quantile(
-            table.noticed - table.peaks, 0.99
-        ) < 0.3 * RATE
+        wait = table.noticed - table.peaks
+        assert (wait >= AFTER).all() and np.median(wait) < 0.25 * RATE and wait.max() < 0.35 * RATE
     for beat in (5, 40, 41, 200):
         until = int(table.noticed[beat])
 
