@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .loop import evaluate, online
     from .loop_state import LoopState
     from .model import Model
-    from .pretrained import load_pretrained
+    from .pretrained import load_pretrained, save_official
     from .rows import Prediction
     from .state import BlockState, cut, forget
     from .stream import Benchmark, Chunk, Spec, StatefulStream, Task
@@ -53,6 +53,7 @@ __all__ = [
     "pure",
     "regressor",
     "rules",
+    "save_official",
     "state",
     "stream",
     "testing",
@@ -61,7 +62,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Model": "model",
-    "load_pretrained": "pretrained",
+    **dict.fromkeys(("load_pretrained", "save_official"), "pretrained"),
     **dict.fromkeys(("classifier", "regressor"), "estimators"),
     "load": "experiment.load",
     **dict.fromkeys(("Learned", "Learner"), "learner"),

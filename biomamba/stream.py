@@ -84,6 +84,26 @@ class Spec(NamedTuple):
     d_in: int | None = None
 
 
+class RowFormat(NamedTuple):
+    """What a row of a task's data is, for those who give a learner one after another."""
+
+    inputs: list[str]  # names
+    classes: list[str] | None  # names in the order of the outputs; None for values
+    outputs: list[str]  # names of the values
+    scaled: bool
+    state: dict[str, Tensor]  # of the scalers, as `scaler.StandardScaler` has it: scaler.count, ..., targets.last
+
+
+class Answers(NamedTuple):
+    """What outputs say in the user's words and units."""
+
+    asked: Tensor  # (b, t) bool: somebody waits for an answer at this step
+    values: Tensor  # (b, t, k) probabilities of classes, or values in the user's units
+    is_class: bool
+    names: Sequence[str] | None = None  # of the k classes or values
+    held: Tensor | None = None  # (b, t) bool: the input of this step was unusable, the model saw an earlier one
+
+
 class Meter(Protocol):
     """A streaming score. `get` may be asked at any time; nan where nothing has been scored.
 
@@ -152,6 +172,11 @@ class Benchmark(Task):
         return None
 
     @property
+    def replayable(self) -> bool:
+        """Whether the same stream can be read again; not so where it is live."""
+        return True
+
+    @property
     def horizon(self) -> int | None:
         """How far back a prediction may have to look, time steps; None where nobody knows.
 
@@ -177,12 +202,25 @@ class Benchmark(Task):
         """
         return {}
 
+    def row_format(self, split: str, *, batch: int, steps: int) -> RowFormat | None:
+        """Return what a row is after so many steps of each stream; None where streams bring inputs made otherwise."""
+        return None
+
     def left_out(self, meters: Mapping[str, Meter]) -> Sequence[str]:
         """Return lines that count and name what of the data was not used, and why: rows, beats, events, channels.
 
         meters: those of a run that has ended.
         """
         return ()
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return what the predictions `out` (b, t, d_out) for a chunk say, of its labels nothing but where they are.
+
+        Without a word of the task's own: classes by softmax where y is of whole numbers, else values as they are; at
+        the steps that have a loss.
+        """
+        is_class = not chunk.y.is_floating_point()
+        return Answers(chunk.mask, out.softmax(-1) if is_class else out, is_class)
 
     def parts(self, split: str) -> Mapping[str, Task]:
         """Return, by name, a task for each person or record of a split, to adapt to each from the same weights.

@@ -28,12 +28,14 @@ LEVELS = [
     "compiled",
     "batched",
     "scaler",
+    "reduction",
     "rows",
     "loop_state",
     "updater",
     "checkpoint",
     "pages",
     "saved",
+    "sampling",
     "learner",
     "estimators",
     "fleet",
@@ -41,7 +43,7 @@ LEVELS = [
     "deploy",
     "testing",
 ]
-LEVELS += ["analysis", "tasks", "experiment", "report", "cli"]
+LEVELS += ["integrations", "analysis", "tasks", "experiment", "report", "cli"]
 HEAVY = {"datasets", "transformers", "mamba_ssm"}
 HEAVY |= {"torchaudio", "wfdb", "matplotlib", "llvmlite", "triton", "mne", "edfio"}
 HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn", "neurobench", "snntorch", "pynvml"}

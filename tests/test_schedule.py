@@ -17,6 +17,7 @@ from biomamba.experiment import schedule
 from biomamba.experiment.build import Experiment
 from biomamba.experiment.config import OptimConfig
 from biomamba.experiment.parse import parse
+from biomamba.report.text import gather
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", "delay", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run.baselines", "false"]
@@ -135,6 +136,15 @@ def test_the_longest_end_of_a_name_gives_a_parameter_its_factor() -> None:
     for name, value in factor.items():
         wanted = 0.25 if name.endswith("in_proj.weight") else 0.5 if name.endswith("weight") else 1.0
         assert value == (0.0 if name.endswith("A_log") else wanted), name
+    assert all(group["lr"] == 0.003 * group["factor"] for group in own.learner.optimizer.param_groups)
+
+
+def test_a_loaded_learner_keeps_its_groups(tmp_path) -> None:
+    own = experiment("--optim.groups", "{A_log: 0.1}")
+    own.learner.save(tmp_path)
+    for lr in (0.003, 0.5):
+        loaded = biomamba.load(tmp_path, task=own.task, **({} if lr == 0.003 else {"lr": lr}))
+        assert [group["lr"] for group in loaded.optimizer.param_groups] == pytest.approx([lr, 0.1 * lr])
 
 
 @pytest.mark.parametrize("fuse", ["false", pytest.param("true", marks=pytest.mark.slow)])
@@ -216,7 +226,10 @@ def test_averaged_weights_are_in_the_summary_the_folder_and_evaluate(tmp_path, c
     averaged, _ = checkpoint.load(folder / "average.safetensors")
     own = experiment(*words)
     checkpoint.load_weights(own.model, averaged)
-    told = json.loads((folder / "summary.json").read_text())["averaged"]["loss"]
+    summary = json.loads((folder / "summary.json").read_text())
+    beside = gather({"rtrl": [folder]})["baselines"]["rtrl, averaged"]["loss"]
+    assert {part: own["mean"] for part, own in beside.items()} == summary["averaged"]["loss"]
+    told = summary["averaged"]["loss"]
     assert told.keys() == {"all", "last_tenth", "held_out"}
     found = own.evaluate(own.task.held_out, own.total, "averaged").scores["loss"]["all"]
     assert told["held_out"] == found
