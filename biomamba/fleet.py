@@ -64,11 +64,10 @@ class Fleet:
         compile: make one graph for each kind of step, at its second call, which takes half a minute to two (None: where
         a compiler is there). limit: bytes of members in memory, above which pages not used for the longest time go to
         the disk, into `folder` (default: a temporary one). Threads are torch's own.
-        Raises ValueError for what `PureUpdate` refuses, for a learner with a window or a max_drift, and for compile
-        where nothing can be compiled.
+        Raises ValueError for what `PureUpdate` refuses, for a learner with a window or a max_drift or that is frozen,
+        and for compile where nothing can be compiled.
         """
-        if learner.window is not None or learner.max_drift is not None:
-            raise ValueError("learner: has a window or a max_drift, expected none: give Learner(...) without")
+        _check(learner)
         self.task, self.clip = learner.task, learner.clip
         memo = {id(learner.task): learner.task}
         self._model, self._rule, self._optimizer = deepcopy((learner.model, learner.rule, learner.optimizer), memo)
@@ -253,10 +252,11 @@ class Fleet:
 
     def _of(self, learner: Learner) -> tuple[Slot, dict[str, Meter], Rows]:
         """Return what a learner has become. Raises ValueError where it is not one of this fleet's."""
+        _check(learner)
         update = PureUpdate(learner.task, learner.model, learner.rule, learner.optimizer, learner.clip)
         state = learner.state
-        if learner.streams not in (None, 1) or (state is not None and (state.x.shape[1] or learner.window)):
-            raise ValueError("learner: has a window, open steps or several streams, expected one stream, all answered")
+        if learner.streams not in (None, 1) or (state is not None and state.x.shape[1]):
+            raise ValueError("learner: has open steps or several streams, expected one stream, all answered")
         past = (None, None) if state is None else (state.model_state, state.trace)
         memory = update.memory(1, *past)
         if _form(memory) != _form(self._updates[True].memory(1)) or update.formulas != self._updates[True].formulas:
@@ -273,6 +273,12 @@ class Fleet:
 
 def _form(memory: Memory) -> list[tuple[str, torch.Size, torch.dtype]]:
     return [(path, own.shape, own.dtype) for path, own in leaves(memory)]
+
+
+def _check(learner: Learner) -> None:
+    """Raise ValueError for a learner that does what no member does."""
+    if learner.window is not None or learner.max_drift is not None or learner.frozen:
+        raise ValueError("learner: has a window or a max_drift, or is frozen, which no member does: give one without")
 
 
 def _can_compile() -> bool:

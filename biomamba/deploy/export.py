@@ -46,16 +46,19 @@ def export(
     to: onnx, or aoti (AOTInductor's package). learns: False for the prediction alone, the weights in the file.
     resets: False leaves out the input `reset`, which makes the file smaller and faster.
     State and traces are the learner's where it has as many streams as the chunks and no open steps, else zero.
-    Raises ValueError for what cannot be exported (n-gram tables, a window, an optimiser other than Adam and SGD, a loss
-    that is no graph) and where the file does not give torch's numbers; ImportError where a package is missing.
+    Raises ValueError for what cannot be exported (n-gram tables, a window, a max_drift, an optimiser other than Adam
+    and SGD, a loss that is no graph) and where the file does not give torch's numbers; ImportError where a package is
+    missing.
     """
     file = Path(file)
     if to not in SUFFIXES:
         raise ValueError(f"to: got {to!r}, expected one of {', '.join(SUFFIXES)}")
     if file.suffix != SUFFIXES[to]:
         raise ValueError(f"file: got {file.name}, expected a name ending in {SUFFIXES[to]} for {to}")
-    if learns and learner.window is not None:
-        raise ValueError(f"window: got {learner.window}, expected none: only updates without a window are exported")
+    if learns and (learner.window is not None or learner.max_drift is not None or learner.frozen):
+        raise ValueError(
+            "learner: has a window or a max_drift, or is frozen, which no file does: give one without, or learns=False"
+        )
     missing = [name for name in NEEDS[to] if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f'to: {to} needs {", ".join(missing)}: pip install "biomamba[export]"')
