@@ -266,6 +266,17 @@ def test_damaged_wfdb_records_are_one_line(tmp_path: Path) -> None:
     assert "r1.hea: wfdb cannot read it" in spoiled("path", header("r1.dat", "../r1.dat"))
 
 
+def test_a_code_of_an_annotation_that_nobody_knows_is_counted(tmp_path: Path) -> None:
+    for name in ("r1", "r2"):
+        record(tmp_path, name)
+        codes = [(55, 100), (1, 100), (5, 100), (1, 100), (5, 100)]  # 55: unknown; N and V
+        words = b"".join((code << 10 | wait).to_bytes(2, "little") for code, wait in codes)
+        (tmp_path / f"{name}.atr").write_bytes(words + b"\0\0")
+    own = Recordings(str(tmp_path), test=("r2",), rate=50)
+    assert whole(own, "test").info["unit"].sum() == 4
+    assert own.left_out({}) == ["annotations that are of no class: 'nan' 2 times"]
+
+
 # sound
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import CrossEntropy, Derived, Total, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split, Task
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split, Task
 
 from ..common import packing
 from ..common.baselines import score
@@ -144,6 +144,10 @@ class Recordings(Benchmark):
             "loss": CrossEntropy(),
             "skipped_steps": Total("skipped"),
         }
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the classes at the labelled steps."""
+        return Answers(chunk.mask, out.softmax(-1), True, self._classes, chunk.info["skipped"] > 0)
 
     def left_out(self, meters: Mapping[str, Meter]) -> list[str]:
         """Return lines on the channels, files, annotations and steps that are not used."""
@@ -334,6 +338,10 @@ class Person(Benchmark):
     def meters(self) -> dict[str, Meter]:
         """Return the whole task's."""
         return self.task.meters()
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the whole task's."""
+        return self.task.answers(out, chunk)
 
     def _order(self, split: str, seed: int) -> list[Recording]:
         """Return the person's recordings."""

@@ -73,7 +73,7 @@ def _annotations(path: Path, record: str, annotator: str, rate: float) -> list[L
     told = _guarded(file, lambda wfdb: wfdb.rdann(record, annotator))
     notes = told.aux_note or [""] * len(told.symbol)
     return [
-        Label(sample / rate, sample / rate, symbol if symbol in BEATS or not note else note.strip("\0 "))
+        Label(sample / rate, sample / rate, note.strip("\0 ") if note and str(symbol) not in BEATS else str(symbol))
         for sample, symbol, note in zip(told.sample.tolist(), told.symbol, notes, strict=True)
     ]
 
