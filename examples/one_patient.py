@@ -72,8 +72,9 @@ def follow(learner: biomamba.Learner, first: float, last: float) -> Tensor:
 
 
 def sensitivity(counts: Tensor) -> str:
-    """Return the share of each class's beats that were found."""
-    return ", ".join(f"{CLASSES[c]} {counts[c, c] / counts[c].sum():.3f} of {counts[c].sum()}" for c in range(3))
+    """Return the share of each class's beats that were found, of the classes that there were."""
+    there = [c for c in range(len(CLASSES)) if counts[c].sum()]
+    return ", ".join(f"{CLASSES[c]} {counts[c, c] / counts[c].sum():.3f} of {counts[c].sum()}" for c in there)
 
 
 def go_on(folder: Path) -> None:
