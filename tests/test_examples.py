@@ -81,12 +81,15 @@ def test_the_side_is_seen_once_and_asked_for_seconds_later() -> None:
             assert abs(sign.mean() - 0.5) < 0.15
 
 
-def test_the_recording_is_learned_as_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recording_is_learned_as_its_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     runpy.run_path(str(EXAMPLES / "sorting_line.py"))["write"](tmp_path / "sorting.csv", 8_000)
     monkeypatch.chdir(tmp_path)
     words = ["train", "--config", "arrays", "--config", str(EXAMPLES / "sorting_line.yaml"), "--stream.batch", "4"]
     words += ["--stream.steps", "60", "--run.compile", "false", "--run.baselines", "false", "--run.dir", "run"]
     assert main(words) == 0
+    assert "states begin with time constants of 333 to 3000 steps" in capsys.readouterr().out
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["model"]["timescales"] == "auto" and written["task"]["horizon"] == 1000
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["skipped"] == 0

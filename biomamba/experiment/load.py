@@ -49,7 +49,7 @@ def load(folder: str | Path, task: Task | None = None, lr: float | None = None, 
         hint = "biomamba.load_pretrained reads official weights" if official else "give another"
         raise FileNotFoundError(f"{folder}: no {FILE} and no config.yaml, expected a saved learner or a run: {hint}")
     for group in learner.optimizer.param_groups if lr is not None else ():
-        group["lr"] = lr
+        group["lr"] = lr * group.get("factor", 1.0)
     return learner
 
 

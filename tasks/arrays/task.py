@@ -184,6 +184,10 @@ class Arrays(Benchmark):
         skipped = meters["skipped_rows"]
         if isinstance(skipped, SkippedRows) and skipped.counts:
             told.append(f"{skipped.get():,.0f} rows skipped, missing or not finite: {skipped.told()}")
+        if isinstance(skipped, SkippedRows) and skipped.unlabelled and self.kind != "none":
+            marks = dict(self._table.dropped) if isinstance(self._table, Text) else {}
+            named = f" ({_listed([f'{mark} {count:,} times' for mark, count in marks.items()])})" if marks else ""
+            told.append(f"{skipped.unlabelled:,} rows not learned from: without a label{named}, or masked")
         if isinstance(self._table, Live) and self._table.bad:
             unknown = f", {self._table.unknown:,} of them for a label" if self._table.unknown else ""
             told.append(f"{self._table.bad:,} lines could not be read{unknown}; the first: {self._table.first_bad}")
