@@ -42,7 +42,7 @@ ALONE = {  # the recurrence taken out: what is zero and stays so; without a head
     "T": ("T alone", "head.weight", 8),
 }
 SEEDED = ("E", "T")  # the rows that are read with every seed
-FAR = {"gap": 200, "kinds": 8, "bytes": 800_000}
+FAR = {"gap": 200, "kinds": 8, "bytes": 1_600_000}
 
 
 def measure(setting: Row) -> Row:

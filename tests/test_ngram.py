@@ -146,7 +146,7 @@ def test_a_row_learns_by_adagrad_and_scales_by_their_slope(float64: None) -> Non
     rows, g = torch.tensor([[[1, 6], [1, 7]]]), torch.randn(1, 2, 5)
     tables.learn(rows, g, "torch")
     A = (g[0, 0] ** 2).sum() + (g[0, 1] ** 2).sum()
-    torch.testing.assert_close(tables.W[1], -0.5 * (g[0, 0] + g[0, 1]) / (A + 0.1).sqrt())
+    torch.testing.assert_close(tables.W[1], -0.5 * (g[0, 0] + g[0, 1]) / (2 * (A + 0.1)).sqrt())
     torch.testing.assert_close(tables.W[7], -0.5 * g[0, 1] / ((g[0, 1] ** 2).sum() + 0.1).sqrt())
     assert tables.visits.tolist() == [0, 2, 0, 0, 0, 0, 1, 1]
     assert torch.equal(tables.scale, torch.ones(2, BUCKETS))  # nothing was met before
@@ -157,6 +157,17 @@ def test_a_row_learns_by_adagrad_and_scales_by_their_slope(float64: None) -> Non
     found, said = tables.read(torch.tensor([[0, 1, 2, 3]]), None, 3, "torch")
     scales = [tables.scale[q, int(tables.visits[r]).bit_length()] for q, r in enumerate(found[0, 0].tolist())]
     torch.testing.assert_close(said[0, 0], sum(v * tables.W[r] for v, r in zip(scales, found[0, 0], strict=True)))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_row_moves_by_at_most_the_rate_however_many_steps_read_it(backend: str) -> None:
+    for many in (1, 16, 400):
+        tables = Tables((1,), 8, 4, rate=0.5, floor=0.0, scale_rate=0.0)
+        tables.W = tables.W.float()
+        g = torch.ones(1, many, 8)  # all steps pull the same way
+        tables.learn(torch.full((1, many, 1), 2), g, backend)
+        torch.testing.assert_close(tables.W[2].norm(), torch.tensor(0.5))
+        assert tables.visits[2] == many and tables.W[2].norm() < 0.5 * math.sqrt(many) + 1e-6
 
 
 class Labelled(SummedLoss):

@@ -1,11 +1,12 @@
 """Tables of rows that a hash of the last tokens finds: read, and learned from the error of what was read.
 
     read    r_tk = hash(the last orders[k] tokens of step t),   out_t = sum_k s_{k,v} W[r_tk]
-    learn_  A[r] += |g|^2,   W[r] -= rate g / sqrt(A[r] + floor) / sqrt(1 + orders met before),
+    learn_  A[r] += |g|^2,   W[r] -= rate g / sqrt(A[r] + floor) / sqrt(1 + orders met before) / sqrt(m),
             s_{k,v} -= scale_rate g . W[r] of rows met before,   visits[r] += 1;   v: visits, in powers of two
 
-Each by torch's operations and by our kernels for the CPU. All that several steps name the same row for counts: A first,
-then rows, in the order of streams and steps. Shapes: b streams, t steps, k orders of m / k rows each, c numbers of a
+m: how many steps of the update read the row, so that a row moves by at most the rate however many there are. Each by
+torch's operations and by our kernels for the CPU. All that several steps read the same row for counts: A first, then
+rows, in the order of streams and steps. Shapes: b streams, t steps, k orders of m / k rows each, c numbers of a
 row; tokens (b, l-1+t) at least 0, those of the longest context first, 0 where there is none; reset (b, t) or None.
 """
 
@@ -72,11 +73,11 @@ def learn_(
         scale.clamp_(min=LEAST)
     A.index_add_(0, flat, (g * g).sum(-1, keepdim=True).expand(rows.shape).flatten())
     pace = rate / (1 + met.sum(-1, keepdim=True)).to(g.dtype).sqrt()
-    weights = pace / (A[rows] + floor).sqrt()
+    visits.index_add_(0, flat, torch.ones_like(flat, dtype=visits.dtype))
+    weights = pace / ((A[rows] + floor) * (visits[rows] - seen)).sqrt()
     for i, s in torch.cartesian_prod(*map(torch.arange, rows.shape[:2])).tolist():
         for q, row in enumerate(rows[i, s].tolist()):
             W[row] -= weights[i, s, q] * g[i, s]
-    visits.index_add_(0, flat, torch.ones_like(flat, dtype=visits.dtype))
 
 
 def hashed(tokens: Tensor, reset: Tensor | None, orders: Tensor, steps: int, many: int) -> Tensor:

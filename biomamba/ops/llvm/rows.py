@@ -82,7 +82,7 @@ def learn(part: Part, W: Array, A: Array, visits: Array, scale: Array, rows: Arr
     """Move the rows that steps read, and what is kept of them. One part does it: steps share rows."""
     (b, t, c), k = g.shape, rows.shape[2]
     rate, floor, scale_rate = (rates[i] for i in range(3))
-    pace, slopes = part.empty(b, t), part.empty(k, BUCKETS)
+    pace, before, slopes = part.empty(b, t), part.empty(b, t, k), part.empty(k, BUCKETS)
     for _ in part.rows(1):
         fill(slopes)
         for i in loop(b):
@@ -95,8 +95,14 @@ def learn(part: Part, W: Array, A: Array, visits: Array, scale: Array, rows: Arr
                         with when(scale_rate > 0):
                             at = bucket(visits[row])
                             slopes[q, at] = slopes[q, at] + dot(g[i, s], W[row], c)
+                    before[i, s, q] = visits[row]
                     A[row] = A[row] + size
                 pace[i, s] = rate // sqrt(met.get())
+        for i in loop(b):
+            for s in loop(t):
+                for q in loop(k):
+                    row = rows[i, s, q]
+                    visits[row] = visits[row] + 1
         with when(scale_rate > 0):
             for q in loop(k):
                 for power in range(BUCKETS):
@@ -106,10 +112,9 @@ def learn(part: Part, W: Array, A: Array, visits: Array, scale: Array, rows: Arr
             for s in loop(t):
                 for q in loop(k):
                     row = rows[i, s, q]
-                    weight = pace[i, s] // sqrt(A[row] + floor)
+                    weight = pace[i, s] // sqrt((A[row] + floor) * (visits[row] - before[i, s, q]))
                     for x in lanes(0, c, LANES):
                         W[row, x] = fma(-weight, g[i, s, x], W[row, x])
-                    visits[row] = visits[row] + 1
 
 
 def bucket(visits: Value) -> Value:
