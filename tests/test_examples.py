@@ -52,7 +52,7 @@ def test_the_notebook_follows_a_simulated_patient_and_goes_on_in_another_process
             exec(compile("".join(cell["source"]), "one_patient", "exec"), scope)  # noqa: S102  our own text
     printed = capsys.readouterr().out
     assert printed.startswith("SIMULATED") and "second half, learning off" in printed
-    assert "second half, learning on in another process: sensitivity N 0." in printed
+    assert "second half, learning on in another process: sensitivity N " in printed
     before, on, learner = scope["before"], scope["on"], scope["learner"]
     assert int(before.sum()) > 100 and int(on.sum()) > 100
     assert learner.drift() > 0 == scope["frozen"].drift() and len(learner.state.waiting) >= scope["one_patient"].LATE

@@ -177,3 +177,27 @@ def test_a_run_on_a_table_goes_on_with_rows_in_the_users_units(
         assert half.rows.scaler.sums.tolist() == whole.rows.scaler.sums.tolist()
     value = half.predict(known[0]).value
     assert value in ("lo", "hi") if kind == "class" else (value if kind == "value" else value["b"]) > 700
+
+
+def test_a_run_on_standard_input_keeps_its_units(tmp_path: Path) -> None:
+    rows = [f"{1000 + t % 7},{-t % 3},{('lo', 'hi')[t % 7 > 3]}" for t in range(40)]
+    words = [
+        sys.executable,
+        "-m",
+        "biomamba",
+        "train",
+        "--config",
+        "arrays",
+        "--task.path",
+        "-",
+        "--task.classes",
+        "lo",
+        "hi",
+    ]
+    words += ["--stream.steps", "100", "--run.baselines", "false", "--run.dir", str(tmp_path / "run")]
+    subprocess.run(words, input="a,b,y\n" + "\n".join(rows) + "\n", text=True, check=True, timeout=300)
+    learner = biomamba.load(tmp_path / "run")  # nothing is read from standard input again
+    assert learner.rows.inputs == ["a", "b"] and learner.rows.classes == ["lo", "hi"]
+    assert learner.rows.scaler.count.tolist() == [40, 40] and learner.state is not None and learner.state.steps == 40
+    assert abs(float(learner.rows.encode({"a": 1003.0, "b": 1.0})[0, 0, 0])) < 0.2
+    assert learner.predict({"a": 1000.0, "b": 1.0}).value in ("lo", "hi")
