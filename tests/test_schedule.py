@@ -136,6 +136,15 @@ def test_the_longest_end_of_a_name_gives_a_parameter_its_factor() -> None:
     for name, value in factor.items():
         wanted = 0.25 if name.endswith("in_proj.weight") else 0.5 if name.endswith("weight") else 1.0
         assert value == (0.0 if name.endswith("A_log") else wanted), name
+    assert all(group["lr"] == 0.003 * group["factor"] for group in own.learner.optimizer.param_groups)
+
+
+def test_a_loaded_learner_keeps_its_groups(tmp_path) -> None:
+    own = experiment("--optim.groups", "{A_log: 0.1}")
+    own.learner.save(tmp_path)
+    for lr in (0.003, 0.5):
+        loaded = biomamba.load(tmp_path, task=own.task, **({} if lr == 0.003 else {"lr": lr}))
+        assert [group["lr"] for group in loaded.optimizer.param_groups] == pytest.approx([lr, 0.1 * lr])
 
 
 @pytest.mark.parametrize("fuse", ["false", pytest.param("true", marks=pytest.mark.slow)])

@@ -190,7 +190,7 @@ def build_learner(config: Config, task: Task, **others: Any) -> Learner:
     rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-    groups = schedule.groups(model, config.optim.groups or {})
+    groups = schedule.groups(model, config.optim)
     own: dict[str, Any] = {
         "window": config.rule.window,
         "clip": config.optim.clip,

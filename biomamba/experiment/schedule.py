@@ -10,7 +10,6 @@ While the warm-up lasts the rate rises in a straight line to lr. t: time steps o
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,12 +64,13 @@ def check(optim: OptimConfig, total: int) -> None:
         raise ValueError(f"optim.warmup: got {optim.warmup} steps, expected fewer than the {total} of a stream")
 
 
-def groups(model: nn.Module, factors: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return torch's groups of parameters: those whose names end in a key of `factors` have that factor, others 1.
+def groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """Return torch's groups of parameters: those whose names end in a key of optim.groups have its factor, others 1.
 
     Of several keys the longest counts. Raises ValueError for one that no parameter's name ends in.
     """
     found: dict[float, list[nn.Parameter]] = {}
+    factors = optim.groups or {}
     names, used = dict(model.named_parameters()), set[str]()
     for name, parameter in names.items():
         fitting = [key for key in factors if f".{name}".endswith(f".{key}")]
@@ -80,4 +80,4 @@ def groups(model: nn.Module, factors: Mapping[str, float]) -> list[dict[str, Any
         if key not in used:
             ends = dict.fromkeys(re.sub(r"^blocks\.\d+\.", "", name) for name in names)
             raise ValueError(f"optim.groups: got {key!r}, expected one of {', '.join(ends)}")
-    return [{"params": own, "factor": factor} for factor, own in found.items()]
+    return [{"params": own, "factor": factor, "lr": optim.lr * factor} for factor, own in found.items()]
