@@ -133,7 +133,7 @@ def test_a_run_of_tokens_learns_and_writes(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.startswith("the cat sat on the mat. ")
     begin = ["--run.dir", str(tmp_path / "other"), "--run.baselines", "false", "--model.from", str(tmp_path / "run")]
     assert main([*argv[:7], *begin]) == 2  # bytes
-    assert "expected vocab 256, d_out 256" in capsys.readouterr().err
+    assert "expected d_out 256, vocab 256" in capsys.readouterr().err
     held = json.loads((tokenizer(tmp_path / "turned") / "tokenizer.json").read_text())
     vocab = held["model"]["vocab"]
     held["model"]["vocab"] = {token: len(vocab) - 1 - number for token, number in vocab.items()}
