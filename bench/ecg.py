@@ -41,7 +41,8 @@ from biomamba.stream import Chunk, Meter, Split, join
 from biomamba.tasks.ecg import detector, features, rhythm
 from biomamba.tasks.ecg import task as ecg
 from biomamba.tasks.ecg.beats import Table
-from biomamba.tasks.ecg.files import RATE
+from biomamba.tasks.ecg.files import CLASSES, RATE
+from biomamba.tasks.ecg.scores import meters
 from biomamba.tasks.ecg.task import SPLITS, Ecg
 
 FILE = Path(__file__).parents[1] / "configs" / "ecg.yaml"
@@ -105,10 +106,11 @@ class Groups:
     def __init__(self, task: Ecg, names: Iterable[str] = ()) -> None:
         """Start with nothing scored; names: of the records on the rows."""
         self.rows = torch.tensor([name != MOSTLY_S for name in names])
-        self.meters = {group: task.meters() for group in ("all", "later", "without 232")}
+        self.meters = {group: meters(task.peaks == "detected") for group in ("all", "later", "without 232")}
 
     def update(self, out: torch.Tensor, chunk: Chunk) -> None:
-        """Score the predictions for a chunk."""
+        """Score the predictions for a chunk, classes first."""
+        out = out[..., : len(CLASSES)]
         late = chunk.info["at"] > MINUTES * 60 * RATE
         others = self.rows[:, None].expand(late.shape) if len(self.rows) else torch.zeros_like(late)
         for group, kept in (("all", torch.ones_like(late)), ("later", late), ("without 232", others)):
@@ -120,12 +122,12 @@ class Groups:
 
     def get(self) -> dict[str, Scores]:
         """Return the scores and the counts of each group."""
-        return {group: _scores(meters) for group, meters in self.meters.items()}
+        return {group: _scores(own) for group, own in self.meters.items()}
 
 
-def _scores(meters: dict[str, Meter]) -> Scores:
+def _scores(group: dict[str, Meter]) -> Scores:
     """Return the scores by name, with the matrix of counts."""
-    return {name: meter.get() for name, meter in meters.items()} | {"counts": meters["accuracy"].state_dict()["matrix"]}
+    return {name: meter.get() for name, meter in group.items()} | {"counts": group["accuracy"].state_dict()["matrix"]}
 
 
 @cache

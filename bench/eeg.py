@@ -3,7 +3,8 @@
     python -m bench.eeg [--stage eyes|imagery] [--seeds 3] [--jobs 2] [--out runs/bench]
 
 Every run learns the train part of a fold by configs/eeg.yaml, but for what the table and IMAGERY name, and is scored
-with learning off on the part held out. The counts of all folds are added up before anything is computed from them.
+with learning off on the part held out, `averaged` by the averaged weights. The counts of all folds are added up before
+anything is computed from them.
 """
 
 import argparse
@@ -34,6 +35,8 @@ IMAGERY = {
     "stream.batch": 2,
     "optim.lr": 3e-4,
 }
+AVERAGE = {"optim.average": 0.99}
+COSINE = {"optim.schedule": "cosine"}
 POWER = {"task.features": "power", "task.bands": '["8-13"]'}
 
 
@@ -50,6 +53,8 @@ def rows(passes: int, brief: int, whole: int, many: int, options: Row) -> list[R
         *(brisk | {"rule": rule, "length": 1} for rule in ("bptt", "rtrl", "rtrl_stdp")),
         *(usual | {"rule": rule, "length": length} for length in (8, 32) for rule in ("bptt", "rtrl", "rtrl_stdp")),
         *({"rule": "bptt", "length": whole, "passes": count, "options": options} for count in (passes, many)),
+        usual | {"rule": "rtrl", "length": 8, "label": "rtrl, averaged", "options": options | AVERAGE},
+        usual | {"rule": "rtrl", "length": 8, "label": "rtrl, cosine", "options": options | COSINE},
     ]
 
 
@@ -81,7 +86,8 @@ def measure(setting: Row) -> Row:
                 updates = report.state.updates
             row["updates"] += updates
         row["seconds"] += time.perf_counter() - began
-        for report in evaluate(own.task.stream("test", batch=2, length=LONG, seed=0), own.task, own.model):
+        model = own.average.model if own.average else own.model
+        for report in evaluate(own.task.stream("test", batch=2, length=LONG, seed=0), own.task, model):
             meters = report.state.meters
         said, latency = meters["accuracy"], meters["latency_seconds"]
         assert isinstance(said, Decisions) and isinstance(latency, Latency)  # noqa: S101 - narrows the types
@@ -135,7 +141,7 @@ def line(rows: list[Row]) -> list[str]:
     features = s["options"].get("task.features", "signal")
     rate = s["options"].get("optim.lr", RATE)
     return [
-        features, s["rule"], str(s.get("length", "")), f"{rate:g}", str(s["passes"]),
+        features, s.get("label", s["rule"]), str(s.get("length", "")), f"{rate:g}", str(s["passes"]),
         *scores([row["counts"] for row in rows]), median, f"{missed / (missed + len(times)):.2f}", spread(loss),
         f"{rows[0]['updates']:,}", spread([row["seconds"] for row in rows], 0),
     ]  # fmt: skip

@@ -8,15 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import blocks, metrics, rules, state, stream, testing
+    from . import blocks, metrics, pure, rules, state, stream, testing
+    from .deploy.export import export
     from .estimators import classifier, regressor
     from .experiment.build import make_task
     from .experiment.load import load
+    from .fleet import Fleet, FleetReport
     from .learner import Learned, Learner
     from .loop import evaluate, online
     from .loop_state import LoopState
     from .model import Model
-    from .pretrained import load_pretrained
+    from .pretrained import load_pretrained, save_official
     from .rows import Prediction
     from .state import BlockState, cut, forget
     from .stream import Benchmark, Chunk, Spec, StatefulStream, Task
@@ -26,6 +28,8 @@ __all__ = [
     "Benchmark",
     "BlockState",
     "Chunk",
+    "Fleet",
+    "FleetReport",
     "Learned",
     "Learner",
     "LoopState",
@@ -39,14 +43,17 @@ __all__ = [
     "classifier",
     "cut",
     "evaluate",
+    "export",
     "forget",
     "load",
     "load_pretrained",
     "make_task",
     "metrics",
     "online",
+    "pure",
     "regressor",
     "rules",
+    "save_official",
     "state",
     "stream",
     "testing",
@@ -55,17 +62,19 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Model": "model",
-    "load_pretrained": "pretrained",
+    **dict.fromkeys(("load_pretrained", "save_official"), "pretrained"),
     **dict.fromkeys(("classifier", "regressor"), "estimators"),
     "load": "experiment.load",
     **dict.fromkeys(("Learned", "Learner"), "learner"),
     "Prediction": "rows",
+    **dict.fromkeys(("Fleet", "FleetReport"), "fleet"),
     "Report": "updater",
     "LoopState": "loop_state",
     **dict.fromkeys(("evaluate", "online"), "loop"),
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
     **dict.fromkeys(("Benchmark", "Chunk", "Spec", "StatefulStream", "Task"), "stream"),
     "make_task": "experiment.build",
+    "export": "deploy.export",
 }
 
 

@@ -3,11 +3,10 @@
     checkpoint.safetensors = tensors: weights, optimiser state, the loop's state, trace and window
                            + metadata: counters, meters and plain optimiser values as JSON, and a checksum over all
 
-The file is written beside the old one and takes its place only when it is whole on the disk.
+The file is written aside and takes the place of an old one only when it is whole on the disk.
 """
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .durable import replacing
 from .loop_state import LoopState
 from .model import Model
 from .rules.base import LearningRule
@@ -32,17 +32,9 @@ def save(path: Path, tensors: Tensors, facts: Any = None) -> None:
     """Write tensors and facts (anything JSON can hold) so that at every moment `path` is a whole file, old or new."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts)
-    beside = path.with_name(path.name + ".new")
-    beside.touch()
-    mode = beside.stat().st_mode  # the usual permissions, which safetensors does not give
-    for left in path.parent.glob(".tmp*"):  # what safetensors was writing when it was killed
-        left.unlink()
-    # one entry only: of several, each file would have an order of its own, and equal runs unequal files
-    save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
-    beside.chmod(mode)
-    with beside.open("rb") as written:
-        os.fsync(written.fileno())
-    beside.replace(path)
+    with replacing(path) as beside:
+        # one entry only: of several, each file would have an order of its own, and equal runs unequal files
+        save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
 
 
 def load(path: Path) -> tuple[Tensors, Any]:

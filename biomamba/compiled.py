@@ -12,33 +12,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD
 
 from .model import Model
+from .pure import MOMENTS, Formula, Update, formulas_of, graph, group_of, has_formula
 from .rules.base import LearningRule
-from .state import flat, tree_map
+from .state import Tree, flat, tree_map
 from .step import Step
 from .stream import Task
-from .update import UpdateInput, UpdateOutput, finite, learn, no_label, predict, stepped_by, update
+from .update import UpdateInput, UpdateOutput, finite, no_label, stepped_by, update
 
-MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
-    Adam: ("exp_avg", "exp_avg_sq"),
-    SGD: ("momentum_buffer",),
-}
-RARE = {
-    "amsgrad": False,
-    "maximize": False,
-    "nesterov": False,
-    "dampening": 0,
-    "decoupled_weight_decay": False,
-}  # options that `stepped` leaves out
 SMALL, SAFE = 1e3, 1e15  # of rates and clip; of weights and averages: sizes from where no step goes beyond 1e38
 THIN = 4  # rows of a product of matrices, or numbers that it sums over, at most, to be taken apart
-CONSTANT = ("betas", "eps", "weight_decay", "momentum")  # options that a graph is made for
 
 
 class Kind(NamedTuple):
@@ -50,7 +38,7 @@ class Kind(NamedTuple):
     advance: int
     resets: bool
     labelled: bool
-    options: tuple[tuple[Any, ...], ...]  # of each group of the optimiser
+    formulas: tuple[Formula, ...]  # of each group of the optimiser, where it steps inside
     threads: int  # which our kernels take as the number of parts
     bounded: bool  # no step can leave a weight that is not finite, so none needs to be looked at
 
@@ -62,21 +50,6 @@ class Graph(NamedTuple):
     kept: list[bool]  # of each tensor of the trace: it is moved in place
 
 
-class Update(nn.Module):
-    """`update.learn` and `update.predict` as a module, so that weights can be given from outside."""
-
-    def __init__(self, model: Model, task: Task, rule: LearningRule, clip: float | None) -> None:
-        """Take what an update needs."""
-        super().__init__()
-        self.model, self.task, self.rule, self.clip = model, task, rule, clip
-
-    def forward(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
-        """Return the pass of a chunk."""
-        if labelled:
-            return learn(self.model, self.task, self.rule, inputs, advance, self.clip)
-        return predict(self.model, self.task, self.rule, inputs, advance)
-
-
 class Compiled:
     """`update.update` of one model as graphs, one for each kind of chunk.
 
@@ -86,21 +59,13 @@ class Compiled:
 
     def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
         """Take what an update needs. Raises ValueError where this torch or this machine cannot compile."""
-        try:
-            fused(make_fx(torch.neg)(torch.ones(1)), [torch.ones(1)], on_cpu=True)
-        except Exception as error:  # whatever a missing compiler makes of it
-            raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
+        check_compiler()
         self.whole, self.step, self.optimizer = Update(model, task, rule, clip), step, step.optimizer
-        self.names, self.parameters = zip(*model.named_parameters(), strict=True)
+        self.parameters = [*model.parameters()]
         self.trainable = step.parameters
-        optimizer = step.optimizer
-        groups = optimizer.param_groups
-        held = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
-        ours = type(optimizer) in MOMENTS and held.keys() == {*map(id, self.trainable)}
-        usual = all(group.get(name, value) == value for group in groups for name, value in RARE.items())
-        self.inside = ours and usual and len({bool(group.get("momentum", True)) for group in groups}) == 1
-        self.group_of = [held.get(id(parameter), 0) for parameter in self.trainable]  # of each parameter
-        self.rates = self.trainable[0].new_zeros(len(groups), 2)
+        self.inside = has_formula(step.optimizer, self.trainable)
+        self.group_of = group_of(step.optimizer, self.trainable)
+        self.rates = self.trainable[0].new_zeros(len(step.optimizer.param_groups), 2)
         self.largest = torch.finfo(self.rates.dtype).max
         self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         self.moments: list[Tensor] = []
@@ -120,22 +85,22 @@ class Compiled:
         if [*map(id, past)] != [*map(id, self.past)]:
             inputs = self._checked(inputs)
             past = flat([inputs.state, inputs.trace])
-        options = tuple(tuple(group.get(name) for name in CONSTANT) for group in groups) if inside else ()
+        formulas = formulas_of(self.optimizer) if inside else ()
         x, y = inputs.x, inputs.chunk.y
         threads = torch.get_num_threads()
         info = tuple((name, own.shape, own.dtype) for name, own in inputs.chunk.info.items())
         of, resets = ((x.shape, x.dtype), (y.shape, y.dtype), info), inputs.reset is not None
         bounded = inside and all(map(self._is_bounded, groups))
-        kind = Kind(*of, advance, resets, labelled, options, threads, bounded)
-        graph = self.graphs.get(kind)
-        if graph is None:
-            graph = self.graphs[kind] = self._make(kind, inputs)
+        kind = Kind(*of, advance, resets, labelled, formulas, threads, bounded)
+        made = self.graphs.get(kind)
+        if made is None:
+            made = self.graphs[kind] = self._make(kind, inputs)
         given = [*self.moments, *self.counts, self._rates(groups)] if inside else []
         if threads > 1 and x.device.type == "cpu":
             # an error in one of several threads of a graph would end the process
             self.whole.model.check_tokens(x)
         try:
-            result = graph.call(
+            result = made.call(
                 *self.parameters, *given, *flat([inputs.x, inputs.reset, inputs.chunk]), *past, *flat(inputs.reading)
             )
         except RuntimeError as error:  # of a graph's own check of every index
@@ -144,11 +109,11 @@ class Compiled:
             self.whole.model.check_tokens(x)
             raise no_label("A label is out of bounds.", self.whole.model.head.out_features) from error
         out, loss, spikes, forward_finite, *others = result
-        rest, kept = iter(others), iter(graph.kept)
+        rest, kept = iter(others), iter(made.kept)
         norm, gradient_finite = (next(rest), next(rest)) if labelled else (None, None)
         state = tree_map(lambda _: next(rest), inputs.state)
         trace = (
-            inputs.trace if all(graph.kept) else tree_map(lambda old: old if next(kept) else next(rest), inputs.trace)
+            inputs.trace if all(made.kept) else tree_map(lambda old: old if next(kept) else next(rest), inputs.trace)
         )
         self.past = flat([state, trace])
         read = [next(rest), next(rest)] if labelled and inputs.reading else []
@@ -213,28 +178,20 @@ class Compiled:
         kept: list[bool] = []
         weights = [parameter.detach() for parameter in self.parameters]
         each = len(self.moments) // len(self.trainable)
-        moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.trainable))] if kind.options else []
-        template = [weights, moments, [*self.counts, self.rates] if kind.options else [], inputs]
+        moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.trainable))] if kind.formulas else []
+        template = [weights, moments, [*self.counts, self.rates] if kind.formulas else [], inputs]
 
-        def whole(*tensors: Tensor) -> list[Tensor]:
-            given = iter(tensors)
-            weights, moments, pace, inputs = tree_map(lambda _: next(given), template)
-            fresh = [
-                weight.detach().requires_grad_(parameter.requires_grad)
-                for weight, parameter in zip(weights, self.parameters, strict=True)
-            ]
-            named = {f"model.{name}": weight for name, weight in zip(self.names, fresh, strict=True)}
-            output: UpdateOutput = functional_call(self.whole, named, (inputs, kind.advance, kind.labelled))
+        def whole(weights: list[Tensor], moments: list[list[Tensor]], pace: list[Tensor], inputs: UpdateInput) -> Tree:
+            output = self.whole.with_weights(weights, inputs, kind.advance, kind.labelled)
             gradients = output.gradients
-            if kind.options:
+            if kind.formulas:
                 assert output.gradient_finite is not None
                 learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
                 *counts, rates = pace
                 old, new = [*counts], [count + 1 for count in counts]
                 for number, weight, gradient, own in zip(self.group_of, learning, gradients, moments, strict=True):
                     old += [weight, *own]
-                    pace = rates[number].unbind()
-                    new += stepped(type(self.optimizer), kind.options[number], pace, weight, gradient, own)
+                    new += kind.formulas[number].stepped(rates[number].unbind(), weight, gradient, own)
                 gradient_finite = output.gradient_finite
                 if not kind.bounded:  # a second pass over weights and averages
                     gradient_finite = gradient_finite & finite(new[len(counts) :: 1 + each])
@@ -248,29 +205,28 @@ class Compiled:
             norm = (
                 [] if output.norm is None or output.gradient_finite is None else [output.norm, output.gradient_finite]
             )
-            return [
-                output.out,
-                output.loss,
-                output.spikes,
-                output.forward_finite,
-                *norm,
-                *flat(output.state),
-                *moved,
-                *output.read,
-                *gradients,
-            ]
+            first = [output.out, output.loss, output.spikes, output.forward_finite, *norm]
+            return [*first, output.state, moved, [*output.read], [*gradients]]
 
         products = {torch.ops.aten.mm.default: thin}
-        graph = make_fx(whole, products, tracing_mode="fake", _allow_non_fake_inputs=True)(*flat(template))
-        return Graph(fused(graph, flat(template), weights[0].device.type == "cpu"), kept)
+        made = graph(whole, *template, table=products)
+        return Graph(fused(made, flat(template), weights[0].device.type == "cpu"), kept)
 
 
-def fused(graph: GraphModule, given: Sequence[Tensor], on_cpu: bool) -> Callable[..., Any]:
+def check_compiler() -> None:
+    """Raise ValueError where this torch or this machine cannot compile."""
+    try:
+        fused(make_fx(torch.neg)(torch.ones(1)), [torch.ones(1)], on_cpu=True)
+    except Exception as error:  # whatever a missing compiler makes of it
+        raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
+
+
+def fused(made: GraphModule, given: Sequence[Tensor], on_cpu: bool) -> Callable[..., Any]:
     """Return the graph compiled for tensors like those given."""
     # calling kernels from Python takes longer than their work, so what calls them is compiled too; and of a single step
     # allocating each intermediate by itself would take longer than computing it
     with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False, memory_planning=on_cpu):
-        return torch._inductor.standalone_compile(graph, [*given])
+        return torch._inductor.standalone_compile(made, [*given])
 
 
 def largest(tensors: Sequence[Tensor]) -> float:
@@ -292,26 +248,3 @@ def thin(a: Tensor, b: Tensor) -> Tensor:
     for i in range(1, a.shape[1]):
         total = total + a[:, i, None] * b[i]
     return total
-
-
-def stepped(
-    optimizer: type[Optimizer],
-    options: Sequence[Any],
-    rates: Sequence[Tensor],
-    weight: Tensor,
-    gradient: Tensor,
-    moments: Sequence[Tensor],
-) -> list[Tensor]:
-    """Return weight and moments after a step, as torch.optim's documentation defines it.
-
-    options are those that CONSTANT names; rates are the learning rate and, for Adam, what `Compiled._rates` says.
-    """
-    betas, eps, decay, momentum = options
-    if decay:
-        gradient = gradient + decay * weight
-    if optimizer is SGD:
-        moment = momentum * moments[0] + gradient if momentum else gradient
-        return [weight - rates[0] * moment, *([moment] if momentum else [])]
-    first = moments[0].lerp(gradient, 1 - betas[0])
-    second = betas[1] * moments[1] + (1 - betas[1]) * gradient * gradient
-    return [weight - rates[0] * first / (second.sqrt() * rates[1] + eps), first, second]

@@ -7,7 +7,7 @@
 Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import saved
+from . import sampling, saved
 from . import threads as threading
 from .loop_state import LoopState
 from .rows import Prediction
@@ -130,6 +130,36 @@ class Learner(Updater):
     def learn_one(self, x: Any, y: Any) -> None:
         """Read a row and learn its answer at once (river's protocol)."""
         self.learn(self.predict(x).id, y)
+
+    def sample(
+        self, prompt: Sequence[int], count: int, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0
+    ) -> Iterator[int]:
+        """Return an iterator of `count` tokens that go on from a prompt; it reads the prompt, then what it says.
+
+        Unless frozen, it learns from both, a token at a time. temperature: 0 says the likeliest token. top_p: draws
+        from the likeliest tokens that hold this share. See `sampling`.
+        Raises ValueError for an empty prompt, a model of real values, and numbers out of range.
+        """
+        sampling.check(temperature, top_p)
+        if self.rows.vocab is None or not len(prompt):
+            wanted = "a model of tokens" if len(prompt) else "a prompt of at least one token"
+            raise ValueError(
+                f"prompt: got {len(prompt)} tokens for a model of {self.rows.vocab} tokens, expected {wanted}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        return self._say(list(prompt), count, temperature, top_p, generator)
+
+    def _say(
+        self, prompt: list[int], count: int, temperature: float, top_p: float, generator: torch.Generator
+    ) -> Iterator[int]:
+        """Read the prompt, and yield what is drawn after it."""
+        token = prompt[0]
+        for given in [*prompt[1:], *[None] * count]:
+            said = self.predict(token)
+            token = sampling.draw(said.out, temperature, top_p, generator) if given is None else given
+            self.learn(said.id, token)
+            if given is None:
+                yield token
 
     def freeze(self) -> None:
         """Stop learning: weights and optimiser stay as they are; state and trace go on."""

@@ -84,6 +84,16 @@ class Spec(NamedTuple):
     d_in: int | None = None
 
 
+class Answers(NamedTuple):
+    """What outputs say in the user's words and units."""
+
+    asked: Tensor  # (b, t) bool: somebody waits for an answer at this step
+    values: Tensor  # (b, t, k) probabilities of classes, or values in the user's units
+    is_class: bool
+    names: Sequence[str] | None = None  # of the k classes or values
+    held: Tensor | None = None  # (b, t) bool: the input of this step was unusable, the model saw an earlier one
+
+
 class Meter(Protocol):
     """A streaming score. `get` may be asked at any time; nan where nothing has been scored.
 
@@ -152,6 +162,11 @@ class Benchmark(Task):
         return None
 
     @property
+    def replayable(self) -> bool:
+        """Whether the same stream can be read again; not so where it is live."""
+        return True
+
+    @property
     def horizon(self) -> int | None:
         """How far back a prediction may have to look, time steps; None where nobody knows.
 
@@ -183,6 +198,15 @@ class Benchmark(Task):
         meters: those of a run that has ended.
         """
         return ()
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return what the predictions `out` (b, t, d_out) for a chunk say, of its labels nothing but where they are.
+
+        Without a word of the task's own: classes by softmax where y is of whole numbers, else values as they are; at
+        the steps that have a loss.
+        """
+        is_class = not chunk.y.is_floating_point()
+        return Answers(chunk.mask, out.softmax(-1) if is_class else out, is_class)
 
     def parts(self, split: str) -> Mapping[str, Task]:
         """Return, by name, a task for each person or record of a split, to adapt to each from the same weights.

@@ -142,8 +142,25 @@ def _check_loss(task: Task, whole: Chunk, about: str) -> None:
         _law(not gradient[~chunk.mask].any(), f"{about}: the {what} depends on predictions where mask is false")
         if chunk is whole:
             _law(bool(gradient.any()), f"{about}: the loss does not depend on the predictions")
+            if task.spec.vocab is not None:  # n-gram tables learn a step at a time
+                _check_steps(task, whole, out.detach(), gradient, about)
         else:
             _law(loss.item() == 0, f"{about}: {what} is {loss.item()}, expected 0")
+
+
+def _check_steps(task: Task, whole: Chunk, out: Tensor, gradient: Tensor, about: str) -> None:
+    """Check that the loss is made of the losses of single steps, all by one factor: their mean, sum, or such."""
+    factors = list[float]()
+    for i, s in torch.nonzero(whole.mask)[:8].tolist():
+        alone = out[i : i + 1, s : s + 1].clone().requires_grad_()
+        loss = task.loss(alone, whole.map(lambda field, i=i, s=s: field[i : i + 1, s : s + 1]))  # type: ignore[misc]
+        (own,) = torch.autograd.grad(loss, alone)
+        factor = float((own[0, 0] * gradient[i, s]).sum() / (own * own).sum())
+        far = float((gradient[i, s] - factor * own[0, 0]).norm() / gradient[i, s].norm())
+        _law(far < 1e-3, f"{about}: the loss of step {s} in a chunk is another than that of the step alone")
+        factors.append(factor)
+    same = max(factors) - min(factors) <= 1e-3 * max(factors)
+    _law(same, f"{about}: the loss weights its steps otherwise in a chunk than each alone: expected one factor for all")
 
 
 def _check_meters(task: Task, whole: Chunk, length: int, about: str) -> None:

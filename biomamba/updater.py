@@ -18,6 +18,7 @@ from .compiled import Compiled
 from .inputs import check_parts
 from .loop_state import LoopState
 from .model import Model
+from .reduction import Reduction
 from .rows import Rows
 from .rules.base import LearningRule
 from .step import Step
@@ -82,6 +83,7 @@ class Updater:
         self.window, self.clip, self.threads = window, clip, threads
         self.horizon, self.max_drift, self.compile = horizon, max_drift, compile
         self.rows = rows or Rows.of(task, model)
+        self.reduction = Reduction(task)
         self.state: LoopState | None = None
         self.frozen = False
         self.set_origin()
@@ -107,6 +109,20 @@ class Updater:
     def restart(self, state: LoopState | None = None) -> None:
         """Go on from a state that was checked; None: new streams, weights and optimiser as they are."""
         self.state, self._length = state, 0
+
+    def peek(self, chunk: Chunk) -> Tensor:
+        """Return the predictions (b, t, d_out) for a chunk as `inputs.checked` gives it; nothing moves.
+
+        They are those that `update` reports of it, which reads the chunk once more to learn from it.
+        """
+        state = self.state = self.state or LoopState.begin(chunk, self.task, self.model, self.rule)
+        x, reset = append(state.x, chunk.x), append(state.reset, chunk.reset)
+        resets = reset if bool(reset.any()) else None
+        count = threading.resolve(self.threads, state.nbytes(x.shape[1]))
+        with threading.using(count), torch.no_grad():
+            reading = self.model.read(x, state.context, resets)
+            out: Tensor = self.model(x, state.model_state, resets, reading=reading)[0]
+        return out[:, -chunk.x.shape[1] :]
 
     def update(self, chunk: Chunk) -> Report:
         """Predict a chunk as `inputs.checked` gives it, and learn from it.
@@ -161,9 +177,9 @@ class Updater:
             state.context = reading and reading.context_at(resets, advance)
         learned = self._count_update(state, output, labelled)
         if learned and reading:
-            count = chunk.mask.sum()  # the loss is a mean over labelled steps: rows learn from each step's own
             embedding, logits = output.read
-            self.model.learn_rows(reading, embedding * count, logits[:, -new:] * count)
+            own = self.reduction.own(logits[:, -new:], output.out, chunk)  # rows learn from each step's own loss
+            self.model.learn_rows(reading, embedding * own, logits[:, -new:] * own)
         if learned and self.max_drift is not None:
             self._draw_back(self.max_drift)
         return output, learned

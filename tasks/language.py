@@ -11,7 +11,7 @@ documentation that every Python carries.
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import CrossEntropy, bits, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from . import byte_counter
 from .common.files import check_split
+from .tokens import BitsPerByte, Tokenizer, Tokens, text_of
 
 BYTES = 256
 CORPORA = ("tinyshakespeare", "warpeace", "wikitext2")
@@ -40,6 +41,7 @@ class Language(Benchmark):
     paths: another word for path.
     corpus: tinyshakespeare, warpeace or wikitext2, a folder in the one the environment variable BIOMAMBA_DATA names.
     dataset: a Hugging Face dataset, by name or local folder; `column` of its split "train", rows joined by newlines.
+    tokenizer: folder with a tokenizer.json; the model reads its tokens, and scores stay bits per byte of the text.
     max_bytes: read no more than this; without it files are read whole and of a dataset the first 10,000,000 bytes.
 
     The text is read when first needed, and once. Construction raises ValueError for arguments that no text can
@@ -51,6 +53,7 @@ class Language(Benchmark):
     corpus: str | None = None
     dataset: str | None = None
     column: str = "text"
+    tokenizer: str | None = None
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -65,8 +68,9 @@ class Language(Benchmark):
 
     @property
     def spec(self) -> Spec:
-        """Return 256 bytes in, 256 out."""
-        return Spec(vocab=BYTES, d_out=BYTES)
+        """Return 256 bytes in, 256 out, or the tokenizer's tokens."""
+        size = self._tokenizer.size if self._tokenizer else BYTES
+        return Spec(vocab=size, d_out=size)
 
     @property
     def splits(self) -> dict[str, str]:
@@ -82,14 +86,16 @@ class Language(Benchmark):
     def source(self) -> str:
         """Name the text and how many bytes of it are in use; this reads it."""
         name, data = self._text
-        return f"{name}, {len(data):,} bytes"
+        read = f", {len(self._tokens('all').ids):,} tokens" if self._tokenizer else ""
+        return f"{name}, {len(data):,} bytes{read}"
 
     def steps(self, split: str, *, batch: int, seed: int = 0) -> int:
         """Return how many time steps each stream has. Raises ValueError where there is not even one."""
-        steps = (len(self.data(split)) - 1) // batch
+        steps = (len(self._tokens(split).ids) - 1) // batch
         if steps < 1:
+            what = "tokens" if self._tokenizer else "bytes"
             raise ValueError(
-                f"{self.source}: split {split} is too short, expected at least {batch + 1} bytes for {batch} streams: "
+                f"{self.source}: split {split} is too short, expected at least {batch + 1} {what} for {batch} streams: "
                 "lower batch or give more text"
             )
         return steps
@@ -105,18 +111,32 @@ class Language(Benchmark):
                 f"{self.source}: split {split} gives {batch} streams of {steps} steps, expected at least one chunk "
                 f"of {length}: lower length or batch, or give more text"
             )
-        data = torch.from_numpy(np.frombuffer(self.data(split), dtype=np.uint8).copy())
-        total = steps * batch
-        return _chunks(data[:total].view(batch, steps), data[1 : total + 1].view(batch, steps), length, start)
+        total, read = steps * batch, self._tokens(split)
+        x, y = (torch.from_numpy(read.ids[at : total + at].copy()).view(batch, steps) for at in (0, 1))
+        sizes = None if read.sizes is None else torch.from_numpy(read.sizes[1 : total + 1].copy()).view(batch, steps)
+        return _chunks(x, y, sizes, length, start)
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
-        """Return the mean cross entropy (nats) of `out` (b, t, 256) over the labelled steps; 0 where there are none."""
+        """Return the mean cross entropy (nats) of `out` (b, t, d_out) over the labelled steps; 0 without any."""
         return labelled_cross_entropy(out, chunk) / chunk.mask.sum().clamp(min=1)
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of all steps."""
         nats = CrossEntropy()
-        return {"bits_per_byte": bits(nats), "loss": nats}
+        return {"bits_per_byte": BitsPerByte() if self._tokenizer else bits(nats), "loss": nats}
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the next byte's probabilities, each named by its character of Latin-1; or those of the tokens."""
+        names = self._tokenizer.names if self._tokenizer else bytes(range(BYTES)).decode("latin-1")
+        return Answers(chunk.mask, out.softmax(-1), True, names)
+
+    def encode(self, text: str) -> list[int]:
+        """Return a text as the model reads it."""
+        return self._tokenizer.encode(text).ids.tolist() if self._tokenizer else list(text.encode())
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return what the model said as text, with a mark where it is none."""
+        return self._tokenizer.decode(tokens) if self._tokenizer else bytes(tokens).decode(errors="replace")
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
@@ -128,10 +148,33 @@ class Language(Benchmark):
         """
         available = self.steps(split, batch=batch)
         total = batch * (available if steps is None else min(steps, available))
+        sizes = self._tokens(split).sizes
+        total = total if sizes is None else int(sizes[1 : total + 1].sum())
         scores = byte_counter.bits(self.data(split)[: total + 1])[1:]
         score = {"all": float(scores.mean()), "last_tenth": float(scores[len(scores) * 9 // 10 :].mean())}
+        if self._tokenizer:  # whose loss is of tokens
+            return {"order5_counter": {"bits_per_byte": score}}
         loss = {part: value * math.log(2) for part, value in score.items()}
         return {"order5_counter": {"bits_per_byte": score, "loss": loss}}
+
+    def _tokens(self, split: str) -> Tokens:
+        """Return a split as the model reads it."""
+        data = self.data(split)
+        if self._tokenizer is None:
+            return Tokens(np.frombuffer(data, dtype=np.uint8), None)
+        if split not in self._encoded:
+            self._encoded[split] = self._tokenizer.encode(text_of(data, self._text[0]))
+        return self._encoded[split]
+
+    @cached_property
+    def _encoded(self) -> dict[str, Tokens]:
+        """Hold, by split, what the tokenizer made of it."""
+        return {}
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer; None where bytes are read."""
+        return None if self.tokenizer is None else Tokenizer(Path(self.tokenizer))
 
     def data(self, split: str) -> bytes:
         """Return the bytes of a split: the first 90 %, the rest, or all of them."""
@@ -153,18 +196,22 @@ class Language(Benchmark):
         return f"documentation of Python {platform.python_version()}", _documentation()[: self.max_bytes]
 
 
-def _chunks(x: Tensor, y: Tensor, length: int, start: int) -> Iterator[Chunk]:
-    """Yield the steps of x and y (b, n) uint8 from `start` on; they grow to int64 only here, to keep the text small."""
+def _chunks(x: Tensor, y: Tensor, sizes: Tensor | None, length: int, start: int) -> Iterator[Chunk]:
+    """Yield the steps of x and y (b, n) from `start` on; they grow to int64 only here, to keep the text small.
+
+    sizes (b, n): bytes of each y, which go into `info`; None where each is one.
+    """
     every = torch.ones(len(x), length, dtype=torch.bool)
     first, none = every.clone(), torch.zeros_like(every)
     first[:, 1:] = False
+    fields = [x, y] if sizes is None else [x, y, sizes]
     for begin in range(start, x.shape[1], PIECE * length):  # one conversion for many chunks
-        grown = (part[:, begin : begin + PIECE * length].long().split(length, 1) for part in (x, y))
-        for i, (tokens, targets) in enumerate(zip(*grown, strict=True)):
+        grown = (part[:, begin : begin + PIECE * length].long().split(length, 1) for part in fields)
+        for i, (tokens, targets, *rest) in enumerate(zip(*grown, strict=True)):
             mask, reset = every, none if begin + i else first
             if tokens.shape[1] < length:
                 mask, reset = mask[:, : tokens.shape[1]], reset[:, : tokens.shape[1]]
-            yield Chunk(tokens, targets, mask, reset)
+            yield Chunk(tokens, targets, mask, reset, {"bytes": rest[0]} if rest else {})
 
 
 def _documentation() -> bytes:

@@ -24,23 +24,30 @@ LEVELS = [
     "threads",
     "step",
     "update",
+    "pure",
     "compiled",
+    "batched",
     "scaler",
+    "reduction",
     "rows",
     "loop_state",
     "updater",
     "checkpoint",
+    "pages",
     "saved",
+    "sampling",
     "learner",
     "estimators",
+    "fleet",
     "loop",
+    "deploy",
     "testing",
 ]
-LEVELS += ["analysis", "tasks", "experiment", "report", "cli"]
+LEVELS += ["integrations", "analysis", "tasks", "experiment", "report", "cli"]
 HEAVY = {"datasets", "transformers", "mamba_ssm"}
 HEAVY |= {"torchaudio", "wfdb", "matplotlib", "llvmlite", "triton", "mne", "edfio"}
 HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn", "neurobench", "snntorch", "pynvml"}
-HEAVY |= {"tensorboard", "wandb", "trackio", "brian2"}
+HEAVY |= {"tensorboard", "wandb", "trackio", "brian2", "onnx", "onnxruntime", "onnxscript"}
 SOURCES = sorted([*ROOT.glob("biomamba/**/*.py"), *ROOT.glob("tasks/**/*.py"), ROOT / "train.py"])
 
 

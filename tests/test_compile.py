@@ -91,7 +91,7 @@ def test_compiled_is_plain(
     fused = after(True, rule, block, length, window, resets, optimizer)
     assert {kind.labelled for kind in made} == {True, False}
     assert {kind.resets for kind in made} == ({True, False} if resets else {False})
-    assert any(kind.options for kind in made) == (optimizer != "rmsprop")
+    assert any(kind.formulas for kind in made) == (optimizer != "rmsprop")
     assert plain.keys() == fused.keys()
     for name, tensor in plain.items():
         torch.testing.assert_close(

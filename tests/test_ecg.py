@@ -554,6 +554,15 @@ def test_registry_and_options() -> None:
         ({"decision": math.nan}, "decision is nan s, expected 0 to 2 seconds"),
         ({"passes": 0}, "passes is 0 and label_delay 0, expected at least 1"),
         ({"labelled": -1.0}, "labelled is -1.0 and score_from 0.0, expected minutes"),
+        ({"gate": 2.0, "step": "beat"}, "gate is 2.0, expected 0 to 1"),
+        ({"gate": 0.9}, "peaks is annotated and gate 0.9 with step sample, expected step beat"),
+        ({"peaks": "detected"}, "peaks is detected and gate 0.0 with step sample, expected step beat"),
+        ({"channels": ("qrs_width",)}, "channels: got qrs_width, expected each at most once, of lead, wait_mean"),
+        ({"channels": ("wait_long",), "rhythm": False}, "channels: got wait_long, expected each at most once, of lead"),
+        (
+            {"channels": ("p_size", "p_size"), "step": "beat"},
+            "channels: got p_size, expected each at most once, of wait",
+        ),
     ]:
         with pytest.raises(ValueError, match=said) as error:
             Ecg(**options)  # type: ignore[arg-type]
@@ -930,6 +939,16 @@ def test_chosen_channels_are_the_columns_of_all_of_them(folder: Path) -> None:
     assert chosen.spec.d_in == 3 and torch.equal(whole(chosen).x, samples[..., [3, 0, 1]])
     leads = of(folder, records=("100",), rhythm=False, channels=("lead",))
     assert torch.equal(whole(leads).x, samples[..., :2])
+
+
+def test_a_derived_task_reads_again_only_what_its_options_change(folder: Path) -> None:
+    task = of(folder, step="beat", records=("100",))
+    every = whole(task).x
+    fewer, gated = task.derived(channels=("wait_long",)), task.derived(gate=0.9)
+    assert fewer._tables is task._tables and gated._tables is not task._tables
+    assert torch.equal(whole(fewer).x, every[..., :1])
+    assert torch.equal(whole(gated).x, whole(of(folder, step="beat", records=("100",), gate=0.9)).x)
+    assert not torch.equal(whole(gated).x, every)  # control
 
 
 def test_a_lead_that_a_record_lacks_reads_as_usual(own: Path) -> None:

@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import biomamba
-from biomamba.compiled import Update, stepped
 from biomamba.metrics import labelled_cross_entropy
+from biomamba.pure import Formula, Update
 from biomamba.rules import RULES
 from biomamba.state import flat, tree_map
 from biomamba.update import UpdateInput
@@ -21,8 +20,8 @@ from sizes import BLOCKS, SummedLoss, random_model, random_state, random_tokens
 pytestmark = pytest.mark.usefixtures("float64")
 LEARNERS, STREAMS = 3, 2
 OPTIMIZERS: dict[str, Any] = {
-    "adam": (torch.optim.Adam, ((0.9, 0.999), 1e-8, 0.1, 0), (1e-2, 1.1), 2),
-    "sgd": (torch.optim.SGD, (None, None, 0, 0.9), (1e-2, 0.0), 1),
+    "adam": (Formula(torch.optim.Adam, (0.9, 0.999), 1e-8, 0.1, 0), (1e-2, 1.1), 2),
+    "sgd": (Formula(torch.optim.SGD, None, None, 0, 0.9), (1e-2, 0.0), 1),
 }
 
 
@@ -40,8 +39,8 @@ def update(
     """Return an update with its optimiser's formula as a function of tensors alone, and such tensors."""
     model = random_model(block, backend=backend)
     options = {"a_post": 0.2} if rule == "rtrl_stdp" else {}
-    learning, (kind, constants, rates, averages) = RULES[rule](model.blocks, **options), OPTIMIZERS[optimizer]
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    learning, (formula, rates, averages) = RULES[rule](model.blocks, **options), OPTIMIZERS[optimizer]
+    parameters = [*model.parameters()]
     whole, (x, y) = Update(model, Labelled(), learning, 1.0), random_tokens(t, STREAMS)
     mask = torch.ones(STREAMS, t, dtype=torch.bool)
     reset = (torch.rand(STREAMS, t) < 0.4) & mask if resets else None
@@ -55,12 +54,10 @@ def update(
     def function(*tensors: Tensor) -> list[Tensor]:
         given = iter(tensors)
         weights, moments, inputs = tree_map(lambda _: next(given), template)
-        fresh = [weight.detach().requires_grad_() for weight in weights]
-        named = {f"model.{name}": weight for name, weight in zip(names, fresh, strict=True)}
-        passed = functional_call(whole, named, (inputs, t, True))
+        passed = whole.with_weights(weights, inputs, t, True)
         new = []
         for weight, gradient, own in zip(weights, passed.gradients, moments, strict=True):
-            new += stepped(kind, constants, [torch.tensor(rate) for rate in rates], weight, gradient, own)
+            new += formula.stepped([torch.tensor(rate) for rate in rates], weight, gradient, own)
         return [passed.out, passed.loss, passed.gradient_finite, *new, *flat([passed.state, passed.trace])]
 
     return function, flat(template)

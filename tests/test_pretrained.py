@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,11 +29,11 @@ from transformers.cache_utils import DynamicCache
 from biomamba import Chunk, Learner, Model, online, rules
 from biomamba.blocks import Block, Mamba, Mamba2
 from biomamba.metrics import CrossEntropy
-from biomamba.pretrained import load_pretrained
+from biomamba.pretrained import load_pretrained, save_official
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
-# kind, d_model, d_state, d_conv, expand, dt_rank or headdim
+# kind, d_model, d_state, d_conv, expand, dt_rank or headdim, groups of heads
 SIZES = [
     ("mamba", 8, 4, 4, 2, 1),
     ("mamba", 12, 3, 2, 1, 5),
@@ -40,9 +41,11 @@ SIZES = [
     ("mamba2", 8, 4, 4, 2, 4),
     ("mamba2", 12, 5, 3, 1, 12),
     ("mamba2", 16, 32, 4, 3, 1),
+    ("mamba2", 8, 4, 4, 2, 4, 2),
+    ("mamba2", 12, 5, 3, 2, 3, 8),
 ]
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: "-".join(map(str, size)))
-kinds = pytest.mark.parametrize("kind", ["mamba", "mamba2"])
+kinds = pytest.mark.parametrize("kind", ["mamba", "mamba2", "grouped"])
 
 
 def randomise(module: nn.Module, seed: int) -> None:
@@ -59,23 +62,29 @@ def randomise(module: nn.Module, seed: int) -> None:
                 weight.copy_(0.5 * draw)
 
 
-def config_of(kind: str, d: int, n: int, k: int, expand: int, last: int, **more: Any) -> MambaConfig | Mamba2Config:
+def config_of(
+    kind: str, d: int, n: int, k: int, expand: int, last: int, groups: int = 1, **more: Any
+) -> MambaConfig | Mamba2Config:
     """Return transformers' config of one of SIZES."""
     shared = {"hidden_size": d, "state_size": n, "conv_kernel": k, "expand": expand, **more}
     if kind == "mamba":
         return MambaConfig(time_step_rank=last, **shared)
     # chunks shorter than the sequences, so that its state crosses them
-    return Mamba2Config(head_dim=last, num_heads=expand * d // last, n_groups=1, chunk_size=4, **shared)
+    return Mamba2Config(head_dim=last, num_heads=expand * d // last, n_groups=groups, chunk_size=4, **shared)
 
 
 def pair(size: tuple[Any, ...]) -> tuple[nn.Module, Block]:
     """Return transformers' mixer with random weights, and our block with the same ones."""
-    kind, d, n, k, expand, last = size
+    kind, d, n, k, expand, last, *groups = size
     config = config_of(*size, num_hidden_layers=1)
     mixer = (MambaMixer if kind == "mamba" else Mamba2Mixer)(config, layer_idx=0).eval()
     randomise(mixer, seed=d)
     sizes = {"d_state": n, "d_conv": k, "expand": expand}
-    block: Block = Mamba(d, dt_rank=last, **sizes) if kind == "mamba" else Mamba2(d, headdim=last, **sizes)
+    block: Block = (
+        Mamba(d, dt_rank=last, **sizes)
+        if kind == "mamba"
+        else Mamba2(d, headdim=last, ngroups=(*groups, 1)[0], **sizes)
+    )
     block.load_state_dict(mixer.state_dict())  # the same names and shapes, or it raises
     return mixer, block
 
@@ -127,7 +136,7 @@ def test_block_is_the_official_mixer_token_by_token(size: tuple[Any, ...]) -> No
 @kinds
 @torch.no_grad()
 def test_the_witness_sees_every_weight(kind: str) -> None:
-    mixer, block = pair(next(size for size in SIZES if size[0] == kind))
+    mixer, block = pair(next(size for size in SIZES if size[0] == kind or (kind == "grouped" and len(size) > 6)))
     x = torch.randn(2, 13, 8, generator=torch.Generator().manual_seed(0))
     theirs = mixer(x)
     for name, weight in block.named_parameters():
@@ -139,12 +148,13 @@ def test_the_witness_sees_every_weight(kind: str) -> None:
 
 VOCAB = 24
 SMALL = {"mamba": ("mamba", 16, 4, 4, 2, 3), "mamba2": ("mamba2", 16, 6, 4, 2, 8)}
+SMALL["grouped"] = ("mamba2", 16, 6, 4, 2, 4, 4)
 
 
 def theirs_of(kind: str, tied: bool) -> MambaForCausalLM | Mamba2ForCausalLM:
     """Return a small model of transformers with random weights."""
     config = config_of(*SMALL[kind], num_hidden_layers=2, vocab_size=VOCAB, tie_word_embeddings=tied)
-    model = (MambaForCausalLM if kind == "mamba" else Mamba2ForCausalLM)(config).eval()
+    model = (MambaForCausalLM if SMALL[kind][0] == "mamba" else Mamba2ForCausalLM)(config).eval()
     randomise(model, seed=int(tied))
     return model
 
@@ -178,8 +188,9 @@ def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) ->
 
 def to_mamba_ssm(folder: Path, kind: str, tied: bool) -> None:
     """Rewrite a folder of transformers as mamba-ssm writes one."""
-    _, d, n, k, expand, last = SMALL[kind]
-    ssm = {"layer": "Mamba2", "headdim": last} if kind == "mamba2" else {"dt_rank": last}
+    of, d, n, k, expand, last, *groups = SMALL[kind]
+    ssm = {"layer": "Mamba2", "headdim": last} if of == "mamba2" else {"dt_rank": last}
+    ssm |= {"ngroups": groups[0]} if groups else {}
     config = {
         "d_model": d,
         "n_layer": 2,
@@ -287,7 +298,12 @@ def test_a_loaded_model_goes_on_learning(kind: str, tied: bool, tmp_path: Path) 
 
 
 REFUSED_HUGGING_FACE = [
-    ("mamba2", {"n_groups": 2}, r"n_groups: got 2, expected 1$"),
+    ("mamba2", {"n_groups": 0}, r"n_groups: got 0, expected a whole number from 1 to 2147483647$"),
+    ("mamba2", {"hidden_size": "16"}, r"hidden_size: got '16', expected a whole number from 1 to 2147483647$"),
+    ("mamba2", {"tie_word_embeddings": 1}, r"tie_word_embeddings: got 1, expected true or false$"),
+    ("mamba", {"model_type": ["mamba"]}, r"model_type: got \['mamba'\], expected mamba or mamba2$"),
+    ("mamba", {"num_hidden_layers": 10**9}, r"got 1000000000 layers, expected at most the \d+ tensors there are$"),
+    ("mamba", {"hidden_size": 2**31 - 1, "state_size": 2**31 - 1}, r"no tensor can have its sizes: .*"),
     ("mamba2", {"num_heads": 3}, r"num_heads: got 3, expected expand \* hidden_size / head_dim = 4$"),
     ("mamba2", {"time_step_limit": [0.0, 0.1]}, r"time_step_limit: got \[0.0, 0.1\], expected \[0.0, inf\]$"),
     (
@@ -309,7 +325,7 @@ REFUSED_MAMBA_SSM = [
     ({"d_intermediate": 64}, r"d_intermediate: got 64, expected 0$"),
     ({"norm_epsilon": 1e-6}, r"norm_epsilon: got 1e-06, expected 1e-05$"),
     ({"ssm_cfg": {"layer": "Mamba3"}}, r"ssm_cfg.layer: got 'Mamba3', expected Mamba1 or Mamba2$"),
-    ({"ssm_cfg": {"layer": "Mamba2", "ngroups": 4}}, r"ssm_cfg.ngroups: got 4, expected 1$"),
+    ({"ssm_cfg": [1]}, r"ssm_cfg: got \[1\], expected an object of settings$"),
     ({"ssm_cfg": {"layer": "Mamba2", "dt_limit": [0, 1]}}, r"ssm_cfg.dt_limit: got \[0, 1\], expected \[0.0, inf\]$"),
     ({"ssm_cfg": {"layer": "Mamba2", "rmsnorm": False}}, r"ssm_cfg.rmsnorm: got False, expected True$"),
     ({"ssm_cfg": {"bias": True}}, r"ssm_cfg.bias: got True, expected False$"),
@@ -337,7 +353,7 @@ def test_a_mamba_ssm_setting_is_refused(settings: dict[str, Any], line: str, tmp
 
 def test_defaults_are_each_librarys_own(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba2"}')
-    with pytest.raises(ValueError, match=r"n_groups: got 8, expected 1$"):  # Hugging Face's default
+    with pytest.raises(FileNotFoundError, match=r"no \*.safetensors in "):  # Hugging Face's default, 8 groups, is known
         load_pretrained(tmp_path)
 
     theirs = MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=VOCAB)).eval()
@@ -407,3 +423,165 @@ def test_block_options_reach_the_block(tmp_path: Path) -> None:
     model = load_pretrained(tmp_path, conv="direct")
     assert "conv1d.delta" not in model.blocks[0].influences
     assert "conv1d.delta" in load_pretrained(tmp_path).blocks[0].influences
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.", "module.model.", "backbone.", "model.backbone."])
+def test_names_may_begin_with_what_a_wrapper_adds(prefix: str, tmp_path: Path) -> None:
+    theirs = theirs_of("grouped", tied=False)
+    theirs.save_pretrained(tmp_path)
+
+    def rename(tensors: dict[str, Tensor]) -> None:
+        for name in list(tensors):
+            own = name.removeprefix("backbone.")
+            tensors[own if own.startswith("lm_head") else prefix + own] = tensors.pop(name)
+
+    edit_weights(tmp_path, rename)
+    torch.testing.assert_close(logits(load_pretrained(tmp_path), tokens()), their_logits(theirs, tokens()), **TOLERANCE)
+    edit_weights(tmp_path, lambda tensors: tensors.update({"other.norm_f.weight": torch.ones(3)}))
+    with pytest.raises(ValueError, match=r"unexpected: backbone.other.norm_f.weight"):
+        load_pretrained(tmp_path)
+
+
+def test_one_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
+    theirs_of("mamba", tied=True).save_pretrained(tmp_path)
+    edit_weights(tmp_path, lambda tensors: tensors.update({"norm_f.weight": torch.ones(16)}))
+    with pytest.raises(
+        ValueError, match=r"norm_f.weight and \S*norm_f.weight are one tensor, expected one: delete either"
+    ):
+        load_pretrained(tmp_path)
+
+
+@kinds
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_transformers_loads_what_is_saved(kind: str, tied: bool, tmp_path: Path) -> None:
+    theirs_of(kind, tied).save_pretrained(tmp_path / "theirs")
+    ours = load_pretrained(tmp_path / "theirs")
+    task = Next(tokens(batch=2, t=7), times=3)
+    rule, optimizer = rules.RTRL(ours.blocks), torch.optim.Adam(ours.parameters(), lr=3e-3)
+    list(online(task.stream(), Learner(task, ours, rule, optimizer)))
+    save_official(ours, tmp_path / "ours")
+    back = (MambaForCausalLM if kind == "mamba" else Mamba2ForCausalLM).from_pretrained(tmp_path / "ours").eval()
+    torch.testing.assert_close(their_logits(back, tokens()), logits(ours, tokens()), **TOLERANCE)
+    torch.testing.assert_close(
+        logits(load_pretrained(tmp_path / "ours"), tokens()), logits(ours, tokens()), **TOLERANCE
+    )
+    before = their_logits(theirs_of(kind, tied), tokens())
+    assert (
+        their_logits(back, tokens()) - before
+    ).abs().max() > 1e-3  # the control: it is what was learned that came back
+
+
+def test_a_model_drawn_here_is_one_of_theirs(tmp_path: Path) -> None:
+    for block, options in (("mamba", {"dt_rank": 2}), ("mamba2", {"headdim": 4, "ngroups": 2}), ("mamba2", {})):
+        ours = Model(vocab=VOCAB, d_out=VOCAB, d_model=16, n_layers=2, block=block, d_state=4, **options)
+        folder = tmp_path / f"{block}{len(options)}"
+        save_official(ours, folder)
+        back = (MambaForCausalLM if block == "mamba" else Mamba2ForCausalLM).from_pretrained(folder).eval()
+        torch.testing.assert_close(their_logits(back, tokens()), logits(ours, tokens()), **TOLERANCE)
+
+
+OTHERS = {
+    "real values": ({"d_in": 3, "d_out": 2}, "real values as inputs"),
+    "outputs": ({"vocab": 8, "d_out": 3}, "3 outputs for 8 tokens"),
+    "diagonal": ({"vocab": 8, "d_out": 8, "block": "diagonal"}, "blocks of Diagonal"),
+    "spikes": ({"vocab": 8, "d_out": 8, "threshold": 1.0}, "blocks that spike"),
+    "n-grams": ({"vocab": 8, "d_out": 8, "ngrams": [2], "ngram_bits": 4}, "n-gram tables"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_they_cannot_be_is_not_saved(other: str, tmp_path: Path) -> None:
+    options, words = OTHERS[other]
+    with pytest.raises(ValueError, match=f"^model: it has {words}, expected what mamba and mamba2"):
+        save_official(
+            Model(d_model=8, d_state=4, **({} if other == "diagonal" else {"headdim": 4}), **options), tmp_path
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"already holds model.safetensors: give an empty folder"):
+        save_official(Model(vocab=8, d_out=8, d_model=8, d_state=4, headdim=4), tmp_path)
+    assert (tmp_path / "model.safetensors").read_text() == "mine"
+
+
+def header_of(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a file's header, its size and its data left as they are."""
+    held = path.read_bytes()
+    length = int.from_bytes(held[:8], "little")
+    told = json.loads(held[8 : 8 + length])
+    change(told)
+    text = json.dumps(told).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + held[8 + length :])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "lfs": (
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 516567560\n"),
+        r"got a Git LFS pointer of \d+ bytes, expected weights: git lfs pull",
+    ),
+    "empty": (lambda path: path.write_bytes(b""), r"is damaged or cut short \(it has 0 bytes"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"damaged or cut short \(backbone\S+ of F32"),
+    "cut in the header": (lambda path: path.write_bytes(path.read_bytes()[:99]), r"its header asks for"),
+    "no JSON": (lambda path: path.write_bytes(b"\x09" + bytes(7) + b"{" * 9), r"its header is no JSON object"),
+    "deep": (
+        lambda path: path.write_bytes((99_999).to_bytes(8, "little") + b"[" * 99_999),
+        r"its header is no JSON object",
+    ),
+    "a list": (lambda path: path.write_bytes(b"\x02" + bytes(7) + b"[]"), r"its header is no JSON object: a list"),
+    "huge header": (lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()), r"its header asks for 18,4"),
+    "huge shape": (
+        lambda path: header_of(path, lambda told: told["backbone.norm_f.weight"].update(shape=[2**61])),
+        r"backbone.norm_f.weight of F32 and \(2305843009213693952,\) is said to lie from",
+    ),
+    "negative": (
+        lambda path: header_of(path, lambda told: told["backbone.norm_f.weight"].update(shape=[-16])),
+        r"the header says of backbone.norm_f.weight",
+    ),
+    "no shape": (
+        lambda path: header_of(path, lambda told: told["backbone.norm_f.weight"].pop("shape")),
+        r"the header says of backbone.norm_f.weight",
+    ),
+    "whole numbers": (
+        lambda path: header_of(path, lambda told: told["backbone.norm_f.weight"].update(dtype="I32")),
+        r"backbone.norm_f.weight is of I32, expected one of F64, F32, F16, BF16",
+    ),
+    "overlapping": (
+        lambda path: header_of(path, lambda told: told["backbone.norm_f.weight"].update(data_offsets=[0, 64])),
+        r"cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_one_line_that_names_it(damage: str, tmp_path: Path) -> None:
+    theirs_of("mamba", tied=True).save_pretrained(tmp_path)
+    change, line = DAMAGE[damage]
+    change(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=line) as error:
+        load_pretrained(tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1", "\x00", '{"model_type": "mamba",}', "[" * 99_999, "[]", '"mamba"', "\ud800"]
+)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_damaged_json_is_one_line_that_names_it(name: str, text: str, tmp_path: Path) -> None:
+    theirs_of("mamba", tied=True).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "part.safetensors")
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match=r"is no JSON|expected an object of settings|got no weight_map") as error:
+        load_pretrained(tmp_path)
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_no_memory_is_asked_for_before_sizes_are_compared(tmp_path: Path) -> None:
+    """A config of 10^13 weights beside a small file: a line, and no more memory than before."""
+    theirs_of("mamba", tied=True).save_pretrained(tmp_path)
+    edit(tmp_path, hidden_size=2**20, vocab_size=2**23)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"do not fit its config.json: .*wrong shape: backbone.embeddings.weight got"):
+        load_pretrained(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes

@@ -23,7 +23,7 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
 SLOW = [pytest.param("inference", marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("name", ["associative", "attention", "extend", "learn", "plasticity", *SLOW])
+@pytest.mark.parametrize("name", ["associative", "attention", "extend", "learn", "plasticity", "scale", *SLOW])
 def test_the_examples_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one of them draws
     blocks = PYTHON.findall((ROOT / "docs" / f"{name}.md").read_text())

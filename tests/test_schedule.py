@@ -17,6 +17,7 @@ from biomamba.experiment import schedule
 from biomamba.experiment.build import Experiment
 from biomamba.experiment.config import OptimConfig
 from biomamba.experiment.parse import parse
+from biomamba.report.text import gather
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", "delay", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run.baselines", "false"]
@@ -216,7 +217,10 @@ def test_averaged_weights_are_in_the_summary_the_folder_and_evaluate(tmp_path, c
     averaged, _ = checkpoint.load(folder / "average.safetensors")
     own = experiment(*words)
     checkpoint.load_weights(own.model, averaged)
-    told = json.loads((folder / "summary.json").read_text())["averaged"]["loss"]
+    summary = json.loads((folder / "summary.json").read_text())
+    beside = gather({"rtrl": [folder]})["baselines"]["rtrl, averaged"]["loss"]
+    assert {part: own["mean"] for part, own in beside.items()} == summary["averaged"]["loss"]
+    told = summary["averaged"]["loss"]
     assert told.keys() == {"all", "last_tenth", "held_out"}
     found = own.evaluate(own.task.held_out, own.total, "averaged").scores["loss"]["all"]
     assert told["held_out"] == found

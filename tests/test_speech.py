@@ -59,18 +59,16 @@ TINY = {"d_model": 8, "d_state": 2, "headdim": 4}
 def test_an_augmented_wave_has_as_many_samples_as_it_says(count: int) -> None:
     wave = torch.full((count,), 0.1)
     for seed in range(20):
-        change = Augmentation.drawn(np.random.default_rng(seed), 1.0)
+        change = Augmentation.drawn(np.random.default_rng(seed), 1.0, augment.KINDS)
         made = change.wave(wave, 16000)
         assert made.shape == (change.samples(count, 16000),) and bool(made.isfinite().all())
         assert torch.equal(made, change.wave(wave, 16000))  # drawn once
     assert Augmentation.drawn(np.random.default_rng(0), 0.0).wave(wave, 16000) is wave
 
 
-def test_a_shift_is_silence_before_a_word_or_part_of_it_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GAIN", "NOISE"):
-        monkeypatch.setattr(augment, name, 0.0)
+def test_a_shift_is_silence_before_a_word_or_part_of_it_lost() -> None:
     wave = torch.arange(1.0, 401)
-    later, earlier = (Augmentation(shift=shift, strength=1.0).wave(wave, 8000) for shift in (0.01, -0.01))
+    later, earlier = (Augmentation(shift=shift, strength=1.0, kinds=()).wave(wave, 8000) for shift in (0.01, -0.01))
     assert torch.equal(later, torch.cat([torch.zeros(80), wave])) and torch.equal(earlier, wave[80:])
 
 
@@ -91,11 +89,30 @@ def test_noise_of_any_colour_has_unit_variance_and_its_slope(power: float) -> No
     assert float((x * y).sum() / x.square().sum()) == pytest.approx(-2 * power, abs=0.1)
 
 
+def test_each_kind_of_variation_changes_something_and_no_other_kind() -> None:
+    wave, features = torch.randn(8000), torch.randn(50, 40)
+
+    def made(*kinds: str) -> tuple[Any, ...]:
+        change = Augmentation.drawn(np.random.default_rng(3), 1.0, kinds)
+        return change.wave(wave, 8000), change.bands(features)
+
+    assert torch.equal(made()[0], wave) and torch.equal(made()[1], features)
+    for kind in augment.KINDS:
+        heard, seen = made(kind)
+        assert torch.equal(seen, features) == (kind not in ("formants", "masks"))
+        assert torch.equal(heard, wave) == (kind in ("formants", "masks"))
+    scale = made("gain")[0] / wave
+    torch.testing.assert_close(scale, scale[:1].expand_as(scale))
+    torch.testing.assert_close(made("gain", "noise")[0] - made("gain")[0], made("noise")[0] - wave)
+    with pytest.raises(ValueError, match="vary: got 'pitch', expected one of speed, shift"):
+        Speech(vary=("pitch",))
+
+
 def test_formants_move_by_the_factor_and_not_at_one() -> None:
     features = torch.arange(40.0).repeat(3, 1)
-    assert torch.equal(augment.warped(features, 1.0), features)
-    torch.testing.assert_close(augment.warped(features, 1.1), (1.1 * features).clamp(max=39))
-    torch.testing.assert_close(augment.warped(features, 0.9), 0.9 * features)
+    assert torch.equal(augment.moved(features, 1.0), features)
+    torch.testing.assert_close(augment.moved(features, 1.1), (1.1 * features).clamp(max=39))
+    torch.testing.assert_close(augment.moved(features, 0.9), 0.9 * features)
 
 
 @pytest.mark.parametrize("task", [Speech(simulate=True), SpeechCTC(simulate=True)], ids=["words", "spelling"])

@@ -132,6 +132,18 @@ class Unmasked(Echo):
         return F.cross_entropy(out.flatten(0, 1), chunk.y.flatten())
 
 
+class Whole(Echo):
+    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
+        return labelled_cross_entropy(out, chunk).square()  # no sum of the losses of single steps
+
+
+class Later(Echo):
+    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
+        weights = torch.arange(1.0, out.shape[1] + 1)  # of a step in its chunk: alone it is the first
+        each = F.cross_entropy(out.flatten(0, 1), chunk.y.flatten(), reduction="none").view(chunk.mask.shape)
+        return (each * weights * chunk.mask).sum()
+
+
 class Cut(Echo):
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         return labelled_cross_entropy(out.detach(), chunk)
@@ -224,6 +236,8 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "y": (Changed(lambda chunk: chunk._replace(y=chunk.y[:, 0])), "y is .*, expected"),
     "info": (Changed(lambda chunk: chunk._replace(info={"a": chunk.x[0]})), r"info\['a'\] is .*, expected"),
     "labels": (Changed(lambda chunk: chunk._replace(mask=chunk.mask & False)), "none of 64 steps has a label"),
+    "square": (Whole(), "weights its steps otherwise in a chunk than each alone"),
+    "weights": (Later(), "weights its steps otherwise in a chunk than each alone"),
     "nothing": (Lost(), "loss without a label is nan, expected a finite number"),
     "unmasked": (Unmasked(), "the loss depends on predictions where mask is false"),
     "graph": (Cut(), "loss has no graph to the predictions"),

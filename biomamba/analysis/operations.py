@@ -160,6 +160,15 @@ def _of_mamba2(sizes: dict[str, int]) -> int:
     return passes + taps + b * t * (5 * e * n + (e + n) * (2 * k + 1))  # the products of m and its sums; the sides
 
 
+def _steps(sizes: dict[str, int], each: int) -> int:
+    return sizes["b"] * sizes["t"] * each
+
+
+def _of_mamba2_chunk(sizes: dict[str, int]) -> int:
+    """Return the multiply-accumulates of the convolution and of the states, u B and what decays."""
+    return sizes["b"] * sizes["t"] * ((sizes["e"] + 2 * sizes["n"]) * sizes["k"] + 2 * sizes["e"] * sizes["n"])
+
+
 def _product(sizes: dict[str, int], names: str) -> int:
     return math.prod(sizes[name] for name in names)
 
@@ -184,7 +193,19 @@ KERNELS: dict[str, Callable[[dict[str, int]], int]] = {
     "of_channel": lambda sizes: _product(sizes, "bnke") * (2 + sizes["t"]),
     "of_state": lambda sizes: _product(sizes, "bnke") * (2 + sizes["t"]),
     "contract_and_advance_mamba2": _of_mamba2,
+    "mamba2_states": _of_mamba2_chunk,
+    "mamba2_states_adjoint": lambda sizes: 2 * _of_mamba2_chunk(sizes),
+    "mamba2_output": lambda sizes: _product(sizes, "bten"),
+    "mamba2_output_adjoint": lambda sizes: 2 * _product(sizes, "bten"),
+    "read": lambda sizes: _product(sizes, "btkc"),
+    "learn": lambda sizes: 2 * _product(sizes, "btkc"),
 }  # multiply-accumulates of a kernel for the CPU, of the sizes that it is given
+ELEMENTWISE: dict[str, Callable[[dict[str, int]], int]] = {
+    "mamba2_states": lambda sizes: _steps(sizes, 4 * sizes["e"] + 4 * sizes["n"] + 6 * sizes["g"]),  # silu, silu'
+    "mamba2_states_adjoint": lambda sizes: _steps(sizes, 2 * sizes["e"] + 2 * sizes["n"] + 6 * sizes["g"]),
+    "mamba2_output": lambda sizes: _steps(sizes, 6 * sizes["e"]),  # D x, gate, norm
+    "mamba2_output_adjoint": lambda sizes: _steps(sizes, 11 * sizes["e"]),
+}  # what such a kernel does beside, which other blocks leave to torch
 
 
 def _of_optimizer(

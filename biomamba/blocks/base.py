@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..ops.backend import resolve
 from ..ops.conv import tap_mask
 from ..ops.influence import (
+    DecayProducts,
     Drive,
     contract_and_advance,
     contract_and_advance_functional,
@@ -51,6 +52,7 @@ class Block(nn.Module, ABC):
     taps: int  # k; the conv state holds k - 1 inputs
     shape: tuple[int, int]  # (e, n)
     fan_in: dict[str, int]  # j of each influence that has one
+    reach: dict[str, slice] = {}  # noqa: RUF012 - the channels e that an influence reaches; one not named, all: shared
     d_model: int
     backend: str = "auto"
     threshold: float | None = None  # where the block spikes: out_proj then receives 0 or 1; None: real values
@@ -105,14 +107,29 @@ class Block(nn.Module, ABC):
         signal (b, e, n) is that to the states at the start; go () bool: where it is false nothing moves. The memory of
         the trace given is used again, except by the backend functional. See `ops.influence.contract_and_advance`.
         """
-        ahead, axes = decay_products(tape.log_a, tape.reset), list(self.influences.values())
-        drives = self.drives(tape)
-        arrived = [discount_to_end(drives[name], ahead, a) for name, a in self.influences.items()]
-        Z = [trace[name] for name in self.influences]
-        if resolve(self.backend, signal.device.type) == "functional":
-            gradients, moved = contract_and_advance_functional(Z, axes, arrived, ahead.start, signal, go)
-            return gradients, dict(zip(self.influences, moved, strict=True))
-        return contract_and_advance(Z, axes, arrived, ahead.start, signal, go, self.backend), trace
+        ahead, drives = decay_products(tape.log_a, tape.reset), self.drives(tape)
+        found, moved = dict[str, Tensor](), dict[str, Tensor]()
+        for channels, names in self._by_reach():
+            own = DecayProducts(ahead.step[:, :, channels], ahead.start[:, channels])
+            axes, Z = [self.influences[name] for name in names], [trace[name] for name in names]
+            parts = [drives[name]._replace(post=drives[name].post[:, :, channels]) for name in names]
+            arrived = [discount_to_end(part, own, a) for part, a in zip(parts, axes, strict=True)]
+            given = Z, axes, arrived, own.start, signal[:, channels], go
+            if resolve(self.backend, signal.device.type) == "functional":
+                gradients, Z = contract_and_advance_functional(*given)
+            else:
+                gradients = contract_and_advance(*given, self.backend)
+            found |= zip(names, gradients, strict=True)
+            moved |= zip(names, Z, strict=True)
+        return [found[name] for name in self.influences], {name: moved[name] for name in self.influences}
+
+    def _by_reach(self) -> list[tuple[slice, list[str]]]:
+        """Return the influences that reach the same channels, together."""
+        together: dict[tuple[int, int], list[str]] = {}
+        for name in self.influences:
+            channels = self.reach.get(name, slice(0, self.shape[0]))
+            together.setdefault((channels.start, channels.stop), []).append(name)
+        return [(slice(*bounds), names) for bounds, names in together.items()]
 
     def states(self, a: Tensor, b: Tensor, h0: Tensor, local: bool) -> Tensor:
         """Return every h_t = a_t h_{t-1} + b_t (b, t, e, n), with h_{t-1} held for the gradient where local."""
@@ -125,7 +142,8 @@ class Block(nn.Module, ABC):
     def _selective_states(self, a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, local: bool) -> Tensor:
         """Return the same of a selective block, whose drive b_t (e, n) is delta_t u_t (b, t, e) times B_t (b, t, n).
 
-        a is (b, t, g, n or 1) and delta (b, t, g), the same for all channels of a head.
+        a is (b, t, g, n or 1) and delta (b, t, g), the same for all channels of a head; B may differ from channel to
+        channel, (b, t, e, n).
         """
         if local:
             return self.states(by_channel(a, u.shape[2]), drive(delta, u, B), h0, local)

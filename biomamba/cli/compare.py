@@ -13,6 +13,7 @@ from ..analysis import cost, neurobench
 from ..experiment import config, jobs, log
 from ..experiment.build import LONG, Experiment
 from ..experiment.config import Config
+from ..experiment.lock import Lock
 from ..experiment.parse import parse
 from ..loop import evaluate
 from ..report import page
@@ -51,15 +52,18 @@ def run(argv: Sequence[str]) -> int:
     threads = settings.run.threads or max(1, (os.cpu_count() or 1) // at_once)
     first, runs = next(iter(plan)), dict[str, list[Path]]()
     commands: dict[str, list[str]] = {}
-    for label, seeds in plan.items():
-        for variant in seeds:
-            name = f"{label}-seed{variant.run.seed}"
-            begun = settings.run.resume and (folder / name / "config.yaml").exists()
-            own = replace(variant.run, dir=str(folder / name), threads=threads, resume=begun, baselines=label == first)
-            log.write(folder / f"{name}.yaml", config.to_yaml(replace(variant, run=own)))
-            commands[name] = jobs.command("train", "--config", str(folder / f"{name}.yaml"))
-            runs.setdefault(label, []).append(folder / name)
-    jobs.run_all(commands, folder, at_once)
+    with Lock(folder):
+        for label, seeds in plan.items():
+            for variant in seeds:
+                name = f"{label}-seed{variant.run.seed}"
+                begun = settings.run.resume and (folder / name / "config.yaml").exists()
+                own = replace(
+                    variant.run, dir=str(folder / name), threads=threads, resume=begun, baselines=label == first
+                )
+                log.write(folder / f"{name}.yaml", config.to_yaml(replace(variant, run=own)))
+                commands[name] = jobs.command("train", "--config", str(folder / f"{name}.yaml"))
+                runs.setdefault(label, []).append(folder / name)
+        jobs.run_all(commands, folder, at_once)
     result = gather(runs)
     firsts = {label: seeds[0] for label, seeds in plan.items()}
     if segment := parsed.command.fidelity:

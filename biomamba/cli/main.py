@@ -7,7 +7,9 @@
     biomamba fidelity --config delay --rules rtrl,stllr --lengths 1,8 --depths 1,2
     biomamba report runs/compare-delay-001 runs/x -o report.html
     biomamba evaluate runs/x --split valid
+    biomamba export runs/x -o learner.onnx --stream.batch 1 --stream.length 1
     biomamba compress book.txt -o book.bm            biomamba decompress book.bm -o book.txt
+    biomamba sample runs/x --prompt "for i in"        biomamba serve runs/y
     biomamba info
 
 `python -m biomamba` is the same, and so is `python train.py` in a checkout. --config takes a YAML file, or the name of
@@ -23,7 +25,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("train", "compare", "fidelity", "report", "evaluate", "compress", "decompress", "info")
+COMMANDS = (
+    "train", "compare", "fidelity", "report", "evaluate", "export", "compress", "decompress", "sample", "serve", "info"
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,10 +3,11 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 import torch
 
-from ..experiment import config, trackers
+from ..experiment import config, jobs, trackers
 from ..experiment.build import Experiment, timescales
 from ..experiment.log import Summary
 from ..experiment.parse import parse
@@ -17,6 +18,7 @@ from ..report.text import bytes_text, confusion_table, score_table
 
 def run(argv: Sequence[str]) -> int:
     """Begin a run, or go on with one, and print its scores."""
+    jobs.stop_with_parent()
     parsed = parse(argv, usage="train ")
     settings = parsed.config
     watching = trackers.choose(settings.run.trackers)
@@ -30,20 +32,18 @@ def run(argv: Sequence[str]) -> int:
     else:
         run = Run.begin(experiment)
     try:
-        signal_number = learn(run, parsed.notes, watching)
+        with redirect_stdout(sys.stderr if settings.run.predictions == "-" else sys.stdout):  # which is for lines alone
+            return learn(run, parsed.notes, watching)
     except BaseException:
         if not settings.run.resume:
             run.discard()
         raise
-    if signal_number is not None:
-        again = f"biomamba train --config {shlex.quote(str(run.folder / 'config.yaml'))} --run.resume true"
-        print(f"stopped at step {run.done:,} of {experiment.total:,}, saved; to go on: {again}")
-        return 128 + signal_number
-    return 0
+    finally:
+        run.close()
 
 
-def learn(run: Run, notes: Sequence[str], watching: Sequence[str]) -> int | None:
-    """Learn, and print how it goes and what it came to; return the signal that stopped it."""
+def learn(run: Run, notes: Sequence[str], watching: Sequence[str]) -> int:
+    """Take a run to its end, or to a signal, and print what comes of it."""
     print_summary(run, notes)
     with trackers.opened(watching, run.folder, config.to_dict(run.experiment.config), run.done) as tracked:
         signal_number = run.learn(tracked)
@@ -52,7 +52,11 @@ def learn(run: Run, notes: Sequence[str], watching: Sequence[str]) -> int | None
             print_scores(run, summary)
             for tracker in tracked:
                 tracker.finish(summary)
-    return signal_number
+    if signal_number is not None:
+        again = f"biomamba train --config {shlex.quote(str(run.folder / 'config.yaml'))} --run.resume true"
+        print(f"stopped at step {run.done:,} of {run.experiment.total:,}, saved; to go on: {again}")
+        return 128 + signal_number
+    return 0
 
 
 def print_summary(run: Run, notes: Sequence[str]) -> None:
@@ -94,4 +98,7 @@ def print_scores(run: Run, summary: Summary) -> None:
         print(line)
     if not summary.updates:
         print(f"nothing was learned: no step of these {summary.steps:,} has a label")
+    if summary.latency_ms:
+        p50, p99 = summary.latency_ms.values()
+        print(f"predictions {p50:.2f} ms after their chunk, 99 % within {p99:.2f} ms")
     print(f"{run.folder}/summary.json")

@@ -26,6 +26,7 @@ from . import log, schedule, warm
 from .average import Average
 from .config import Config
 from .memory import keep_freed_memory
+from .predictions import Predictions
 from .registry import OPTIMIZERS, TASKS
 
 TIME_OPTIONS = ("dt_min", "dt_max", "A_min", "A_max")  # of blocks, which say their time constants at first
@@ -100,13 +101,17 @@ class Experiment:
         chunks = self.task.stream(own.split, batch=own.batch, length=own.length, seed=self.config.run.seed, start=start)
         return limit(chunks, self.total - start if steps is None else steps)
 
-    def online(self, chunks: Iterator[Chunk], state: LoopState | None = None) -> Iterator[Report]:
+    def online(
+        self, chunks: Iterator[Chunk], state: LoopState | None = None, predictions: Predictions | None = None
+    ) -> Iterator[Report]:
         """Yield the reports of the online loop over the chunks, the learning rate moving along the stream.
 
-        state: where to go on (default: streams begin anew).
+        state: where to go on (default: streams begin anew). predictions: who is told them before they are learned from.
         """
         self.learner.restart()
         self._set_rate(state.steps if state else 0)
+        if predictions is not None:
+            chunks = predictions.before(chunks, self.learner, state.steps if state else 0)
         for report in online(self.average.beside(chunks) if self.average else chunks, self.learner, state):
             self._set_rate(report.state.steps)
             if self.average:

@@ -19,10 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from .. import threads as threading
 from ..coder import Decoder, Encoder, shares
 from ..learner import Learner
-from ..loop_state import LoopState
 from ..ops.backend import resolve
 from ..stream import Chunk
 from . import schedule
@@ -172,8 +170,5 @@ def _learn(config: Config, size: int, code: Callable[..., NDArray[np.uint8]]) ->
 
 def _shares(learner: Learner, x: Tensor) -> Shares:
     """Return the shares of the next byte at every step (b, t, 257), predicted without learning."""
-    model, none = learner.model, torch.zeros(x.shape, dtype=torch.bool)
-    learner.state = learner.state or LoopState.begin(Chunk(x, x, none, none), learner.task, model, learner.rule)
-    with threading.using(threading.resolve(learner.threads, learner.state.nbytes(x.shape[1]))), torch.no_grad():
-        out, _, _ = model(x, learner.state.model_state, reading=model.read(x, learner.state.context))
-    return shares(torch.softmax(out.double(), -1).numpy())
+    none = torch.zeros(x.shape, dtype=torch.bool)
+    return shares(torch.softmax(learner.peek(Chunk(x, x, none, none)).double(), -1).numpy())

@@ -137,6 +137,7 @@ class RunConfig:
     save_every: seconds between two checkpoints; null: only when stopped and at the end
     baselines: score the untrained model and the task's baselines at the end
     held_out: score the task's held-out split with learning off at the end
+    predictions: file of one JSON line for each prediction, written before it is learned from; -: standard output
     trackers: who is told beside metrics.jsonl: tensorboard, wandb, trackio, separated by commas; null: nobody
     resume: go on with the interrupted run in dir
     overwrite: start afresh in dir, whatever run it holds
@@ -153,6 +154,7 @@ class RunConfig:
     save_every: NonNegativeFloat | None = 60.0
     baselines: bool = True
     held_out: bool = False
+    predictions: str | None = None
     trackers: str | None = None
     resume: bool = False
     overwrite: bool = False
@@ -192,6 +194,7 @@ FREE = {
         "save_every",
         "baselines",
         "held_out",
+        "predictions",
         "trackers",
         "resume",
         "overwrite",

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from types import FrameType
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
+PARENT = "BIOMAMBA_PARENT"  # the process without which this one has nothing to do
 
 
 @contextmanager
@@ -31,6 +33,19 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_with_parent() -> None:
+    """Have this process told to stop, once, when the one that started it is gone, however that ended."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is not None:
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def command(*words: str) -> list[str]:
@@ -76,7 +91,7 @@ def _start(command: Sequence[str], words: Path) -> subprocess.Popen[bytes]:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path), PARENT: str(os.getpid())},
         )
 
 

@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from .. import __version__
+from ..durable import replacing
 from ..learner import Report
 from ..loop_state import LoopState
 from ..metrics import Confusion
@@ -84,6 +85,7 @@ class Summary:
     wall_seconds: of learning, baselines not included
     updates: optimiser steps
     skipped: updates left out because something was not finite
+    latency_ms: from a chunk's arrival until its predictions were written, {"p50": x, "p99": y}; {} where none were
     threads: that an update took
     versions: of python, biomamba and torch
     """
@@ -109,6 +111,7 @@ class Summary:
     wall_seconds: float
     updates: int
     skipped: int
+    latency_ms: dict[str, float]
     threads: int
     versions: dict[str, str]
 
@@ -133,20 +136,22 @@ def sync(path: Path) -> int:
 
 
 def shorten(path: Path, size: int) -> None:
-    """Cut metrics.jsonl back to `size` bytes, to the lines that a checkpoint knows of."""
+    """Cut metrics.jsonl back to `size` bytes, to the lines that a checkpoint knows of.
+
+    Raises ValueError where it holds fewer.
+    """
     path.touch()
-    if path.stat().st_size > size:
+    held = path.stat().st_size
+    if held < size:
+        raise ValueError(f"{path} holds {held} bytes, the checkpoint knows of {size}: restore it, or begin a new run")
+    if held > size:
         os.truncate(path, size)
 
 
 def write(path: Path, text: str) -> None:
     """Write a file so that at every moment it is whole, old or new."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def to_json(value: Any) -> str:

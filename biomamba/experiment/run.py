@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ import yaml
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..durable import clear
+from ..inputs import checked
 from ..loop_state import LoopState
 from ..state import nbytes
 from . import config, jobs, log, outcome, trackers
 from .build import Experiment, limit
 from .config import Config
+from .digest import Digest
+from .lock import LOCK, Lock
+from .predictions import Predictions
 
 RUN_FILES = (
     "config.yaml",
@@ -38,25 +44,30 @@ class Run:
     state: LoopState | None = None
     stream_state: checkpoint.Tensors = field(default_factory=dict)
     threads: int = 1  # that an update takes
+    lock: Lock | None = None
+    digest: Digest = field(default_factory=Digest)
     made: Path | None = None  # the uppermost folder that was made for it
+    predictions: Predictions | None = None
 
     @classmethod
     def begin(cls, experiment: Experiment) -> "Run":
         """Make the run's folder, with the config in it. Raises FileExistsError where it holds another run."""
         own = experiment.config
+        predictions = Predictions.of(own.run, experiment.task)
         made = _missing(Path(own.run.dir)) if own.run.dir is not None else None
-        folder = create_run_dir(own)
+        folder, lock = create_run_dir(own)
         log.write(
             folder / "config.yaml", config.to_yaml(replace(own, run=replace(own.run, dir=str(folder), overwrite=False)))
         )
-        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total))
-        run.made = made if own.run.dir is not None else folder
-        return run
+        progress = log.Progress(experiment.task, experiment.total)
+        return cls(
+            experiment, folder, progress, lock=lock, made=made if own.run.dir else folder, predictions=predictions
+        )
 
     def discard(self) -> None:
         """Take away what was made for a run that has begun and has not made a step."""
         if self.state is None:
-            for name in RUN_FILES:
+            for name in (*RUN_FILES, LOCK):
                 (self.folder / name).unlink(missing_ok=True)
             folder = self.folder
             while self.made is not None and folder.is_relative_to(self.made) and not any(folder.iterdir()):
@@ -67,25 +78,52 @@ class Run:
     def resume(cls, experiment: Experiment, folder: Path) -> "Run":
         """Return the run of a folder as it was at its last checkpoint, or at its start where it has none.
 
-        Raises ValueError where file or data do not fit.
+        Raises ValueError where another process uses it, and where file, config or data do not fit.
         """
-        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total))
+        run = cls(experiment, folder, log.Progress(experiment.task, experiment.total), lock=Lock(folder))
+        try:
+            run._take_up()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def _take_up(self) -> None:
+        """Go on from the folder's checkpoint, where there is one."""
+        experiment, folder = self.experiment, self.folder
+        clear(folder)
         if not (folder / "checkpoint.safetensors").exists():
             (folder / "metrics.jsonl").write_text("")
-            return run
+            self.predictions = Predictions.of(experiment.config.run, experiment.task, {"bytes": 0})
+            return
         tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
+        if not isinstance(facts, dict) or "config" not in facts:
+            raise ValueError(f"{folder / 'checkpoint.safetensors'} is no checkpoint: restore it, or begin anew")
+        differs = config.difference(facts["config"], config.to_dict(experiment.config))
+        if differs:
+            raise ValueError(f"{differs}; the run in {folder} learned otherwise: put it back, or begin a new run")
         if facts["source"] != experiment.task.source:
             raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
-        run.progress.load_state_dict(facts["progress"])
+        self.digest = Digest.load(facts["digest"])
+        if experiment.task.replayable and not facts["stateful"]:
+            again = checked(experiment.stream(steps=self.digest.steps), experiment.model)
+            if not self.digest.fits(again):
+                raise ValueError(f"task: {experiment.task.source} holds other data than the run began with: give those")
+        self.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
+        self.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))
         own = experiment.learner
         parts = own.task, own.model, own.rule, own.optimizer
-        run.state = checkpoint.restore(tensors, facts["loop"], *parts)
+        self.state = checkpoint.restore(tensors, facts["loop"], *parts)
         torch.set_rng_state(tensors["rng"])
-        run.stream_state = checkpoint.under(tensors, "stream.")
+        self.stream_state = checkpoint.under(tensors, "stream.")
         if experiment.average:
             experiment.average.restore(tensors, facts["average"])
-        return run
+
+    def close(self) -> None:
+        """Let the folder go."""
+        if self.lock is not None:
+            self.lock.release()
 
     @property
     def done(self) -> int:
@@ -118,9 +156,10 @@ class Run:
         options, total, done = self.experiment.config.run, self.experiment.total, self.done
         bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
-        with bar, jobs.signals() as caught:
-            for report in self.experiment.online(chunks, self.state):
+        with bar, self.predictions or nullcontext(), jobs.signals() as caught:
+            for report in self.experiment.online(chunks, self.state, self.predictions):
                 self.threads = report.threads
+                self.digest.update(report.chunk)
                 self.state, now, new = report.state, time.perf_counter(), report.chunk.x.shape[1]
                 steps = self.state.steps
                 self.progress.update(report, now - began)
@@ -156,8 +195,12 @@ class Run:
         progress.peak = progress.peak or log.peak_rss_bytes()
         tensors, loop = checkpoint.collect(experiment.model, experiment.learner.optimizer, self.state)
         tensors |= {"rng": torch.get_rng_state()}
-        tensors |= {f"stream.{name}": tensor for name, tensor in chunks.state_dict().items()}
+        stream = chunks.state_dict()
+        tensors |= {f"stream.{name}": tensor for name, tensor in stream.items()}
         facts: dict[str, Any] = {"loop": loop, "progress": progress.state_dict(), "source": experiment.task.source}
+        facts |= {"config": config.to_dict(experiment.config), "digest": self.digest.state_dict()}
+        facts["stateful"] = bool(stream)  # such a stream depends on what the model said
+        facts["predictions"] = self.predictions.state_dict() if self.predictions else {}
         if experiment.average:
             averaged, facts["average"] = experiment.average.collect()
             tensors |= averaged
@@ -211,6 +254,7 @@ class Run:
             wall_seconds=progress.seconds,
             updates=loop_state.updates,
             skipped=loop_state.skipped,
+            latency_ms=self.predictions.latency.milliseconds() if self.predictions else {},
             threads=self.threads,
             versions=log.versions(),
         )
@@ -218,21 +262,28 @@ class Run:
         return summary
 
 
-def create_run_dir(settings: Config) -> Path:
-    """Make the folder of a new run. Raises FileExistsError where it holds a run that may not be overwritten."""
+def create_run_dir(settings: Config) -> tuple[Path, Lock]:
+    """Make the folder of a new run, and take its lock.
+
+    Raises FileExistsError where it holds a run that may not be overwritten, ValueError where another process uses it.
+    """
     if settings.run.dir is None:
-        return next_run_dir(f"{settings.task.name}-{settings.rule.name}-seed{settings.run.seed}")
+        folder = next_run_dir(f"{settings.task.name}-{settings.rule.name}-seed{settings.run.seed}")
+        return folder, Lock(folder)
     folder = Path(settings.run.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder)
     held = [folder / name for name in RUN_FILES if (folder / name).exists()]
     if held and not settings.run.overwrite:
+        lock.release()
         raise FileExistsError(
             f"run.dir: {folder} already holds a run: give another folder, --run.resume true to go on with it, "
             "or --run.overwrite true to lose it"
         )
+    clear(folder)
     for file in held:
         file.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folder, lock
 
 
 def _missing(folder: Path) -> Path | None:
@@ -244,9 +295,12 @@ def next_run_dir(name: str) -> Path:
     """Make and return the first of runs/<name>-001, -002, ... that does not exist."""
     for number in itertools.count(1):
         folder = Path("runs", f"{name}-{number:03d}")
-        if not folder.exists():
-            folder.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()  # of two processes that want it, one makes it
             return folder
+        except FileExistsError:
+            continue
     raise AssertionError("unreachable: the numbers do not end")
 
 

@@ -19,8 +19,8 @@ def ssd(
 ) -> Tensor:
     """Return y (b, t, h, p).
 
-    x (b, t, h, p), delta (b, t, h) after the softplus, A (h,) negative, B and C (b, t, n), D (h,), h0 (b, h, p, n),
-    reset (b, t) bool. Raises ImportError where mamba_ssm is missing.
+    x (b, t, h, p), delta (b, t, h) after the softplus, A (h,) negative, B and C (b, t, groups, n), D (h,),
+    h0 (b, h, p, n), reset (b, t) bool. Raises ImportError where mamba_ssm is missing.
     """
     try:
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
@@ -28,7 +28,5 @@ def ssd(
         raise ImportError('backend: mamba_ssm is not installed: pip install "biomamba[mamba]", or give auto') from error
     # sequences are numbered from the one that h0 belongs to
     number = None if reset is None else reset.cumsum(1, dtype=torch.int32)
-    y = mamba_chunk_scan_combined(
-        x, delta, A, B.unsqueeze(2), C.unsqueeze(2), BLOCK, D=D, initial_states=h0, seq_idx=number
-    )
+    y = mamba_chunk_scan_combined(x, delta, A, B, C, BLOCK, D=D, initial_states=h0, seq_idx=number)
     return cast(Tensor, y)

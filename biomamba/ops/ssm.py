@@ -18,16 +18,16 @@ from .scan import scan
 
 
 def selective_scan(a: Tensor, delta: Tensor, u: Tensor, B: Tensor, h0: Tensor, backend: str = "auto") -> Tensor:
-    """Return every h_t."""
-    if u.shape[1] > 1 and resolve(backend, u.device.type) == "llvm":
+    """Return every h_t; B may differ from channel to channel, (b, t, e, n)."""
+    if u.shape[1] > 1 and B.ndim == 3 and resolve(backend, u.device.type) == "llvm":
         h: Tensor = _SelectiveScan.apply(a, delta, u, B, h0)  # type: ignore[no-untyped-call]
         return h
     return scan(by_channel(a, u.shape[2]), drive(delta, u, B), h0, backend)
 
 
 def drive(delta: Tensor, u: Tensor, B: Tensor) -> Tensor:
-    """Return every delta_t u_t B_t (b, t, e, n)."""
-    return (by_channel(delta, u.shape[2]) * u).unsqueeze(-1) * B.unsqueeze(2)
+    """Return every delta_t u_t B_t (b, t, e, n); B may differ from channel to channel, (b, t, e, n)."""
+    return (by_channel(delta, u.shape[2]) * u).unsqueeze(-1) * (B if B.ndim == 4 else B.unsqueeze(2))
 
 
 def by_channel(of_heads: Tensor, channels: int) -> Tensor:
@@ -37,7 +37,9 @@ def by_channel(of_heads: Tensor, channels: int) -> Tensor:
 
 
 def readout(h: Tensor, C: Tensor, backend: str = "auto") -> Tensor:
-    """Return every y_t."""
+    """Return every y_t; C may differ from channel to channel, (b, t, e, n)."""
+    if C.ndim == 4:
+        return (h * C).sum(-1)
     if h.shape[1] > 1 and resolve(backend, h.device.type) == "llvm":
         y: Tensor = _Readout.apply(h, C)  # type: ignore[no-untyped-call]
         return y

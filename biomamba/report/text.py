@@ -106,8 +106,9 @@ def gather(settings: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     runs = {label: [_summary(folder) for folder in folders] for label, folders in settings.items()}
     first = next(iter(runs.values()))[0]
     baselines: dict[str, list[Scores]] = {}
-    for summary in (summary for own in runs.values() for summary in own):
-        for name, scores in summary["baselines"].items():
+    for label, summary in ((label, summary) for label, own in runs.items() for summary in own):
+        averaged = {f"{label}, averaged": summary["averaged"]} if summary.get("averaged") else {}
+        for name, scores in (averaged | summary["baselines"]).items():
             baselines.setdefault(name, []).append(scores)
     return {
         "task": first["task"],

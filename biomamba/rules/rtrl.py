@@ -44,8 +44,11 @@ class RTRL(LearningRule):
 
     def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
         """Return signal . Z for all before the chunk."""
-        exact = {name: trace[name].to(tape.h.dtype) for name in block.influences}
-        return {name: contract_naive(signal.h0, exact[name], axes) for name, axes in block.influences.items()}
+        gradients = {}
+        for name, axes in block.influences.items():
+            reached = signal.h0[:, block.reach.get(name, slice(None))]
+            gradients[name] = contract_naive(reached, trace[name].to(tape.h.dtype), axes)
+        return gradients
 
     def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
         """Return Z at the chunk's step `steps`."""
@@ -64,5 +67,7 @@ class RTRL(LearningRule):
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tensor:
         """Return the zero influence of one effective parameter."""
-        size = shape(block.influences[name], batch, *block.shape, block.fan_in.get(name, 0))
+        e, n = block.shape
+        reached = len(range(e)[block.reach.get(name, slice(None))])
+        size = shape(block.influences[name], batch, reached, n, block.fan_in.get(name, 0))
         return next(block.parameters()).new_zeros(size, dtype=self.trace_dtype)

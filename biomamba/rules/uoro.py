@@ -35,7 +35,6 @@ class UORO(LearningRule):
         """Take the blocks, and what the signs are drawn by."""
         super().__init__(blocks)
         self.seed = seed
-        self._place = {id(block): i for i, block in enumerate(self.blocks)}
 
     def init(self, batch: int) -> Tree:
         """Return traces of nothing."""
@@ -59,7 +58,8 @@ class UORO(LearningRule):
         h, theta, chunks = trace["h"], trace["theta"], trace["chunks"]
         part = head(tape, steps)
         ahead, drives = decay_products(part.log_a, part.reset), block.drives(part)
-        nu = signs(self.seed, self._place[id(block)], chunks, block.shape).to(h.dtype)
+        place = next(i for i, own in enumerate(self.blocks) if own is block)  # of a copied rule too
+        nu = signs(self.seed, place, chunks, block.shape).to(h.dtype)
         seen = nu.unsqueeze(1) * ahead.step
         pushed = {name: _through(seen, drives[name], axes) for name, axes in block.influences.items()}
         kept = ahead.start * h

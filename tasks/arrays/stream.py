@@ -29,6 +29,8 @@ class Rows(NamedTuple):
     x: Numbers  # (n, d)
     label: Numbers  # (n,) NaN where there is none
     unit: Numbers  # (n, d) what 1 of a scaled input is in the table
+    mean: Numbers  # (n, d) of each input over the rows before; NaN where there is none
+    deviation: Numbers  # (n, d) likewise
     row: NDArray[Any]  # (n,) number in the table
     skipped: NDArray[Any]  # (n,) 0, or the number from 1 of the first input that is no good
     mask: NDArray[Any]  # (n,) bool, as is the following
@@ -40,11 +42,13 @@ class Steps(NamedTuple):
 
     x: Numbers  # (n, d)
     y: Numbers  # (n, k) targets, NaN where unknown
+    unit: Numbers  # (n, k) what 1 of a scaled target is in the table
+    mean: Numbers  # (n, k) what a target of 0 is in the table, by what was known before it
+    deviation: Numbers  # (n, k) and what 1 more is
     mask: NDArray[Any]  # (n,) bool, as is the following
     reset: NDArray[Any]
     skipped: NDArray[Any]  # (n,) as in Rows
     row: NDArray[Any]  # (n,) number in the table
-    unit: Numbers  # (n, k) what 1 of a scaled target is in the table
 
 
 class OnlineStandardScaler:
@@ -55,12 +59,15 @@ class OnlineStandardScaler:
         self.scale, self.count, self.shift = scale, 0, np.zeros(columns)
         self.sums, self.last = np.zeros((2, columns)), np.zeros(columns)
         self.unit = np.ones((0, columns))  # (n, c) of the rows taken last, what 1 is before it is scaled
+        self.now = np.zeros((2, columns))  # mean, less the shift, and deviation up to here
+        self.mean, self.deviation = np.zeros((2, 0, columns))  # before each row of the last block
 
     def take(self, values: Numbers) -> tuple[Numbers, NDArray[Any]]:
         """Return the rows (n, c) and which were good (n,): a row with a number that is not finite repeats the last."""
         good: NDArray[Any] = np.all(np.abs(values) < HUGE, axis=1)
         values = np.where(good[:, None], values, 0.0)
         self.unit = np.ones_like(values)
+        self.mean, self.deviation = np.zeros(values.shape), np.ones(values.shape)
         if self.scale:
             values = self._scaled(values, good)
         before = np.maximum.accumulate(np.where(good, np.arange(1, len(good) + 1), 0))
@@ -74,7 +81,8 @@ class OnlineStandardScaler:
         if not self.count and good.any():
             self.shift = values[good][0]  # sums of what is near 0 keep their digits
         values = np.where(good[:, None], values - self.shift, 0.0)
-        count = np.maximum(self.count + np.cumsum(good), 1)[:, None]
+        seen = self.count + np.cumsum(good)[:, None]
+        count, unseen = np.maximum(seen, 1), seen - good[:, None] == 0
         # accumulate adds one after the other, so that where blocks begin changes no bit
         sums, squares = (
             np.add.accumulate(np.concatenate([before[None], part]))[1:]
@@ -84,6 +92,10 @@ class OnlineStandardScaler:
             self.count, self.sums = self.count + int(good.sum()), np.stack([sums[-1], squares[-1]])
         deviation = np.sqrt(np.maximum(squares / count - (sums / count) ** 2, 0))
         self.unit = deviation
+        self.mean = np.where(unseen, np.nan, np.concatenate([self.now[:1], sums / count])[:-1] + self.shift)
+        self.deviation = np.concatenate([self.now[1:], deviation])[:-1]
+        if len(values):
+            self.now = np.stack([sums[-1] / count[-1], deviation[-1]])
         return np.where(deviation > 0, (values - sums / count) / np.where(deviation > 0, deviation, 1), 0.0)
 
 
@@ -93,7 +105,9 @@ def labelled(rows: Iterator[Rows], scale: bool) -> Iterator[Steps]:
     for own in rows:
         target, known = labels.take(own.label[:, None])
         y = np.where(known[:, None], target, np.nan)
-        yield Steps(own.x, y, own.mask & known & (own.skipped == 0), own.reset, own.skipped, own.row, labels.unit)
+        mask = own.mask & known & (own.skipped == 0)
+        units = labels.unit, labels.mean, labels.deviation
+        yield Steps(own.x, y, *units, mask, own.reset, own.skipped, own.row)
 
 
 def following(rows: Iterator[Rows]) -> Iterator[Steps]:
@@ -105,7 +119,8 @@ def following(rows: Iterator[Rows]) -> Iterator[Steps]:
         held = [Rows(*(field[-1:] for field in both))]
         y = np.where(after.skipped[:, None] > 0, np.nan, after.x)
         mask = now.mask & (now.skipped == 0) & (after.skipped == 0) & ~after.reset
-        yield Steps(now.x, y, mask, now.reset, now.skipped, now.row, after.unit)
+        units = after.unit, after.mean, after.deviation
+        yield Steps(now.x, y, *units, mask, now.reset, now.skipped, now.row)
 
 
 def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: bool, begin: int) -> Iterator[Rows]:
@@ -120,10 +135,9 @@ def clean(blocks: Iterable[Numbers], inputs: int, roles: Sequence[str], scale: b
         none, ones = np.full(len(block), np.nan), np.ones(len(block))
         row = np.arange(begin, begin + len(block))
         first_bad = np.argmin(np.abs(block[:, :inputs]) < HUGE, axis=1) + 1
-        label, mask, reset = (
-            given.get(role, usual) for role, usual in (("label", none), ("mask", ones), ("reset", none))
-        )
-        yield Rows(x, label, running.unit, row, np.where(good, 0, first_bad), mask > 0, reset > 0)
+        mask, reset = given.get("mask", ones) > 0, given.get("reset", none) > 0
+        units = running.unit, running.mean, running.deviation
+        yield Rows(x, given.get("label", none), *units, row, np.where(good, 0, first_bad), mask, reset)
         begin += len(block)
 
 
@@ -139,9 +153,12 @@ def side_by_side(streams: Iterable[Iterator[Steps]], length: int, start: int, is
     is_class: y is (b, t) whole numbers, -1 where unknown, and there are no units.
     """
     for parts in zip(*(_cut(steps, length, start) for steps in streams), strict=True):
-        x, y, mask, reset, skipped, row, unit = (torch.from_numpy(np.stack(f)) for f in zip(*parts, strict=True))
-        info = {"row": row, "skipped": skipped} | ({} if is_class else {"unit": unit})
-        yield Chunk(x.float(), y[..., 0].nan_to_num(-1).long() if is_class else y, mask, reset, info)
+        x, y, unit, mean, deviation, mask, reset, skipped, row = (
+            torch.from_numpy(np.stack(field)) for field in zip(*parts, strict=True)
+        )
+        y = y[..., 0].nan_to_num(-1).long() if is_class else y
+        units = {} if is_class else {"unit": unit, "mean": mean, "deviation": deviation}
+        yield Chunk(x.float(), y, mask, reset, {"row": row, "skipped": skipped, **units})
 
 
 def _cut(steps: Iterator[Steps], length: int, start: int) -> Iterator[Steps]:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from biomamba.metrics import Confusion, CrossEntropy, Derived, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common.baselines import score
 from ..common.files import check_split, package
@@ -34,6 +36,14 @@ from .text import Live, Text
 SAID = 300  # letters of a list in an error
 TARGETS = 4  # whose errors are told in their own units too
 PARTS = {"train": "the first 90 %", "test": "the last 10 %", "all": "every row"}
+
+
+class Names(NamedTuple):
+    """What a table's columns in use are called."""
+
+    inputs: list[str]
+    classes: list[str] | None  # None where values are learned
+    outputs: list[str]
 
 
 class Columns(NamedTuple):
@@ -129,6 +139,11 @@ class Arrays(Benchmark):
         return None if self.rate is None else 1 / self.rate
 
     @property
+    def replayable(self) -> bool:
+        """Say that files are, and lines on standard input are not."""
+        return self.path != "-"
+
+    @property
     def source(self) -> str:
         """Name the table and what is done with it."""
         table, rows, roles = self._table, self._table.count(), self._columns.roles
@@ -204,6 +219,33 @@ class Arrays(Benchmark):
             scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2(), **self._in_units()}
         names = [self._table.columns[column] for column in self._columns.inputs]
         return scores | {"skipped_rows": SkippedRows(names)} | self._drift()
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the classes, or the values in the table's units, at every row."""
+        every, held = torch.ones_like(chunk.mask), chunk.info["skipped"] > 0
+        if self.kind == "class":
+            return Answers(every, out.softmax(-1), True, self._names, held)
+        columns = [self._columns.roles["label"]] if self.kind == "value" else self._columns.inputs
+        values = out * chunk.info["deviation"] + chunk.info["mean"]
+        return Answers(every, values, False, [self._table.columns[column] for column in columns], held)
+
+    def columns(self) -> Names:
+        """Return the names of the columns in use."""
+        inputs = [self._table.columns[column] for column in self._columns.inputs]
+        if self.kind == "none":
+            return Names(inputs, None, inputs)
+        label = self._table.columns[self._columns.roles["label"]]
+        return Names(inputs, self._names if self.kind == "class" else None, [label])
+
+    def recent(self) -> Iterator[tuple[list[float], list[float] | None]]:
+        """Yield inputs and values, unscaled, of the last rows of split train; None where a value is not known."""
+        end, inputs = self._bounds("train")[1] or 0, self._columns.inputs
+        label = [self._columns.roles["label"]] if self.kind == "value" else list[int]()
+        targets = inputs if self.kind == "none" else label
+        for block in self._table.rows([*inputs, *targets], {}, max(0, end - WARM), end):
+            for row in block:
+                y = row[len(inputs) :]
+                yield row[: len(inputs)].tolist(), y.tolist() if len(y) and np.isfinite(y).all() else None
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split, Task
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split, Task
 
 from ..common.baselines import Predict, score
 from ..common.files import check_split, locate, package
@@ -176,6 +176,10 @@ class Ecg(Benchmark):
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of the scored beats; see ecg_scores."""
         return ecg_scores.meters(self.peaks == "detected")
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the five classes at the beats that are scored."""
+        return Answers(chunk.info["score"] >= 0, out.softmax(-1), True, CLASSES)
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomamba.metrics import CrossEntropy, Derived, Total, labelled_cross_entropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing
 from ..common.baselines import Predict, score
@@ -167,6 +167,10 @@ class Eeg(Benchmark):
     def left_out(self, meters: Mapping[str, Meter]) -> list[str]:
         """Return lines on the channels that are no reference, and on the seconds that the gate cuts out of the runs."""
         return [line for lines in self._told.values() for line in lines]
+
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of both classes at the labelled steps."""
+        return Answers(chunk.mask, out.softmax(-1), True, CLASSES[self.contrast])
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None

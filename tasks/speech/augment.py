@@ -1,22 +1,33 @@
 """Speech made more varied than it was recorded, so that a few recordings are not learned by heart.
 
-wave      speed (Ko et al. 2015), begins earlier or later, louder or softer, noise of any colour
-features  formants moved along the mel bands (Jaitly and Hinton 2013), bands and times lost (Park et al. 2019)
+    speed      up to 15 % faster or slower, and with it the pitch (Ko et al. 2015)
+    shift      up to 0.1 s of silence before it, or of its beginning lost
+    gain       up to 6 dB louder or softer
+    noise      white, up to 1 % of full scale;   coloured   the same of any colour from white to brown
+    formants   moved by up to 10 % along the mel bands (Jaitly and Hinton 2013)
+    masks      twice up to 8 bands in a row, and up to 15 % of the frames in a row, are lost (Park et al. 2019)
+
+All of it at strength 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# at strength 1
-SPEED = 0.15  # of the recorded speed, faster or slower
-SHIFT = 0.10  # seconds of silence before it, or of it that are lost
-GAIN = 6.0  # decibels, louder or softer
-NOISE = 0.01  # of full scale at most, as a standard deviation
-WARP = 0.10  # of a band's place on the mel scale, up or down
-BANDS, TIME = 8, 0.15  # up to 8 bands in a row, twice, and 15 % of the frames in a row
+SPEED, SHIFT, GAIN, NOISE, FORMANTS = 0.15, 0.1, 6.0, 0.01, 0.1
+BANDS, TIME = 8, 0.15
+USUAL = ("speed", "noise", "masks")
+KINDS = ("speed", "shift", "gain", "noise", "coloured", "formants", "masks")
+
+
+def check(kinds: Sequence[str]) -> None:
+    """Raise ValueError for a kind of variation that there is not."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"vary: got {kind!r}, expected one of {', '.join(KINDS)}, or some of them")
 
 
 @dataclass(frozen=True)
@@ -27,37 +38,46 @@ class Augmentation:
     speed: float = 1.0
     shift: float = 0.0  # seconds
     strength: float = 0.0
+    kinds: tuple[str, ...] = USUAL
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, strength: float) -> "Augmentation":
+    def drawn(cls, rng: np.random.Generator, strength: float, kinds: tuple[str, ...] = USUAL) -> "Augmentation":
         """Return a change of that strength; at 0 none, and nothing is drawn."""
         if not strength:
             return IDENTITY
-        seed, (speed, shift) = int(rng.integers(2**31)), rng.uniform(-1, 1, 2)
-        return cls(seed, 1 + SPEED * strength * float(speed), SHIFT * strength * float(shift), strength)
+        seed, speed = int(rng.integers(2**31)), float(rng.uniform(-1, 1)) * ("speed" in kinds)
+        shift = float(np.random.default_rng((seed, 2)).uniform(-1, 1)) * ("shift" in kinds)
+        return cls(seed, 1 + SPEED * strength * speed, SHIFT * strength * shift, strength, kinds)
 
     def samples(self, count: int, rate: int) -> int:
         """Return how many samples become of that many."""
         return max(1, round(count / self.speed) + round(self.shift * rate))
 
     def wave(self, wave: Tensor, rate: int) -> Tensor:
-        """Return a wave (m,) at another speed, shifted and scaled, with noise."""
+        """Return a wave (m,) at another speed, shifted, scaled, with noise."""
         if not self.strength:
             return wave
-        size = self.samples(len(wave), rate)
-        length = max(1, round(len(wave) / self.speed))
-        faster = torch.nn.functional.interpolate(wave[None, None], length, mode="linear", align_corners=False)[0, 0]
-        rng = np.random.default_rng((self.seed, 0))
-        gain = 10 ** (GAIN * self.strength * rng.uniform(-1, 1) / 20)
-        moved = torch.nn.functional.pad(faster, (size - length, 0))
-        return gain * moved + NOISE * self.strength * float(rng.random()) ** 2 * coloured(size, rng)
+        size, length = self.samples(len(wave), rate), max(1, round(len(wave) / self.speed))
+        wave = torch.nn.functional.interpolate(wave[None, None], length, mode="linear", align_corners=False)[0, 0]
+        wave = torch.nn.functional.pad(wave, (size - length, 0))
+        if "gain" in self.kinds:
+            wave = wave * 10 ** (GAIN * self.strength * float(self._rng(3).uniform(-1, 1)) / 20)
+        if "noise" in self.kinds:
+            rng = self._rng(0)
+            noise = torch.from_numpy(rng.standard_normal(size)).float()
+            wave = wave + NOISE * self.strength * float(rng.random()) ** 2 * noise
+        if "coloured" in self.kinds:
+            rng = self._rng(4)
+            wave = wave + NOISE * self.strength * float(rng.random()) ** 2 * coloured(size, rng)
+        return wave
 
     def bands(self, features: Tensor) -> Tensor:
         """Return features (f, bands) with other formants, of which some bands and frames are 0, the mean."""
-        if not self.strength:
+        if "formants" in self.kinds and self.strength:
+            features = moved(features, 1 + FORMANTS * self.strength * float(self._rng(5).uniform(-1, 1)))
+        if "masks" not in self.kinds or not self.strength:
             return features
-        rng = np.random.default_rng((self.seed, 1))
-        features = warped(features, 1 + WARP * self.strength * float(rng.uniform(-1, 1)))
+        rng, features = self._rng(1), features.clone()
         for _ in range(2):
             width = int(rng.integers(0, int(BANDS * self.strength) + 1))
             first = int(rng.integers(0, features.shape[1] - width + 1))
@@ -66,6 +86,10 @@ class Augmentation:
         first = int(rng.integers(0, len(features) - width + 1))
         features[first : first + width] = 0
         return features
+
+    def _rng(self, what: int) -> np.random.Generator:
+        """Return a generator of its own for each kind, so that none changes what another draws."""
+        return np.random.default_rng((self.seed, what))
 
 
 IDENTITY = Augmentation()
@@ -80,7 +104,7 @@ def coloured(count: int, rng: np.random.Generator) -> Tensor:
     return noise[:count] / noise.std(correction=0).clamp(min=1e-6)
 
 
-def warped(features: Tensor, factor: float) -> Tensor:
+def moved(features: Tensor, factor: float) -> Tensor:
     """Return features (f, bands) read at `factor` times each band's place, linearly between bands."""
     last = features.shape[1] - 1
     place = (torch.arange(last + 1) * factor).clamp(max=last)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import Accuracy, Confusion, CrossEntropy
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing
 from ..common.files import check_split
 from ..common.packing import Rows, Segment
 from . import files as corpora
 from . import signal as audio
-from .augment import IDENTITY, Augmentation
+from .augment import IDENTITY, USUAL, Augmentation, check
 from .files import Utterance
 from .simulated import digits
 
@@ -45,7 +45,8 @@ class Speech(Benchmark):
     stack: frames of 10 ms in a time step
     align: words are filled up to a multiple of so many steps, so that a chunk as long holds one whole word
     loss_at: every (frame, later ones weigh more) or end (the last frame alone)
-    augment: how much the words of split train vary in speed, place, loudness, noise, formants, lost bands; 1: much
+    augment: how much the words of split train vary; 0: not at all, 1: much
+    vary: in what: some of speed, shift, gain, noise, coloured, formants, masks
     fold: 0 to 3: this quarter of train's speakers is split valid, and held out, to choose settings by; null: none
 
     Construction raises ValueError; reading raises FileNotFoundError, ValueError or ImportError.
@@ -60,10 +61,12 @@ class Speech(Benchmark):
     align: int = 1
     loss_at: Literal["every", "end"] = "every"
     augment: float = 0.0
+    vary: tuple[str, ...] = USUAL
     fold: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no corpus can satisfy."""
+        check(self.vary)
         corpora.check_fold(self.fold)
         if min(self.passes, self.stack, self.align) < 1:
             raise ValueError(
@@ -133,6 +136,10 @@ class Speech(Benchmark):
         """Return fresh meters: of the decisions at the words' ends, and `running`, the accuracy over all frames."""
         return {"accuracy": Confusion(self.words, _final), "running": _Running(), "loss": _Final()}
 
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the words at every frame."""
+        return Answers(chunk.y >= 0, out.softmax(-1), True, self.words)
+
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
     ) -> dict[str, dict[str, dict[str, float]]]:
@@ -191,7 +198,8 @@ class Speech(Benchmark):
             rng = np.random.default_rng(draw)
             for i in rng.permutation(len(found)):
                 utterance, samples = found[i]
-                words.append(_Word(utterance, samples, self, Augmentation.drawn(rng, self.augment if train else 0.0)))
+                change = Augmentation.drawn(rng, self.augment if train else 0.0, self.vary)
+                words.append(_Word(utterance, samples, self, change))
         return packing.assign_rows(words, batch)
 
 

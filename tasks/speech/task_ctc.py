@@ -22,16 +22,16 @@ import torch
 from torch import Tensor
 
 from biomamba.metrics import Derived
-from biomamba.stream import Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
 
 from ..common import packing
 from ..common.files import check_split
 from . import files as corpora
 from . import signal as audio
-from .augment import IDENTITY, Augmentation
+from .augment import IDENTITY, USUAL, Augmentation, check
 from .files import Utterance
-from .scores import SYMBOLS, Transcripts
-from .simulated import spellings
+from .scores import FIRST, SYMBOLS, Transcripts
+from .simulated import LETTERS, spellings
 from .stream import TwoPass, TwoPassStream
 
 
@@ -44,7 +44,8 @@ class SpeechCTC(Benchmark):
     passes: how often split train is gone through, each time in another order
     stack: frames of 10 ms in a time step
     align: utterances are filled up to a multiple of so many steps; stream.length must divide it
-    augment: how much the utterances of split train vary, as words do; 0: not at all, 1: much
+    augment: how much the utterances of split train vary; 0: not at all, 1: much
+    vary: in what: some of speed, shift, gain, noise, coloured, formants, masks
     fold: 0 to 3: this quarter of train's speakers is split valid, and held out, to choose settings by; null: none
 
     Construction raises ValueError; reading raises FileNotFoundError, ValueError or ImportError.
@@ -56,10 +57,12 @@ class SpeechCTC(Benchmark):
     stack: int = 3
     align: int = 16
     augment: float = 0.0
+    vary: tuple[str, ...] = USUAL
     fold: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers below 1, and a fold that there is not."""
+        check(self.vary)
         corpora.check_fold(self.fold)
         if min(self.passes, self.stack, self.align) < 1:
             raise ValueError(
@@ -116,6 +119,10 @@ class SpeechCTC(Benchmark):
         first, last = (Derived(partial(heard.latency, which)) for which in ("first", "last"))
         return {"cer": heard, "wer": Derived(heard.wer), "first_latency": first, "last_latency": last}
 
+    def answers(self, out: Tensor, chunk: Chunk) -> Answers:
+        """Return the probabilities of the letters, "" for the blank, at the steps heard for the first time."""
+        return Answers(chunk.info["pass"] == FIRST, out.softmax(-1), True, ("", *LETTERS))
+
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
     ) -> dict[str, dict[str, dict[str, float]]]:
@@ -141,7 +148,7 @@ class SpeechCTC(Benchmark):
         for number in range(self.passes if split == "train" else 1):
             rng = np.random.default_rng((seed, number))
             for i in rng.permutation(len(found)) if split == "train" else range(len(found)):
-                augmentation = Augmentation.drawn(rng, self.augment) if split == "train" else IDENTITY
+                augmentation = Augmentation.drawn(rng, self.augment, self.vary) if split == "train" else IDENTITY
                 utterances.append(TwoPass(*found[i], len(utterances), self.stack, self.align, augmentation))
         return packing.assign_rows(utterances, batch)
 

@@ -2,7 +2,8 @@
 
 import ctypes
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ class Call(NamedTuple):
 
 
 _known: dict[Any, Call] = {}
+_one_at_a_time = threading.Lock()
 
 
 def call(kernel: Kernel, *tensors: Tensor) -> None:
@@ -34,13 +36,18 @@ def call(kernel: Kernel, *tensors: Tensor) -> None:
     key = (kernel, *[(tensor.shape, tensor.dtype, tensor.is_contiguous(), tensor.device) for tensor in tensors])
     found = _known.get(key)
     if found is None:
-        sizes = kernel.bind(tensors)
-        constants = tuple(sizes[name] for name in kernel.constants)
-        operator = _operator(kernel, *kernel.precisions(tensors), constants)
-        traffic = sum(tensor.nbytes for tensor in tensors)
-        found = _known[key] = Call(operator, tuple(sizes[name] for name in kernel.sizes), traffic)
+        with _one_at_a_time:  # torch takes each operator once, and several threads may ask for it
+            found = _known[key] = _bound(kernel, tensors)
     threads = max(1, min(torch.get_num_threads(), found.bytes // GRAIN))
     found.operator(threads, *found.sizes, *tensors)
+
+
+def _bound(kernel: Kernel, tensors: Sequence[Tensor]) -> Call:
+    """Return the call for tensors like those given, whose sizes it checks."""
+    sizes = kernel.bind(tensors)
+    constants = tuple(sizes[name] for name in kernel.constants)
+    operator = _operator(kernel, *kernel.precisions(tensors), constants)
+    return Call(operator, tuple(sizes[name] for name in kernel.sizes), sum(tensor.nbytes for tensor in tensors))
 
 
 @functools.cache
