@@ -79,6 +79,10 @@ GAP: dict[str, Row] = {
     "no distance": {"options": {"channels": [c for c in WAIT + QRS + P if "distance" not in c]}},
     "channels times 4": {"scale": 4.0},
     "R peaks detected": {"options": {"peaks": "detected"}},
+    "R peaks detected, each on its larger side": {
+        "options": {"peaks": "detected"},
+        "detector": {"SIDE": 1.0, "CLEARLY": 1.0},
+    },
     "tops of the energy, not R peaks": {"options": {"peaks": "detected"}, "detector": {"SEARCHED": 0, "DELAY": 30}},
     "all but P: MLII, 1 to 25 Hz, weight 0.1, tops, times 4": {
         "options": {"peaks": "detected", "leads": "MLII", "channels": WAIT + QRS},

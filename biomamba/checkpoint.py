@@ -124,8 +124,8 @@ def restored_loop(
     """Return the state of a loop; rule: None of one that learns nothing."""
     device, batch = next(model.parameters()).device, len(tensors["loop.x"])
     meters = task.meters()
-    for name, meter in meters.items():
-        meter.load_state_dict(facts["meters"][name])
+    for name in meters.keys() & facts["meters"].keys():
+        meters[name].load_state_dict(facts["meters"][name])
     began = model.init_state(batch)
     loop_state = LoopState(
         model_state=_fill(began, "loop.state", tensors),

@@ -20,7 +20,7 @@ from torch import Tensor
 from .metrics import Accuracy, Confusion, CrossEntropy, Mean, labelled_cross_entropy
 from .model import Model
 from .scaler import StandardScaler
-from .stream import Chunk, Meter, Spec, Task
+from .stream import Chunk, Meter, RowFormat, Spec, Task
 
 Kind = Literal["class", "value"]
 Numbers = NDArray[np.float64]
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
     """What a learner says of one step."""
 
     id: Hashable  # the ticket that an answer is given with
-    value: Any  # a class, a float, a tuple of floats, or a dict of them where outputs have names; None: no class yet
+    value: Any  # a class, a float, of several values a tuple, or a dict where they have names; None: no class yet
     probabilities: dict[Hashable, float]  # of the classes known so far; empty for values
     out: Tensor  # (d_out,) what the model gave
 
@@ -69,6 +69,18 @@ class Rows:
         spec = model.spec
         return cls(spec.d_in or 1, _classes(task, spec.d_out), spec.d_out, spec.vocab, scale=False)
 
+    @classmethod
+    def of_format(cls, given: RowFormat) -> "Rows":
+        """Return the rows that a task's data has."""
+        rows = cls(given.inputs, given.classes, given.outputs, None, given.scaled)
+        rows._load(given.state)
+        return rows
+
+    @property
+    def spec(self) -> Spec:
+        """What a model of them takes and gives."""
+        return Spec(self.d_out, self.vocab, None if self.vocab else self.d_in)
+
     def encode(self, row: Any, keep: bool = True) -> Tensor:
         """Return a row as x (1, 1, d_in), float64, or as a token (1, 1); an array (t, d_in) or t tokens as t steps.
 
@@ -97,9 +109,9 @@ class Rows:
         """Return the class and the probabilities of those known, or the values, of out (d_out,)."""
         if self.kind == "value":
             values = self.targets.unscaled(out.double().cpu().numpy()).tolist()
-            if self.outputs:
-                return dict(zip(self.outputs, values, strict=True)), {}
-            return (values[0] if len(values) == 1 else tuple(values)), {}
+            if len(values) == 1:
+                return values[0], {}
+            return (dict(zip(self.outputs, values, strict=True)) if self.outputs else tuple(values)), {}
         if not self.classes:
             return None, {}
         shares = torch.softmax(out[: len(self.classes)].double(), -1).tolist()
@@ -130,10 +142,14 @@ class Rows:
             facts["scale"],
         )
         rows.classes = [_hashable(name) for name in facts["classes"] or ()]
-        for part in ("scaler", "targets"):
-            scaler: StandardScaler = getattr(rows, part)
-            scaler.load_state_dict({name: tensors[f"{part}.{name}"] for name in scaler.state_dict()})
+        rows._load(tensors)
         return rows
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the scalers their state back."""
+        for part in ("scaler", "targets"):
+            scaler: StandardScaler = getattr(self, part)
+            scaler.load_state_dict({name: tensors[f"{part}.{name}"] for name in scaler.state_dict()})
 
     def _tokens(self, row: Any) -> Tensor:
         """Return tokens (1, t)."""

@@ -84,6 +84,16 @@ class Spec(NamedTuple):
     d_in: int | None = None
 
 
+class RowFormat(NamedTuple):
+    """What a row of a task's data is, for those who give a learner one after another."""
+
+    inputs: list[str]  # names
+    classes: list[str] | None  # names in the order of the outputs; None for values
+    outputs: list[str]  # names of the values
+    scaled: bool
+    state: dict[str, Tensor]  # of the scalers, as `scaler.StandardScaler` has it: scaler.count, ..., targets.last
+
+
 class Answers(NamedTuple):
     """What outputs say in the user's words and units."""
 
@@ -191,6 +201,10 @@ class Benchmark(Task):
         Each is {"score": {"all": x, "last_tenth": y}}, with the scores of `meters`.
         """
         return {}
+
+    def row_format(self, split: str, *, batch: int, steps: int) -> RowFormat | None:
+        """Return what a row is after so many steps of each stream; None where streams bring inputs made otherwise."""
+        return None
 
     def left_out(self, meters: Mapping[str, Meter]) -> Sequence[str]:
         """Return lines that count and name what of the data was not used, and why: rows, beats, events, channels.

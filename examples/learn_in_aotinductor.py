@@ -1,6 +1,6 @@
 """Learn in a compiled package, without this library: `python examples/learn_in_aotinductor.py learner.pt2`.
 
-The file comes from `biomamba export RUN --to aoti -o learner.pt2 --stream.batch 1 --stream.length 1`. The package is
+The file comes from `biomamba export RUN --to aoti -o learner.pt2`. The package is
 machine code: C++ loads the same file by torch::inductor::AOTIModelPackageLoader, and needs no Python.
 """
 

@@ -1,7 +1,7 @@
 """Learn in onnxruntime, without torch: `python examples/learn_in_onnxruntime.py learner.onnx`.
 
-The file comes from `biomamba export RUN -o learner.onnx --stream.batch 1 --stream.length 1`; needs onnxruntime and
-safetensors. Each call predicts, then learns; what it gives back as next.NAME goes in again as NAME.
+The file comes from `biomamba export RUN -o learner.onnx`; needs onnxruntime and safetensors.
+Each call predicts, then learns; what it gives back as next.NAME goes in again as NAME.
 """
 
 import json

@@ -1,15 +1,18 @@
 """Forecast a stream of the lab streaming layer and send the forecast back: python lsl.py NAME (pip install pylsl).
 
-Each sample is predicted from those before it, one step ahead, and learned from as soon as the next one is there.
+Each sample is predicted one step ahead, from those before it. Of the samples that are at hand the last is learned
+from: each while the machine keeps up, fewer when it does not, so that the forecasts do not fall behind.
 """
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from pylsl import StreamInfo, StreamInlet, StreamOutlet, local_clock, resolve_byprop
 
 import biomamba
+
+MOST = 16  # samples between two updates, at most
 
 
 def forecast(name: str, outlet_name: str = "forecast", wait: float = 10.0) -> Iterator[float]:
@@ -18,22 +21,24 @@ def forecast(name: str, outlet_name: str = "forecast", wait: float = 10.0) -> It
     if source is None:
         raise TimeoutError(f"no stream {name!r} within {wait:g} s: start its source first")
     inlet, channels = StreamInlet(source, max_buflen=360), source.channel_count()
-    learner = biomamba.regressor(inputs=channels, outputs=channels, d_model=16, d_state=4, threads=1)
+    sizes = {"d_model": 16, "d_state": 4, "horizon": MOST + 2, "threads": 1}
+    learner = biomamba.regressor(inputs=channels, outputs=channels, **sizes)
     before = learner.snapshot()
     learner.learn_one([0.0] * channels, [0.0] * channels)  # has the kernels made before samples come
     learner.rollback(before)
     outlet = StreamOutlet(StreamInfo(outlet_name, "forecast", channels, source.nominal_srate(), "float32", name))
-    correction, last = inlet.time_correction(), None
+    correction, asked = inlet.time_correction(), list[Hashable]()
     while True:
-        sample, stamp = inlet.pull_sample(timeout=wait)
-        if sample is None:
+        samples, stamps = inlet.pull_chunk(timeout=wait, max_samples=MOST, min_samples=1)
+        if not samples:
             return
-        said = learner.predict(sample)
-        outlet.push_sample(said.value, stamp + correction)
-        yield local_clock() - (stamp + correction)
-        if last is not None:
-            learner.learn(last, sample)  # what the step before said would come
-        last = said.id
+        for sample, stamp in zip(samples, stamps, strict=True):
+            said = learner.predict(sample)
+            outlet.push_sample(said.value, stamp + correction)
+            yield local_clock() - (stamp + correction)
+            asked = [*asked[-1:], said.id]
+        if len(asked) == 2:
+            learner.learn(asked[0], samples[-1])  # what the step before the last said would come
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from .delay import Delay
 from .ecg import Ecg
 from .eeg import Eeg
 from .language import Language
+from .recordings import Recordings
 from .speech import Speech, SpeechCTC
 
 TASKS: dict[str, Callable[..., Benchmark]] = {
@@ -17,6 +18,7 @@ TASKS: dict[str, Callable[..., Benchmark]] = {
     "ecg": Ecg,
     "eeg": Eeg,
     "language": Language,
+    "recordings": Recordings,
     "speech": Speech,
     "speech_ctc": SpeechCTC,
 }

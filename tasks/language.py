@@ -134,6 +134,11 @@ class Language(Benchmark):
         """Return a text as the model reads it."""
         return self._tokenizer.encode(text).ids.tolist() if self._tokenizer else list(text.encode())
 
+    def check_vocabulary(self, learned: Path | None) -> None:
+        """Raise ValueError where weights were learned with another tokenizer.json (None: not known, or bytes)."""
+        if self._tokenizer is not None and learned is not None and learned.exists():
+            Tokenizer(learned).check_same(self._tokenizer)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return what the model said as text, with a mark where it is none."""
         return self._tokenizer.decode(tokens) if self._tokenizer else bytes(tokens).decode(errors="replace")

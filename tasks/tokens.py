@@ -75,6 +75,11 @@ class Tokenizer:
         none = np.zeros(0, dtype=np.int32)
         return Tokens(np.concatenate([none, *ids]), np.concatenate([none, *sizes]))
 
+    def check_same(self, other: "Tokenizer") -> None:
+        """Raise ValueError unless another tokenizer's tokens have the same numbers."""
+        if self.own.get_vocab() != other.own.get_vocab():
+            raise ValueError(f"{other.path} has other tokens than {self.path}, which the weights were learned with")
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some tokens."""
         return str(self.own.decode(list(ids), skip_special_tokens=False))

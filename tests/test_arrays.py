@@ -321,6 +321,7 @@ FORMS = {
     "pandas with an index": "".join(f"{'' if i == 0 else i - 1},{line}\n" for i, line in enumerate(PLAIN.splitlines())),
     "pandas with both": ",0,1,2\n" + "".join(f"{i},{line}\n" for i, line in enumerate(PLAIN.splitlines()[1:])),
     "an empty column": "".join(f"{line},\n" for line in PLAIN.splitlines()),
+    "Excel": "sep=;\r\n" + PLAIN.replace(",", ";").replace(".", ",").replace("\n", "\r\n"),
     "two empty columns": "".join(f"{line.replace(',', ',,', 1)},\n" for line in PLAIN.splitlines()),
     "a column of NA": "".join(f"{line},{'z' if i == 0 else 'NA'}\n" for i, line in enumerate(PLAIN.splitlines())),
     "numbers and words in the header": PLAIN.replace("b", "7", 1),
@@ -364,7 +365,10 @@ def test_a_mark_of_a_missing_value_is_a_skipped_row_and_no_label(mark: str, tmp_
     own = Arrays(str(tmp_path / "t.csv"), **options)  # type: ignore[arg-type]
     meters = own.meters()
     meters["skipped_rows"].update(torch.zeros(1, 40, 2), chunk)
-    assert own.left_out(meters) == ["2 rows skipped, missing or not finite: a in 2"]
+    lines = own.left_out(meters)
+    assert lines[0] == "2 rows skipped, missing or not finite: a in 2" and len(lines) == 2
+    said = f" ({mark} 1 times)" if mark else ""
+    assert lines[1] == f"1 rows not learned from: without a label{said}, or masked"
 
 
 @pytest.mark.parametrize("name", ["none", "null", "NA", "nan", "-", "?", "inf"])
@@ -473,6 +477,19 @@ def test_a_clock_is_left_out_and_the_output_says_so(name: str, cell: str, tmp_pa
         assert Arrays(str(tmp_path / "t.csv"), inputs=(name, "a")).spec.d_in == 2
     ramp = written("\n".join(rows).replace(name, "level", 1), tmp_path / "ramp.csv")
     assert cell not in ("{:d}", "{:d}.25") or ramp.x.shape[2] == 3  # control: what only rises is no clock
+
+
+def test_a_clock_on_standard_input_is_known_by_its_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    for header, cell in (("timestamp", "1764000012.5"), ("when", "2026-11-29 08:30:00"), ("time", "7")):
+        rows = [f"{header},a,b", *(f"{cell},{t % 7},{t % 3}" for t in range(20))]
+        pipe(monkeypatch, "\n".join(rows).encode())
+        own = Arrays("-", kind="value")
+        assert own.source.endswith(f"standard input, live: value b from a; left out: {header} (a timestamp)")
+        assert whole(own).x.shape == (1, 20, 1) and own.left_out(own.meters())[0].startswith("columns left out:")
+        sys.stdin.close()
+    pipe(monkeypatch, b"level,a,b\n7,1,2\n8,2,1\n")
+    assert Arrays("-", kind="value").spec.d_in == 2  # control
+    sys.stdin.close()
 
 
 def test_columns_can_be_ignored_and_large_numbers_are_named(tmp_path: Path) -> None:
@@ -669,7 +686,10 @@ def nothing(kind: str) -> tuple[str, str]:
         "unlabelled": ("a,y", [f"{t % 5}.5," for t in range(40)]),
     }
     header, lines = rows[kind]
-    said = {"gated": "40 rows skipped, missing or not finite: a in 20, b in 20", "unlabelled": "no step had a label"}
+    said = {
+        "gated": "40 rows skipped, missing or not finite: a in 20, b in 20",
+        "unlabelled": "40 rows not learned from: without a label, or masked",
+    }
     return "\n".join([header, *lines]) + "\n", said[kind]
 
 

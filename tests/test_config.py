@@ -80,7 +80,7 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
         (["--run.dtype", "bfloat16"], "run.dtype: got 'bfloat16', expected float32 or float64"),
         (
             ["--task.name", "dely"],
-            "task.name: got 'dely', expected one of arrays, delay, ecg, eeg, language, speech, speech_ctc; "
+            "task.name: got 'dely', expected one of arrays, delay, ecg, eeg, language, recordings, speech, speech_ctc; "
             "did you mean delay?",
         ),
         (["--model.block", "s5"], "model.block: got 's5', expected one of diagonal, mamba, mamba2"),
@@ -142,7 +142,7 @@ def test_missing_file_is_one_line(capsys):
     assert main(["train", "--config", "no.yaml"]) == 2
     assert capsys.readouterr().err == (
         "biomamba: config: no file no.yaml, expected a YAML file or one of an4, arrays, "
-        "delay, ecg, eeg, fsdd, keywords, language\n"
+        "delay, ecg, eeg, fsdd, keywords, language, recordings\n"
     )
 
 

@@ -229,12 +229,28 @@ def test_the_example_learns_in_onnxruntime_and_saves_where_it_is(
     run, file = tmp_path / "run", tmp_path / "learner.onnx"
     sizes = "--model.block diagonal --model.d_model 8 --model.d_state 4 --stream.steps 60 --run.baselines false"
     assert main(["train", "--config", "delay", *sizes.split(), "--run.dir", str(run)]) == 0
-    assert main(["export", str(run), "-o", str(file), *["--stream.batch", "1", "--stream.length", "1"]]) == 0
+    assert main(["export", str(run), "-o", str(file)]) == 0
     assert f"{file.with_suffix('.json')} says what it is called with: x, y, mask, reset, lr" in capsys.readouterr().out
     example = runpy.run_path(str(EXAMPLES / "learn_in_onnxruntime.py"))
     assert example["main"](file, steps=600) > 0.9
     assert example["main"](file, steps=10) == 1.0  # from where it was saved
     assert "import torch" not in (EXAMPLES / "learn_in_onnxruntime.py").read_text()
+
+
+@pytest.mark.slow
+def test_a_saved_learner_of_rows_is_exported(tmp_path: Path) -> None:
+    own = biomamba.regressor(2, d_model=8, d_state=4, headdim=4)
+    for i in range(5):
+        own.learn_one({"a": i, "b": -i}, float(i))
+    own.save(tmp_path / "saved")
+    file = tmp_path / "learner.onnx"
+    assert main(["export", str(tmp_path / "saved"), "-o", str(file), "--resets", "false"]) == 0
+    session, x, y = Session(file), np.zeros((1, 1, 2), np.float32), np.ones((1, 1, 1), np.float32)
+    weight = own.model.head.weight.detach().numpy()
+    np.testing.assert_array_equal(session.carried["weights.head.weight"], weight)
+    lr = np.array(session.facts["lr"], np.float32)
+    found = [session(x=x, y=y, mask=np.array([[True]]), lr=lr)["loss"] for _ in range(50)]
+    assert found[-1] < found[0] / 4
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # one of them saves
     blocks = PYTHON.findall(TEXT)
     assert len(blocks) >= 2
     scope: dict[str, object] = {}
@@ -21,9 +22,10 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 SLOW = [pytest.param("inference", marks=pytest.mark.slow)]
+NAMES = ["associative", "attention", "extend", "learn", "learner", "plasticity", "scale", *SLOW]
 
 
-@pytest.mark.parametrize("name", ["associative", "attention", "extend", "learn", "plasticity", "scale", *SLOW])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_examples_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one of them draws
     blocks = PYTHON.findall((ROOT / "docs" / f"{name}.md").read_text())

@@ -147,3 +147,33 @@ def test_what_cannot_be_saved_says_so_and_leaves_the_old_file(tmp_path: Path) ->
     assert (tmp_path / FILE).read_bytes() == before
     with pytest.raises(FileNotFoundError, match=r"no learner\.safetensors and no config\.yaml"):
         biomamba.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("kind", ["class", "value", "none"])
+def test_a_run_on_a_table_goes_on_with_rows_in_the_users_units(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Learned row by row after the run, without its file, the weights are those of a run on all rows."""
+    draw = torch.randn(90, 2, generator=torch.Generator().manual_seed(1)).double() * torch.tensor([1.0, 50]) + 1000
+    last = {"class": lambda v: ["lo", "hi"][int(v > 1000)], "value": lambda v: f"{v:.6f}", "none": lambda v: "0"}[kind]
+    cells = [[f"{a:.6f}", f"{b:.6f}", last(a)] for a, b in draw.tolist()]
+    path, words = tmp_path / "table.csv", ["--config", "arrays", "--task.kind", kind, "--stream.length", "1"]
+    words += ["--run.baselines", "false", "--task.inputs", "a", "b", "--task.path", str(path), "--model.d_model", "8"]
+    words += [] if kind == "none" else ["--task.label", "y"]
+    for name, rows in (("half", 60), ("whole", 90)):
+        path.write_text("a,b,y\n" + "\n".join(",".join(row) for row in cells[:rows]) + "\n")
+        assert main(["train", *words, "--run.dir", str(tmp_path / name)]) == 0
+    path.unlink()
+    half, whole = biomamba.load(tmp_path / "half"), biomamba.load(tmp_path / "whole")
+    assert half.rows.inputs == ["a", "b"] and half.rows.scaler.count.tolist() == [60, 60]
+    known = [{"a": float(row[0]), "b": float(row[1])} for row in cells]
+    for t in range(59 if kind == "none" else 60, 89 if kind == "none" else 90):
+        prediction = half.predict(known[t])
+        answer = {"class": cells[t][2], "value": float(known[t]["a"]), "none": known[min(t + 1, 89)]}[kind]
+        assert half.learn(prediction, answer)
+    if kind != "none":
+        for a, b in zip(half.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+        assert half.rows.scaler.sums.tolist() == whole.rows.scaler.sums.tolist()
+    value = half.predict(known[0]).value
+    assert value in ("lo", "hi") if kind == "class" else (value if kind == "value" else value["b"]) > 700

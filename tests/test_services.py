@@ -53,10 +53,10 @@ def test_a_stream_of_the_lab_streaming_layer_comes_back_forecast() -> None:
     latencies: list[float] = []
     reader = threading.Thread(target=lambda: latencies.extend(forecast(name, f"{name}-back", wait=10.0)))
     reader.start()
-    assert outlet.wait_for_consumers(20)
-    (back,) = pylsl.resolve_byprop("name", f"{name}-back", timeout=20)
+    assert outlet.wait_for_consumers(180)
+    (back,) = pylsl.resolve_byprop("name", f"{name}-back", timeout=120)
     inlet = pylsl.StreamInlet(back)
-    inlet.open_stream(timeout=20)
+    inlet.open_stream(timeout=120)
     sent, got = list[list[float]](), list[list[float]]()
     for i in range(samples):
         sent.append([5 + math.sin(0.3 * i), math.cos(0.3 * i)])

@@ -22,6 +22,7 @@ from biomamba.tasks.delay import BLOCK, RECALL, STORE, Delay
 from biomamba.tasks.ecg.task import Ecg
 from biomamba.tasks.eeg.task import Eeg
 from biomamba.tasks.language import Language
+from biomamba.tasks.recordings.task import Recordings
 from biomamba.tasks.speech.task import Speech
 from biomamba.tasks.speech.task_ctc import SpeechCTC
 from sizes import joined, same
@@ -60,7 +61,15 @@ def message(error: pytest.ExceptionInfo[Exception]) -> str:
 def test_registry_builds_tasks_by_name() -> None:
     built = {name: type(make()) for name, make in TASKS.items()}
     spoken = {"speech": Speech, "speech_ctc": SpeechCTC}
-    assert built == {"arrays": Arrays, "delay": Delay, "ecg": Ecg, "eeg": Eeg, "language": Language, **spoken}
+    assert built == {
+        "arrays": Arrays,
+        "delay": Delay,
+        "ecg": Ecg,
+        "eeg": Eeg,
+        "language": Language,
+        "recordings": Recordings,
+        **spoken,
+    }
     assert TASKS["delay"](delay=6) == Delay(6)
 
 

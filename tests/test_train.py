@@ -151,7 +151,7 @@ def test_the_generator_comes_back(tmp_path, monkeypatch):
 
 
 def test_kill_loses_at_most_what_came_after_the_last_checkpoint(tmp_path):
-    words = ["--stream.steps", "4000", "--run.baselines", "false", "--run.report_every", "100", "--run.save_every"]
+    words = ["--stream.steps", "600", "--run.baselines", "false", "--run.report_every", "100", "--run.save_every"]
     command = [
         sys.executable,
         str(ROOT / "train.py"),
@@ -170,12 +170,9 @@ def test_kill_loses_at_most_what_came_after_the_last_checkpoint(tmp_path):
     assert process.wait() == -signal.SIGKILL
     _, facts = checkpoint.load(tmp_path / "killed" / "checkpoint.safetensors")
     step = facts["loop"]["steps"]
-    assert 99 <= step < 400
-    short = [*words, "null", "--stream.steps", "400"]
-    text = (tmp_path / "killed" / "config.yaml").read_text()
-    (tmp_path / "killed" / "config.yaml").write_text(text.replace("steps: 4000", "steps: 400"))
-    assert run(tmp_path / "killed", *short, "--run.resume") == 0
-    assert run(tmp_path / "whole", *short) == 0
+    assert 99 <= step < 600
+    assert run(tmp_path / "killed", *words, "null", "--run.resume") == 0
+    assert run(tmp_path / "whole", *words, "null") == 0
     (a, *_), (b, *_) = left(tmp_path / "killed"), left(tmp_path / "whole")
     assert all(torch.equal(a[name], b[name]) for name in b)
 

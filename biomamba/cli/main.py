@@ -7,7 +7,7 @@
     biomamba fidelity --config delay --rules rtrl,stllr --lengths 1,8 --depths 1,2
     biomamba report runs/compare-delay-001 runs/x -o report.html
     biomamba evaluate runs/x --split valid
-    biomamba export runs/x -o learner.onnx --stream.batch 1 --stream.length 1
+    biomamba export runs/x -o learner.onnx
     biomamba compress book.txt -o book.bm            biomamba decompress book.bm -o book.txt
     biomamba sample runs/x --prompt "for i in"        biomamba serve runs/y
     biomamba info

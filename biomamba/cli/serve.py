@@ -19,8 +19,8 @@ from typing import Any
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from ..experiment import jobs
+from ..experiment.load import load
 from ..experiment.log import finite
-from ..experiment.units import load_in_units
 from ..learner import Learner
 from .sample import options
 
@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
     """Serve a learner until its lines end, or until a signal."""
     folder, own = options(argv, Serve, USAGE)
     given = {name: getattr(own, name) for name in ("horizon", "lr") if getattr(own, name) is not None}
-    learner = load_in_units(folder, threads=1, **given)
+    learner = load(folder, threads=1, **given)
     if not own.learn:
         learner.freeze()
     print(f"serving {folder}, learning {'on' if own.learn else 'off'}", file=sys.stderr, flush=True)

@@ -45,7 +45,7 @@ def export(
     what the file is tried on against torch, some of them without labels, with resets, and with a value not finite.
     to: onnx, or aoti (AOTInductor's package). learns: False for the prediction alone, the weights in the file.
     resets: False leaves out the input `reset`, which makes the file smaller and faster.
-    State and traces are the learner's where it has as many streams as the chunks, else zero.
+    State and traces are the learner's where it has as many streams as the chunks and no open steps, else zero.
     Raises ValueError for what cannot be exported (n-gram tables, a window, an optimiser other than Adam and SGD, a loss
     that is no graph) and where the file does not give torch's numbers; ImportError where a package is missing.
     """
@@ -65,7 +65,8 @@ def export(
         raise ValueError("chunks: got none, expected at least one: give those of task.stream(...)")
     update = PureUpdate(learner.task, learner.model, learner.rule, learner.optimizer, learner.clip, resets)
     streams, own = len(tried[0].x), learner.state
-    past = [None, None] if own is None or learner.streams != streams else [own.model_state, own.trace]
+    goes_on = own is not None and learner.streams == streams and not own.x.shape[1]
+    past = [own.model_state, own.trace] if own is not None and goes_on else [None, None]
     memory, lr = update.memory(streams, *past), update.lr
     rate = torch.tensor(lr, dtype=learner.model.head.weight.dtype)
     made = learning(update, memory, tried[0], rate) if learns else predicting(update, memory, tried[0])

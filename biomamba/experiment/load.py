@@ -21,7 +21,7 @@ from ..rows import Rows, Supervised
 from ..rules import RULES
 from ..rules.base import LearningRule
 from ..saved import FILE, FORMAT, OPTIONS, Snapshot, rollback
-from ..stream import Task
+from ..stream import RowFormat, Task
 from .build import build_learner, task_of
 from .parse import parse
 from .registry import OPTIMIZERS, TASKS
@@ -91,14 +91,19 @@ def _run(folder: Path, task: Task | None, options: dict[str, Any]) -> Learner:
     """Return the learner of a run."""
     config = parse(["--config", str(folder / "config.yaml")]).config
     config = replace(config, model=replace(config.model, from_=None))  # the run has weights of its own
-    learner = build_learner(config, task or task_of(config), **options)
-    if (folder / "checkpoint.safetensors").is_file():
-        tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
-        parts = learner.task, learner.model, learner.rule, learner.optimizer
-        learner.restart(checkpoint.restore(tensors, facts["loop"], *parts))
-    else:
+    path = folder / "checkpoint.safetensors"
+    if not path.is_file():
+        learner = build_learner(config, task or task_of(config), **options)
         weights, _ = checkpoint.load(folder / "model.safetensors")
         checkpoint.load_weights(learner.model, weights)
+    else:
+        tensors, facts = checkpoint.load(path)
+        if task is None and "rows" in facts:  # the data need not be there
+            rows = Rows.of_format(RowFormat(**facts["rows"] | {"state": checkpoint.under(tensors, "rows.")}))
+            task, options = Supervised(rows.spec, rows.kind), {"rows": rows, **options}
+        learner = build_learner(config, task or task_of(config), **options)
+        parts = learner.task, learner.model, learner.rule, learner.optimizer
+        learner.restart(checkpoint.restore(tensors, facts["loop"], *parts))
     learner.set_origin()
     return learner
 

@@ -142,13 +142,13 @@ class Run:
             caught = self._learn(chunks, tracked)
         except (ValueError, OSError):
             if self.state is not None and self.done > done:
-                self.save(chunks)
+                self.save(chunks, last=True)
             raise
         if (
             caught is None and self.state is not None and self.done < total
         ):  # a live stream may end before all was asked
             self.log_record(tracked)
-            self.save(chunks)
+            self.save(chunks, last=True)
         return caught
 
     def _learn(self, chunks: limit, tracked: Sequence[trackers.Tracker]) -> int | None:
@@ -171,7 +171,7 @@ class Run:
                         print(log.progress_line(record, total), flush=True)
                 due = options.save_every is not None and now - saved >= options.save_every
                 if caught or steps == total or due:
-                    self.save(chunks)
+                    self.save(chunks, last=bool(caught) or steps == total)
                     saved = now
                 if caught:
                     return caught[0]
@@ -188,8 +188,8 @@ class Run:
             tracker.record(record)
         return record
 
-    def save(self, chunks: limit) -> None:
-        """Write a checkpoint."""
+    def save(self, chunks: limit, last: bool = False) -> None:
+        """Write a checkpoint; the last one says what a row of the task is too."""
         assert self.state is not None
         experiment, progress = self.experiment, self.progress
         progress.peak = progress.peak or log.peak_rss_bytes()
@@ -205,6 +205,12 @@ class Run:
             averaged, facts["average"] = experiment.average.collect()
             tensors |= averaged
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
+        if last:
+            own = experiment.config.stream
+            rows = experiment.task.row_format(own.split, batch=own.batch, steps=self.state.steps)
+            if rows is not None:
+                tensors |= {f"rows.{name}": tensor for name, tensor in rows.state.items()}
+                facts["rows"] = {**rows._asdict(), "state": None}
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
     def finish(self) -> log.Summary:

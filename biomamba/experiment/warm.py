@@ -16,6 +16,7 @@ from .config import ModelConfig
 from .files import read
 
 SPEC = Spec._fields
+PADDED = 128  # tokens at most that official vocabularies are filled up by
 OURS = ("backend", "feedback")  # arguments of the model that other sections hold
 
 
@@ -65,14 +66,27 @@ def begin(model: Model, own: ModelConfig, task: Task) -> None:
         {"d_in": size[1]} if "encoder.bias" in weights else {"vocab": size[0]}
     )
     wants = {name: size for name, size in task.spec._asdict().items() if size is not None}
+    if (folder / "config.json").is_file() and 0 < has.get("vocab", 0) - wants.get("vocab", 0) < PADDED:
+        weights |= {name: weights[name][: wants["vocab"]] for name in ("encoder.weight", "head.weight")}
+        has = dict.fromkeys(has, wants["vocab"])  # official vocabularies are padded
     if has != wants:
         told = [", ".join(f"{name} {size}" for name, size in each.items()) for each in (has, wants)]
         raise ValueError(
             f"model.from: {folder} has {told[0]}, expected {told[1]}, as the task {type(task).__name__} has: "
             "give one that learned such a task"
         )
+    if hasattr(task, "check_vocabulary"):
+        task.check_vocabulary(_tokenizer(folder))
     if "random_feedback" in model.state_dict():  # of another run it is another matrix, of official weights none
         weights["random_feedback"] = model.random_feedback.clone()
     else:
         weights.pop("random_feedback", None)
     checkpoint.load_weights(model, weights)
+
+
+def _tokenizer(folder: Path) -> Path | None:
+    """Return the tokenizer that weights were learned with; None where nobody says so."""
+    if (folder / "config.yaml").is_file():
+        named = read(folder / "config.yaml").get("task.tokenizer")
+        return None if named is None else Path(str(named))
+    return folder / "tokenizer.json" if (folder / "tokenizer.json").is_file() else None

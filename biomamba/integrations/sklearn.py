@@ -115,7 +115,8 @@ class MambaClassifier(ClassifierMixin, _Face):  # type: ignore[misc]
         """Return the likeliest class of each row."""
         best = self.predict_proba(X).argmax(1)
         classes: NDArray[Any] = self.classes_
-        return np.take(classes, best)
+        likeliest: NDArray[Any] = np.take(classes, best)
+        return likeliest
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probabilities (n, classes)."""

@@ -5,6 +5,7 @@ A cell is never taken for more than is written: 01 and 1 are two classes, 1 and 
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 CLASSES = 1000  # a column may have
@@ -73,10 +74,16 @@ def class_name(cell: str) -> str:
     return "0" if text == "-0" else text
 
 
-def class_names(cells: Iterable[str], where: str, marks: Collection[str] = (), rows: int = 0) -> set[str]:
+def class_names(
+    cells: Iterable[str],
+    where: str,
+    marks: Collection[str] = (),
+    rows: int = 0,
+    dropped: Counter[str] | None = None,
+) -> set[str]:
     """Return the names of the classes in some cells. Raises ValueError for too many, and for numbers that are values.
 
-    rows: how many cells these stand for, where each is given once alone.
+    rows: how many cells these stand for, where each is given once alone. dropped: takes in the marks that are no class.
     """
     names, dashes, count = set[str](), set[str](), 0
     for cell in cells:
@@ -86,6 +93,8 @@ def class_names(cells: Iterable[str], where: str, marks: Collection[str] = (), r
             count += 1
         elif name in DASHES and name not in marks:
             dashes.add(name)
+        if dropped is not None and cell.strip() and is_missing(name, marks):
+            dropped[cell.strip()] += 1
         if len(names) > CLASSES:
             raise ValueError(f"{where}: over {CLASSES:,} classes, expected fewer: for values, --task.kind value")
     count = rows or count
@@ -96,7 +105,11 @@ def class_names(cells: Iterable[str], where: str, marks: Collection[str] = (), r
             f"{where}: the label looks like numbers: --task.kind value, or name the classes in task.classes "
             f"({len(names):,} of them in {count:,} rows: {found}, ...)"
         )
-    return names | (dashes if "+" in names else set())
+    kept = dashes if "+" in names else set()
+    if dropped is not None:
+        for dash in kept:
+            del dropped[dash]
+    return names | kept
 
 
 def code(cell: str, codes: Mapping[str, int], marks: Collection[str] = ()) -> float:

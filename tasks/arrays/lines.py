@@ -10,6 +10,7 @@ from typing import IO
 from .cells import MISSING
 
 LINE = 1 << 20  # bytes a line may have
+LETTERS = 8  # of a line that says sep=; and no more
 Line = tuple[int, str]  # its number from 1, and its text
 
 Report = Callable[[ValueError], None]
@@ -50,8 +51,10 @@ def numbered(
 
 
 def is_comment(line: str) -> bool:
-    """Return whether a line begins with #, and not with a mark of a missing value such as #N/A."""
+    """Return whether a line begins with #, and not with a mark of a missing value such as #N/A, or is Excel's sep=;."""
     own = line.lstrip()
+    if len(own) <= LETTERS and own.strip('"\r\n ').lower().startswith("sep="):
+        return True
     return own.startswith("#") and not any(own.lower().startswith(mark) for mark in MISSING if mark.startswith("#"))
 
 

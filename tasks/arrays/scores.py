@@ -62,9 +62,11 @@ class SkippedRows(Total):
         """Take the names of the inputs."""
         super().__init__("skipped")
         self.names, self.counts = names, dict[str, int]()  # by number of the input, from 1
+        self.unlabelled = 0  # rows that were good and not learned from
 
     def update(self, out: Tensor, chunk: Chunk) -> None:
         """Count the rows of a chunk."""
+        self.unlabelled += int((~chunk.mask & (chunk.info["skipped"] == 0)).sum())
         found, counts = chunk.info["skipped"][chunk.info["skipped"] > 0].unique(return_counts=True)
         for which, count in zip(found.tolist(), counts.tolist(), strict=True):
             self.counts[str(which)] = self.counts.get(str(which), 0) + count
@@ -81,11 +83,11 @@ class SkippedRows(Total):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
-        return {"counts": dict(self.counts)}
+        return {"counts": dict(self.counts), "unlabelled": self.unlabelled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from saved counts."""
-        self.counts = dict(state["counts"])
+        self.counts, self.unlabelled = dict(state["counts"]), state["unlabelled"]
 
 
 class R2:

@@ -15,7 +15,7 @@ from .table import Table
 from .text import Text
 
 ROWS, CELLS = 4096, 1 << 18  # that are looked at
-LEAST = 3  # numbers that rise, before they are a clock
+LEAST = 3  # numbers that rise, before they are a clock; of standard input the first alone is there
 TIMES = re.compile(
     r"(?:date|time|datetime|timestamp|ts|utc|epoch|unix)(?:[ _.-]?\w+)?|\w+[ _.-](?:time|timestamp|date)"
 )
@@ -33,7 +33,7 @@ def left_out(table: Table) -> dict[int, str]:
     comma, named = (table.dialect.comma, table.named) if isinstance(table, Text) else (False, False)
     reasons = dict[int, str]()
     for column, (name, *cells) in enumerate(zip(table.columns, *seen, strict=True)):
-        if why := _reason(name if named or not isinstance(table, Text) else "", cells, comma, named):
+        if why := _reason(name, cells, comma, named, LEAST if table.count() is not None else 1):
             reasons[column] = why
     empty = {column for column, why in reasons.items() if why == "no number in it"}
     if empty and seen and table.count() is not None:
@@ -42,8 +42,8 @@ def left_out(table: Table) -> dict[int, str]:
     return reasons
 
 
-def _reason(name: str, cells: Sequence[str], comma: bool, named: bool) -> str:
-    """Return why a column is no input; nothing where it may be one."""
+def _reason(name: str, cells: Sequence[str], comma: bool, named: bool, least: int) -> str:
+    """Return why a column is no input; nothing where it may be one. A clock has `least` numbers or more, which rise."""
     there = [cell for cell in cells if not is_missing(cell)]
     if not there:
         return "no number in it" if cells else ""
@@ -54,7 +54,7 @@ def _reason(name: str, cells: Sequence[str], comma: bool, named: bool) -> str:
     values = [number(cell, comma) for cell in there]
     if all(abs(value) >= HUGE for value in values):
         return f"no number below {HUGE:g} in it: divide it"
-    rises = len(values) >= LEAST and all(b > a for a, b in pairwise(values))
+    rises = len(values) >= least and all(b > a for a, b in pairwise(values))
     if rises and named and TIMES.fullmatch(name.strip().lower()):
         return "a timestamp"
     if rises and any(EPOCH[0] <= values[0] / unit and values[-1] / unit < EPOCH[1] for unit in UNITS):

@@ -76,6 +76,12 @@ class OnlineStandardScaler:
             self.last = values[-1]
         return values, good
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return all that was taken in, float64, a count for each column."""
+        count = np.full(self.shift.shape, float(self.count))
+        parts = {"count": count, "shift": self.shift, "sums": self.sums, "last": self.last}
+        return {name: torch.from_numpy(part.copy()) for name, part in parts.items()}
+
     def _scaled(self, values: Numbers, good: NDArray[Any]) -> Numbers:
         """Return the rows, each less the mean up to it and divided by the deviation up to it."""
         if not self.count and good.any():

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from biomamba.metrics import Confusion, CrossEntropy, Derived, labelled_cross_entropy
-from biomamba.stream import Answers, Benchmark, Chunk, Meter, Spec, Split
+from biomamba.stream import Answers, Benchmark, Chunk, Meter, RowFormat, Spec, Split
 
 from ..common.baselines import score
 from ..common.files import check_split, package
@@ -30,20 +29,13 @@ from .scores import R2, AbsoluteError, Average, InUnits, Last, SkippedRows, Squa
 from .select import left_out
 from .simulated import CHANGE, simulated
 from .stream import WARM, Steps, clean, following, labelled, side_by_side, stream_from
-from .table import Options, Table
+from .table import Numbers, Options, Table
 from .text import Live, Text
+from .units import Units
 
 SAID = 300  # letters of a list in an error
 TARGETS = 4  # whose errors are told in their own units too
 PARTS = {"train": "the first 90 %", "test": "the last 10 %", "all": "every row"}
-
-
-class Names(NamedTuple):
-    """What a table's columns in use are called."""
-
-    inputs: list[str]
-    classes: list[str] | None  # None where values are learned
-    outputs: list[str]
 
 
 class Columns(NamedTuple):
@@ -192,6 +184,10 @@ class Arrays(Benchmark):
         skipped = meters["skipped_rows"]
         if isinstance(skipped, SkippedRows) and skipped.counts:
             told.append(f"{skipped.get():,.0f} rows skipped, missing or not finite: {skipped.told()}")
+        if isinstance(skipped, SkippedRows) and skipped.unlabelled and self.kind != "none":
+            marks = dict(self._table.dropped) if isinstance(self._table, Text) else {}
+            named = f" ({_listed([f'{mark} {count:,} times' for mark, count in marks.items()])})" if marks else ""
+            told.append(f"{skipped.unlabelled:,} rows not learned from: without a label{named}, or masked")
         if isinstance(self._table, Live) and self._table.bad:
             unknown = f", {self._table.unknown:,} of them for a label" if self._table.unknown else ""
             told.append(f"{self._table.bad:,} lines could not be read{unknown}; the first: {self._table.first_bad}")
@@ -228,24 +224,6 @@ class Arrays(Benchmark):
         columns = [self._columns.roles["label"]] if self.kind == "value" else self._columns.inputs
         values = out * chunk.info["deviation"] + chunk.info["mean"]
         return Answers(every, values, False, [self._table.columns[column] for column in columns], held)
-
-    def columns(self) -> Names:
-        """Return the names of the columns in use."""
-        inputs = [self._table.columns[column] for column in self._columns.inputs]
-        if self.kind == "none":
-            return Names(inputs, None, inputs)
-        label = self._table.columns[self._columns.roles["label"]]
-        return Names(inputs, self._names if self.kind == "class" else None, [label])
-
-    def recent(self) -> Iterator[tuple[list[float], list[float] | None]]:
-        """Yield inputs and values, unscaled, of the last rows of split train; None where a value is not known."""
-        end, inputs = self._bounds("train")[1] or 0, self._columns.inputs
-        label = [self._columns.roles["label"]] if self.kind == "value" else list[int]()
-        targets = inputs if self.kind == "none" else label
-        for block in self._table.rows([*inputs, *targets], {}, max(0, end - WARM), end):
-            for row in block:
-                y = row[len(inputs) :]
-                yield row[: len(inputs)].tolist(), y.tolist() if len(y) and np.isfinite(y).all() else None
 
     def baseline(
         self, split: str, *, batch: int, seed: int, steps: int | None = None
@@ -323,6 +301,35 @@ class Arrays(Benchmark):
         """Return how many classes there are where `classes` is their number."""
         return int(self.classes[0]) if len(self.classes) == 1 and self.classes[0].isdecimal() else None
 
+    def row_format(self, split: str, *, batch: int, steps: int) -> RowFormat:
+        """Return the columns, and means and deviations after so many steps of the last stream; live, by now."""
+        rows, (inputs, roles) = self.steps(split, batch=batch), self._columns[:2]
+        units, names = self._live, [self._table.columns[column] for column in inputs]
+        if rows is not None:
+            units, begin = self._units(), self._bounds(split)[0] + (batch - 1) * rows
+            for _ in units.watch(self._blocks(begin, begin + steps + (self.kind == "none"))):
+                pass
+        outputs = names if self.kind == "none" else [self._table.columns[roles["label"]]]
+        classes = list(self._names) if self.kind == "class" else None
+        return RowFormat(names, classes, outputs, self.scale, units.state(next_row=self.kind == "none"))
+
+    @cached_property
+    def _live(self) -> Units:
+        """Return the units of standard input, whose lines are gone once they were read."""
+        return self._units()
+
+    def _units(self) -> Units:
+        """Return units of rows, none of which was read."""
+        inputs, roles = self._columns[:2]
+        label = len(inputs) + list(roles).index("label") if self.kind == "value" else None
+        return Units(len(inputs), label, len(self._names) if self.kind == "class" else 0, self.scale)
+
+    def _blocks(self, first: int, last: int | None) -> Iterator[Numbers]:
+        """Yield what a stream of the rows from `first` to before `last` is made of, from up to WARM rows before."""
+        inputs, roles = self._columns[:2]
+        codes = {roles["label"]: self._codes} if self.kind == "class" else {}
+        return self._table.rows([*inputs, *roles.values()], codes, max(0, first - WARM), last)
+
     def _bounds(self, split: str) -> tuple[int, int | None]:
         """Return the first row of a split, and the one after its last; None on standard input."""
         rows = self._table.count()
@@ -335,9 +342,8 @@ class Arrays(Benchmark):
         """Yield the steps of one stream: the rows from `first` to before `last`."""
         inputs, roles, _ = self._columns
         is_class = self.kind == "class"
-        codes = {roles["label"]: self._codes} if is_class else {}
-        begin = max(0, first - WARM)
-        blocks = self._table.rows([*inputs, *roles.values()], codes, begin, last)
+        blocks, begin = self._blocks(first, last), max(0, first - WARM)
+        blocks = blocks if self._table.count() is not None else self._live.watch(blocks)
         rows = clean(blocks, len(inputs), list(roles), self.scale, begin)
         return stream_from(
             following(rows) if self.kind == "none" else labelled(rows, self.scale and not is_class), first

@@ -8,6 +8,7 @@ import csv
 import io
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
@@ -41,6 +42,7 @@ class Text:
     def __init__(self, name: str, lines: Sequence[Line], comments: Sequence[str], options: Options) -> None:
         """Find out how lines are written from the first of them. Raises ValueError where there is none."""
         self.name, self.marks, self.columns = name, options.marks, list[str]()
+        self.dropped = Counter[str]()  # marks of missing values in the column of the classes
         if not lines:
             raise ValueError(f"{name} is empty, expected lines of numbers{self.hint}")
         self.first = lines[0]
@@ -127,7 +129,9 @@ class Csv(Text):
     def classes(self, column: int) -> set[str]:
         """Return the names in a column."""
         where = f"{self.name}, {self.columns[column]}"
-        return class_names((self._plain(row[column]) for row in self.texts()), where, self.marks)
+        self.dropped.clear()
+        cells = (self._plain(row[column]) for row in self.texts())
+        return class_names(cells, where, self.marks, dropped=self.dropped)
 
     def texts(self) -> Iterator[list[str]]:
         """Yield the cells of all rows as they are written."""
@@ -164,14 +168,18 @@ class Live(Text):
         head = list(islice(numbered(self.input, "standard input", comments=comments), 1))
         super().__init__("standard input", head, comments[-1:], options)
         self.held, self.begun = io.BytesIO(), False
+        self.waiting = list[Line]()  # the first line behind the header, where it was looked at before its turn
         self.bad, self.unknown, self.first_bad = 0, 0, ""
 
     def count(self) -> None:
         """Return None: nobody knows what will come."""
 
     def texts(self) -> Iterator[list[str]]:
-        """Yield the first row, where it has come."""
-        return iter([] if self.header else [self.cells(*self.first)])
+        """Yield the first row, which is waited for."""
+        if self.header and not self.begun and not self.waiting:
+            self.waiting = list(islice(self._lines(self.first[0]), 1))
+        rows = self.waiting if self.header else [self.first]
+        return iter([cells for line in rows if (cells := self._cells_or_none(*line))])
 
     def rows(self, chosen: Sequence[int], codes: Codes, first: int = 0, last: int | None = None) -> Iterator[Numbers]:
         """Yield the chosen columns in blocks of one row; what cannot be read is NaN, and its line counted once."""
@@ -214,11 +222,16 @@ class Live(Text):
     def _coming(self) -> Iterator[Line]:
         """Yield the lines as they come, and hold the first of them."""
         room = HELD
-        for at, line in numbered(self.input, self.name, self.first[0], self._tell):
+        before = self.waiting[-1][0] if self.waiting else self.first[0]
+        for at, line in chain(self.waiting, self._lines(before)):
             room -= len(line) + 1
             if room >= 0:
                 self.held.write(line.encode() + b"\n")
             yield at, line
+
+    def _lines(self, before: int) -> Iterator[Line]:
+        """Yield the lines of standard input behind so many."""
+        return numbered(self.input, self.name, before, self._tell)
 
     def _held(self) -> Iterator[Line]:
         """Yield the lines that were held, an empty one for each that could not be read."""

@@ -4,8 +4,9 @@
     detected ones       a step for each; the nearest annotated beat within 0.15 s (EC57) is its label
 
 A detected beat that no annotation is near is extra: it is scored as NONE and never learned from. An annotated beat that
-no detection is near is missed: it is counted in `missed` of the step after it. A last step, without a beat, closes the
-record. The input of a beat depends on the samples up to 0.2 s after its R peak, or up to where it was noticed.
+no detection is near is missed: it is counted in `missed` of the step after it. What is detected near a wave of
+ventricular flutter is neither scored nor learned from, as in EC57. A last step, without a beat, closes the record. The
+input of a beat depends on the samples up to 0.2 s after its R peak, or up to where it was noticed.
 
 info: `score`, `skipped`, `lost` and `unused` as in the sample steps, `missed` by class, and `at`, the sample of the R
 peak. Shapes: s samples of a block, c leads, m beats, t = m + 1 steps, k channels.
@@ -37,7 +38,7 @@ class Table(NamedTuple):
     """All beats of a record, in order."""
 
     x: NDArray[np.float32]  # (m, k) channels
-    kinds: Ints  # (m,) classes, NONE of extra ones
+    kinds: Ints  # (m,) classes, NONE of extra ones, -1 of flutter waves
     at: Ints  # (m,) samples of the R peaks in the record, as annotated, or as detected where they are extra
     noticed: Ints  # (m,) samples that had passed the gate when the step was taken
     peaks: Ints  # (m,) samples of the R peaks among those that had passed the gate
@@ -53,6 +54,7 @@ def tabulate(record: Record, gate: float, detected: bool) -> Table:
     """
     decided = np.minimum(record.beats + AFTER, record.samples - 1)
     alive, places = np.ones(len(decided), dtype=bool), np.zeros(len(decided), dtype=np.int64)
+    flutter = []  # places of its waves, as of the beats: among the samples that passed the gate
     features, detector = Features(gate), Peaks()
     rows, peaks, noticed, windows = [], [], [], []
     waiting = np.empty((2, 0), dtype=np.int64)  # R peaks that were noticed, and when, whose windows are not yet in
@@ -63,6 +65,8 @@ def tabulate(record: Record, gate: float, detected: bool) -> Table:
         own = (record.beats >= at) & (record.beats < end)
         alive[own] &= kept[record.beats[own] - at]
         places[own] = heard + (np.cumsum(kept) - 1)[record.beats[own] - at]
+        waves = record.unused[(record.unused >= at) & (record.unused < end)] - at
+        flutter.append(heard + (np.cumsum(kept) - 1)[waves[kept[waves]]])
         now = (decided >= at) & (decided < end)
         alive[now] &= kept[decided[now] - at]
         signal = block[kept]
@@ -82,9 +86,12 @@ def tabulate(record: Record, gate: float, detected: bool) -> Table:
     which = match(peak, places[beats]) if detected else np.arange(len(beats))
     extra, own_beats = which < 0, np.append(beats, -1)[which]
     told = starts[peak // WINDOW] + peak % WINDOW
+    kinds = np.where(extra, NONE, record.kinds[own_beats])
+    if detected:
+        kinds[np.flatnonzero(extra)[match(peak[extra], np.concatenate(flutter)) >= 0]] = -1
     return Table(
         np.concatenate(rows),
-        np.where(extra, NONE, record.kinds[own_beats]),
+        kinds,
         np.where(extra, told, record.beats[own_beats]),
         np.concatenate(noticed),
         peak,
@@ -140,7 +147,7 @@ class BeatSteps:
     def read(self) -> Iterator[Segment]:
         """Yield the record as one segment."""
         own = self.table()
-        beat, steps = own.kinds < NONE, len(own.kinds) + 1
+        beat, steps = (own.kinds >= 0) & (own.kinds < NONE), len(own.kinds) + 1
         x = torch.zeros(steps, len(self.columns))
         x[:-1] = torch.from_numpy(np.pad(own.x, ((0, 0), (0, 1)))[:, self.columns])
         y, score = torch.full((2, steps), -1)

@@ -26,6 +26,8 @@ WAITS = (0.25 * RATE, 3.0 * RATE)  # samples, the shortest and the longest that 
 FIRST_WAIT = 0.8 * RATE  # samples, the mean wait before anything was noticed
 SEARCHED = 50  # samples before the top in which the deflection of the R peak lies
 DELAY = 15  # samples by which the band-pass moves it: the median over the normal beats of DS1
+SIDE = 0.1  # weight of a new beat in the usual size of either side
+CLEARLY = 1.2  # times larger a side must be to become the usual one
 RECENT = RATE  # samples by which a beat may be noticed after its top, and its R peak still be found
 
 
@@ -76,11 +78,16 @@ class Detector:
 
 
 class Peaks:
-    """The R peaks that the detector notices, each moved to the largest deflection of its hump."""
+    """The R peaks that the detector notices, each moved to the largest deflection of its hump, on its usual side.
+
+    The two sides of a beat may be alike: one taken by size alone, beat by beat, jumps to and fro by 30 ms.
+    """
 
     def __init__(self) -> None:
         """Start with nothing heard."""
         self.detector, self.seen = Detector(), 0
+        self.sizes: NDArray[np.float64] | None = None  # running means of the largest deflection up and down
+        self.side = 0  # the one that R peaks are found by, up or down
         self.recent = np.zeros(RECENT + SEARCHED)  # the deflection at the last samples
 
     def __call__(self, lead: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -88,16 +95,25 @@ class Peaks:
         if not len(lead):
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         band, energy = self.detector.filter(lead)
-        size, begin = np.abs(np.concatenate([self.recent, band])), self.seen - len(self.recent)
+        heard, begin = np.concatenate([self.recent, band]), self.seen - len(self.recent)
         found = []
         for place in range(EVERY - 1 - self.seen % EVERY, len(lead), EVERY):
             if self.detector.look(float(energy[place]), self.seen + place):
                 now = self.seen + place
                 start = max(self.detector.top_at, now - RECENT) - SEARCHED - begin
-                peak = begin + start + int(size[start : start + SEARCHED + 1].argmax()) - DELAY
+                peak = begin + start + self._largest(heard[start : start + SEARCHED + 1]) - DELAY
                 found.append((max(peak, 0), now))
                 self.detector.accept()
         self.recent = np.concatenate([self.recent, band])[-len(self.recent) :]
         self.seen += len(lead)
         peaks, noticed = np.array(found, dtype=np.int64).reshape(-1, 2).T
         return peaks, noticed
+
+    def _largest(self, hump: NDArray[np.float64]) -> int:
+        """Return where the deflection of a hump is largest, on the side that is usual by now."""
+        sides = np.stack([hump, -hump])
+        sizes = sides.max(1)
+        self.sizes = sizes if self.sizes is None else self.sizes + SIDE * (sizes - self.sizes)
+        if self.sizes[1 - self.side] > CLEARLY * self.sizes[self.side]:
+            self.side = 1 - self.side
+        return int(sides[self.side].argmax())
