@@ -188,14 +188,14 @@ def far(file: Path, seeds: int, jobs: int) -> list[list[str]]:
     path.write_text(brackets(**FAR))
     base = words(task__paths=str(path), stream__batch=32, stream__length=4, model__n_layers=1,
                  model__timescales=[10, 400], run__compile=True, optim__lr=0.003)  # fmt: skip
+    none = words(model__ngrams=[], model__ngram_logits=[])
     rows = {
         label: {"words": [*base, *own], "far": True}
         for label, own in {
-            "rtrl": [],
-            "rtrl, no n-grams": words(model__ngrams=[], model__ngram_logits=[]),
-            "rtrl_stdp": words(rule__name="rtrl_stdp"),
-            "bptt": words(rule__name="bptt"),
-            "bptt, window 64": words(rule__name="bptt", rule__window=64),
+            "rtrl": none,
+            "rtrl, with n-grams": [],
+            "bptt": [*none, *words(rule__name="bptt")],
+            "bptt, window 64": [*none, *words(rule__name="bptt", rule__window=64)],
         }.items()
     }
     lines = [
