@@ -46,13 +46,13 @@ def _reason(name: str, cells: Sequence[str], comma: bool, named: bool, least: in
     """Return why a column is no input; nothing where it may be one. A clock has `least` numbers or more, which rise."""
     there = [cell for cell in cells if not is_missing(cell)]
     if not there:
-        return "no number in it" if cells else ""
+        return "no number in it" if cells and least > 1 else ""  # the first row of a live stream says nothing of others
     if all(_is_date(cell) for cell in there):
         return "a timestamp"
     if not all(is_number(cell, comma) for cell in there):
         return ""  # words: an error, unless it is the label
     values = [number(cell, comma) for cell in there]
-    if all(abs(value) >= HUGE for value in values):
+    if least > 1 and all(abs(value) >= HUGE for value in values):
         return f"no number below {HUGE:g} in it: divide it"
     rises = len(values) >= least and all(b > a for a, b in pairwise(values))
     if rises and named and TIMES.fullmatch(name.strip().lower()):
