@@ -140,6 +140,7 @@ def test_predictions_change_no_weight_and_resume_with_the_run(tmp_path: Path) ->
                 run.save(stream)
             if steps == 120:  # killed here: 20 lines that the checkpoint does not know of
                 break
+    run.close()  # its process would have ended
     assert len(lines(again)) == 120
     assert main(["train", "--config", str(tmp_path / "cut" / "config.yaml"), "--run.resume", "true"]) == 0
     assert again.read_text() == said.read_text()
