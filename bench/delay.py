@@ -69,7 +69,7 @@ WIDE = [
     selective(100, steps=40_000, d_conv=4),
     selective(100, steps=40_000, timescales=None),
 ]
-FAR = beside(delay=500, steps=30_000, streams=256, d_model=16, d_state=2)
+FAR = beside(delay=500, steps=20_000, streams=256, d_state=1)
 DEEP = {
     f"deep{delay}": [row for blocks in (2, 4) for row in beside(delay=delay, n_layers=blocks, **size)]
     for delay, size in ((20, {"steps": 12_000, "streams": 8}), (100, {"steps": 40_000}))
