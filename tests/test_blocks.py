@@ -277,7 +277,7 @@ def test_step_sizes_differ_more_between_inputs_where_their_weights_begin_larger(
     for scale in (1.0, 4.0):
         torch.manual_seed(0)
         drawn.append(biomamba.Model(vocab=9, d_out=5, d_model=16, block=block, d_state=3, dt_scale=scale))
-    plain, scaled = (model.state_dict() for model in drawn)
+    plain, scaled = ({key: own.clone() for key, own in model.state_dict().items()} for model in drawn)
     name = "blocks.0.dt_proj.weight" if block == "mamba" else "blocks.0.in_proj.weight"
     rows = slice(None) if block == "mamba" else slice(-len(plain["blocks.0.dt_bias"]), None)
     assert torch.equal(scaled[name][rows], 4 * plain[name][rows])

@@ -96,7 +96,7 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
         (["--optim.lr", "1e400"], "optim.lr: got '1e400', expected a finite number"),
         (["--optim.betas", "[0.9, .inf]"], "optim.betas: got '[0.9, .inf]', expected a finite number"),
         (["--config", "a", "b"], "config: got a b, expected a file or a name after each --config"),
-        (["--model", "x.yaml"], "model: is a section, expected its keys, such as model.block"),
+        (["--model", "x.yaml"], "model: is a section, expected its keys, such as model."),
         (["--task.class_path", "os.system"], "task.class_path: unknown key"),
         (["--rule.name", "biomamba.rules.RTRL"], "rule.name: got 'biomamba.rules.RTRL', expected one of"),
     ],
