@@ -189,6 +189,7 @@ def test_a_run_serves_rows_in_the_units_of_its_table(valve: Path, tmp_path: Path
     assert set(said[0]["probabilities"]) == {"open", "shut"}
     assert [one["learned"] for one in said[8:12]] == [True, True, True, False] and "was answered" in said[11]["reason"]
     assert all("error" in one and "\n" not in one["error"] for one in said[12:])
+    assert said[12]["error"].startswith("got ") and "expected JSON" in said[12]["error"]
     kept = biomamba.load(tmp_path)
     assert kept.predict_one({"a": 5, "b": 1050}) in ("open", "shut")  # names and units were kept with it
     held = serve(valve, [rows[0], {"id": "r0", "y": "open"}], "--learn", "false")

@@ -77,7 +77,10 @@ def answers(learner: Learner, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 def answer(learner: Learner, line: str) -> Iterator[dict[str, Any]]:
     """Yield what a line asks for. Raises ValueError or TypeError for one that cannot be used."""
-    asked = json.loads(line)
+    try:
+        asked = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f'got {line.strip()[:80]}, expected JSON, such as {{"x": [0.5, 1]}}') from error
     if not isinstance(asked, dict) or not asked.keys() & {"x", "y", "save"} or asked.keys() - KEYS:
         raise ValueError(f"got {line.strip()[:80]}, expected an object with some of {', '.join(sorted(KEYS))}")
     ticket = asked.get("id")
