@@ -260,3 +260,26 @@ def test_rtrl_learns_to_recall_and_truncation_does_not() -> None:
 def test_random_feedback_and_spikes_learn_to_recall(options: dict[str, Any], least: float) -> None:
     assert recalled("rtrl", **options) > least
     assert recalled("bptt", **options) < 0.25
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_weights_may_stop_learning_and_begin_again(compiled: bool) -> None:
+    torch.manual_seed(0)
+    task = Delay(delay=2)
+    model = biomamba.Model(vocab=21, d_out=8, d_model=8, d_state=2, headdim=4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    learner = biomamba.Learner(task, model, RULES["rtrl"](model.blocks), optimizer, compile=compiled)  # type: ignore[arg-type]
+    stream = task.stream("all", batch=4, length=4, seed=0)
+
+    def moved(steps: int) -> set[str]:
+        before = {name: own.detach().clone() for name, own in model.named_parameters()}
+        for _, _ in zip(range(steps), biomamba.online(stream, learner), strict=False):
+            pass
+        return {name for name, own in model.named_parameters() if not torch.equal(own, before[name])}
+
+    every = {name for name, _ in model.named_parameters()}
+    assert moved(10) == every  # control
+    model.head.weight.requires_grad_(False)
+    assert moved(10) == every - {"head.weight"}
+    model.head.weight.requires_grad_(True)
+    assert moved(10) == every
