@@ -86,7 +86,8 @@ class Updater:
         self.reduction = Reduction(task)
         self.state: LoopState | None = None
         self.frozen = False
-        self._teach_what_learns()
+        self._parameters = list(model.parameters())
+        self._build_update()
         self._length, self._count, self._failures = 0, 1, 0
 
     @property
@@ -163,8 +164,8 @@ class Updater:
         self, state: LoopState, x: Tensor, reset: Tensor, chunk: Chunk, advance: int, usual: bool
     ) -> tuple[UpdateOutput, bool]:
         """Read x (b, w), learn from the chunk at its end, move state and trace; say whether anything was learned."""
-        if [parameter.requires_grad for parameter in self.model.parameters()] != self._wanted:
-            self._teach_what_learns()
+        if [parameter.requires_grad for parameter in self._parameters] != self._requires_grad:
+            self._build_update()
         labelled, new = bool(chunk.mask.any()) and not self.frozen, chunk.x.shape[1]
         resets = reset if bool(reset.any()) else None
         reading = self.model.read(x, state.context, resets)
@@ -183,13 +184,13 @@ class Updater:
             self._draw_back(self.max_drift)
         return output, learned
 
-    def _teach_what_learns(self) -> None:
-        """Make the update of those weights that want a gradient now; `drift` counts from here."""
+    def _build_update(self) -> None:
+        """Build the update of the weights that require a gradient now; `drift` counts from here."""
         parts = self.model, self.task, self.rule, Step(self.optimizer, trainable_parameters(self.model)), self.clip
         self._plain = partial(update, *parts)
         self._compiled = Compiled(*parts) if self.compile else self._plain
-        self._wanted = [parameter.requires_grad for parameter in self.model.parameters()]
-        for parameter in self.model.parameters():
+        self._requires_grad = [parameter.requires_grad for parameter in self._parameters]
+        for parameter in self._parameters:
             if not parameter.requires_grad:
                 parameter.grad = None  # or the optimiser would use an old one again
         self.set_origin()

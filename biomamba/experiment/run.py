@@ -144,9 +144,7 @@ class Run:
             if self.state is not None and self.done > done:
                 self.save(chunks, last=True)
             raise
-        if (
-            caught is None and self.state is not None and self.done < total
-        ):  # a live stream may end before all was asked
+        if caught is None and self.state is not None and self.done < total:  # as a live stream may end
             self.log_record(tracked)
             self.save(chunks, last=True)
         return caught
