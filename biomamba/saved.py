@@ -64,6 +64,7 @@ def write(learner: Updater, folder: Path) -> None:
     tensors, facts = snapshot(learner)
     facts |= {"format": FORMAT, "biomamba": __version__, "model": _model(learner), "task": _task(learner)}
     facts |= {"rule": _rule(learner), "optimizer": _optimizer(learner)}
+    facts["fixed"] = [name for name, own in learner.model.named_parameters() if not own.requires_grad]
     facts["learner"] = {name: getattr(learner, name) for name in OPTIONS}
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save(folder / FILE, tensors, facts)

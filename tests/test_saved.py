@@ -201,3 +201,19 @@ def test_a_run_on_standard_input_keeps_its_units(tmp_path: Path) -> None:
     assert learner.rows.scaler.count.tolist() == [40, 40] and learner.state is not None and learner.state.steps == 40
     assert abs(float(learner.rows.encode({"a": 1003.0, "b": 1.0})[0, 0, 0])) < 0.2
     assert learner.predict({"a": 1000.0, "b": 1.0}).value in ("lo", "hi")
+
+
+def test_weights_that_do_not_learn_are_saved_as_such(tmp_path: Path) -> None:
+    learner = biomamba.classifier(inputs=2)
+    learner.learn_one([1, 2], "left")
+    learner.model.head.weight.requires_grad_(False)
+    learner.learn_one([2, 1], "right")
+    learner.save(tmp_path)
+    again = biomamba.load(tmp_path)
+    before = again.model.head.weight.detach().clone()
+    for own in (learner, again):
+        own.learn_one([1, 1], "left")
+    assert torch.equal(again.model.head.weight, before)
+    ours, theirs = learner.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not torch.equal(again.model.encoder.weight, again.origin[0])  # control: the others go on learning

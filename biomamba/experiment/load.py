@@ -78,6 +78,8 @@ def _made(tensors: checkpoint.Tensors, facts: dict[str, Any], task: Task | None,
             raise ValueError(f"weight {name} is not {tuple(shape)}, as the file's own sizes say: save it anew")
     with torch.random.fork_rng(devices=[]):
         model = Model(**arguments).to(dtype=getattr(torch, facts["model"]["dtype"]))
+    for name in facts.get("fixed", ()):
+        model.get_parameter(name).requires_grad_(False)
     rows = Rows.from_state(checkpoint.under(tensors, "rows."), facts["rows"])
     task = task or _task(facts["task"], model)
     rule = _rule(facts["rule"]["name"])(model.blocks, **facts["rule"]["options"])  # type: ignore[arg-type]
