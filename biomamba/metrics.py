@@ -21,6 +21,12 @@ def labelled_cross_entropy(out: Tensor, chunk: Chunk) -> Tensor:
     return F.cross_entropy(out.flatten(0, 1), y.flatten(), ignore_index=nothing, reduction="sum")
 
 
+def labelled_squared_error(out: Tensor, chunk: Chunk) -> Tensor:
+    """Return the squared error of `out` to `y`, both (b, t, k), a mean over k, summed over the masked steps: a loss."""
+    y = chunk.y.masked_fill(~chunk.mask[..., None], 0)
+    return ((out - y.to(out.dtype)).square().mean(-1) * chunk.mask).sum()
+
+
 class Mean:
     """A running mean over the labelled steps: the base of the meters here.
 
@@ -83,6 +89,14 @@ class Accuracy(Mean):
     def values(self, out: Tensor, y: Tensor) -> Tensor:
         """Return 1 where right, 0 where wrong."""
         return (out.argmax(-1) == y).to(out.dtype)
+
+
+class SquaredError(Mean):
+    """Mean squared error of the labelled steps."""
+
+    def values(self, out: Tensor, y: Tensor) -> Tensor:
+        """Return the error of each step, over its targets."""
+        return (out - y).square().mean(-1)
 
 
 class CrossEntropy(Mean):

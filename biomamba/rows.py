@@ -17,7 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .metrics import Accuracy, Confusion, CrossEntropy, Mean, labelled_cross_entropy
+from .metrics import (
+    Accuracy,
+    Confusion,
+    CrossEntropy,
+    SquaredError,
+    labelled_cross_entropy,
+    labelled_squared_error,
+)
 from .model import Model
 from .scaler import StandardScaler
 from .stream import Chunk, Meter, RowFormat, Spec, Task
@@ -222,23 +229,12 @@ class Supervised(Task):
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean over the labelled steps, of the cross entropy (nats) or the squared error; 0 without one."""
-        count = chunk.mask.sum().clamp(min=1)
-        if self.kind == "class":
-            return labelled_cross_entropy(out, chunk) / count
-        y = chunk.y.masked_fill(~chunk.mask[..., None], 0)
-        return ((out - y.to(out.dtype)).square().mean(-1) * chunk.mask).sum() / count
+        summed = labelled_cross_entropy if self.kind == "class" else labelled_squared_error
+        return summed(out, chunk) / chunk.mask.sum().clamp(min=1)
 
     def meters(self) -> dict[str, Meter]:
         """Return the loss."""
         return {"loss": CrossEntropy() if self.kind == "class" else SquaredError()}
-
-
-class SquaredError(Mean):
-    """Mean squared error of the labelled steps."""
-
-    def values(self, out: Tensor, y: Tensor) -> Tensor:
-        """Return the error of each step, over its targets."""
-        return (out - y).square().mean(-1)
 
 
 def _classes(task: Task, d_out: int) -> list[Hashable] | None:

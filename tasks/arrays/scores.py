@@ -17,14 +17,6 @@ from biomamba.stream import Chunk
 SAID = 5  # columns that are named
 
 
-class SquaredError(Mean):
-    """Mean squared error of the labelled steps."""
-
-    def values(self, out: Tensor, y: Tensor) -> Tensor:
-        """Return the error of each step, over its targets."""
-        return (out - y).square().mean(-1)
-
-
 class AbsoluteError(Mean):
     """Mean absolute error of the labelled steps."""
 

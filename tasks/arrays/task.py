@@ -17,7 +17,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from biomamba.metrics import Confusion, CrossEntropy, Derived, labelled_cross_entropy
+from biomamba.metrics import (
+    Confusion,
+    CrossEntropy,
+    Derived,
+    SquaredError,
+    labelled_cross_entropy,
+    labelled_squared_error,
+)
 from biomamba.stream import Answers, Benchmark, Chunk, Meter, RowFormat, Spec, Split
 
 from ..common.baselines import score
@@ -25,7 +32,7 @@ from ..common.files import check_split, package
 from .cells import class_name
 from .drift import Errors
 from .files import read
-from .scores import R2, AbsoluteError, Average, InUnits, Last, SkippedRows, SquaredError
+from .scores import R2, AbsoluteError, Average, InUnits, Last, SkippedRows
 from .select import left_out
 from .simulated import CHANGE, simulated
 from .stream import WARM, Steps, clean, following, labelled, side_by_side, stream_from
@@ -195,11 +202,8 @@ class Arrays(Benchmark):
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean over the labelled steps, of the cross entropy (nats) or the squared error; 0 without one."""
-        count = chunk.mask.sum().clamp(min=1)
-        if self.kind == "class":
-            return labelled_cross_entropy(out, chunk) / count
-        y = chunk.y.masked_fill(~chunk.mask[..., None], 0)
-        return ((out - y.to(out.dtype)).square().mean(-1) * chunk.mask).sum() / count
+        summed = labelled_cross_entropy if self.kind == "class" else labelled_squared_error
+        return summed(out, chunk) / chunk.mask.sum().clamp(min=1)
 
     def meters(self) -> dict[str, Meter]:
         """Return fresh meters of the labelled steps, of the skipped rows, and of a change where there may be one."""
