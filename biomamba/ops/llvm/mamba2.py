@@ -228,19 +228,15 @@ def prepare(i: Value, chunk: Chunk, extent: Extent, scratch: Scratch, shared: Sh
             shared.sides_channel[s, k, c] = shared.weight_x[s, c] * chunk.slope[i, s, c]
         for y in loop(extent.top, extent.bottom):
             shared.sides_state[s, y, k] = chunk.slope[i, s, e + y]
-        for tap in range(k):
-            sees = Variable(constant(BIT, 1))  # whether the tap looks at its extent sequence
-            with when(there(chunk.reset)):
-                for now in loop(larger(0, s + (tap - k + 2)), s + 1):
-                    sees.set(select(chunk.reset[i, now], constant(BIT, 0), sees.get()))
+        for tap, sees in enumerate(seen(chunk.reset, i, s, k)):
             for c in lanes(extent.first, extent.last, LANES):
-                by = select(sees.get(), shared.sides_channel[s, k, c], 0)
+                by = select(sees, shared.sides_channel[s, k, c], 0)
                 shared.taps_channel[s, tap, c] = by * chunk.weight[tap, c]
-                shared.sides_channel[s, tap, c] = by * select(sees.get(), chunk.raw[i, s + tap, c], 0)
+                shared.sides_channel[s, tap, c] = by * select(sees, chunk.raw[i, s + tap, c], 0)
             for y in loop(extent.top, extent.bottom):
-                by = select(sees.get(), chunk.slope[i, s, e + y], 0)
+                by = select(sees, chunk.slope[i, s, e + y], 0)
                 shared.taps_state[s, tap, y] = by * chunk.weight[tap, e + y]
-                shared.sides_state[s, y, tap] = by * select(sees.get(), chunk.raw[i, s + tap, e + y], 0)
+                shared.sides_state[s, y, tap] = by * select(sees, chunk.raw[i, s + tap, e + y], 0)
     for g in loop(heads):
         decay = select(gone.get(), 0, exp(scratch.since[g]))
         for c in lanes(g * width, (g + 1) * width, LANES):
@@ -250,6 +246,16 @@ def prepare(i: Value, chunk: Chunk, extent: Extent, scratch: Scratch, shared: Sh
         mine = (y >= extent.top) & (y < extent.bottom)
         for c in loop(select(mine, 0, extent.first), select(mine, integer(e), extent.last)):
             shared.signal[y, c] = chunk.signal[i, c, y]
+
+
+def seen(reset: Array, i: Value, s: Value, k: int) -> list[Value]:
+    """Return, for each of the k taps of a step, whether it sees its own sequence."""
+    sees = [Variable(constant(BIT, 1)) for _ in range(k)]
+    with when(there(reset)):
+        for tap, own in enumerate(sees):
+            for now in loop(larger(0, s + (tap - k + 2)), s + 1):
+                own.set(select(reset[i, now], constant(BIT, 0), own.get()))
+    return [own.get() for own in sees]
 
 
 def there(flag: Array) -> Value:

@@ -24,7 +24,6 @@ from .language import (
     fma,
     integer,
     lanes,
-    larger,
     loop,
     real,
     reduce_sum,
@@ -35,6 +34,7 @@ from .language import (
     sqrt,
     when,
 )
+from .mamba2 import seen, there
 
 EPS = 1e-5  # of the norm, as in the official models
 PROJECTED, CONVOLVED = "e+e+n+n+g", "e+n+n"  # z, x, B, C, dt, and those that the convolution reads
@@ -96,8 +96,8 @@ def mamba2_states(
             sees = seen(reset, i, s, k)
             for c in lanes(0, many, LANES):
                 total = bias[c]
-                for tap, there in enumerate(sees):
-                    total = total + taps[tap, c] * select(there, projected[i, s + tap, c + e], 0)
+                for tap, visible in enumerate(sees):
+                    total = total + taps[tap, c] * select(visible, projected[i, s + tap, c + e], 0)
                 summed[c] = total
             for c in lanes(0, e, LANES):
                 x[i, s, c], slope[i, s, c] = silu(summed[c])
@@ -209,10 +209,10 @@ def mamba2_states_adjoint(
             for c in lanes(0, many, LANES):
                 signal = grad_summed[c]
                 grad_bias[i, c] = grad_bias[i, c] + signal
-                for tap, there in enumerate(sees):
-                    here, at = select(there, signal, 0), c + e
+                for tap, visible in enumerate(sees):
+                    here, at = select(visible, signal, 0), c + e
                     grad_projected[i, s + tap, at] = fma(taps[tap, c], here, grad_projected[i, s + tap, at])
-                    grad_taps[tap, c] = fma(select(there, projected[i, s + tap, at], 0), here, grad_taps[tap, c])
+                    grad_taps[tap, c] = fma(select(visible, projected[i, s + tap, at], 0), here, grad_taps[tap, c])
         for c in loop(many):
             for tap in range(k):
                 grad_weight[i, c, tap] = grad_taps[tap, c]
@@ -322,18 +322,6 @@ def silu(x: Value) -> tuple[Value, Value]:
 def begins_at(reset: Array, i: Value, s: Value) -> Value:
     """Return whether a sequence begins at a step."""
     begins = Variable(constant(BIT, 0))
-    assert reset.there is not None
-    with when(reset.there):
+    with when(there(reset)):
         begins.set(reset[i, s])
     return begins.get()
-
-
-def seen(reset: Array, i: Value, s: Value, k: int) -> list[Value]:
-    """Return, for each tap of a step, whether it sees its own sequence."""
-    sees = [Variable(constant(BIT, 1)) for _ in range(k)]
-    assert reset.there is not None
-    with when(reset.there):
-        for tap, there in enumerate(sees):
-            for now in loop(larger(0, s + (tap - k + 2)), s + 1):
-                there.set(select(reset[i, now], constant(BIT, 0), there.get()))
-    return [there.get() for there in sees]

@@ -19,6 +19,7 @@ from .language import (
     sqrt,
     when,
 )
+from .mamba2 import there
 
 SCALES = f"k {BUCKETS}"
 
@@ -48,14 +49,13 @@ def read(
     b, t, c = out.shape
     k, newest = integer(orders.shape[0]), integer(tokens.shape[1]) - t
     own = integer(W.shape[0]) // k
-    assert reset.there is not None
     for place in part.rows(b * t):
         i, s = place // t, place % t
         h, first, sees = Variable(integer(0)), Variable(integer(0)), Variable(constant(BIT, 1))
         for q in loop(k):
             for back in loop(first.get(), orders[q]):
                 h.set((h.get() + select(sees.get(), tokens[i, s + newest - back], 0)) * PRIME)
-                with when(reset.there & (back <= s)):
+                with when(there(reset) & (back <= s)):
                     sees.set(select(reset[i, s - back], constant(BIT, 0), sees.get()))
             first.set(orders[q])
             mixed = (h.get() ^ (h.get() >> 29)) * MIX
