@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,12 @@ class Timed(Protocol):
 
 Rows = Sequence[Sequence[Recording]]
 T = TypeVar("T", bound=Timed)
+
+
+def in_passes(own: Sequence[T], passes: int, seed: int) -> list[T]:
+    """Return all of them once a pass, each time in another order."""
+    random = np.random.default_rng(seed)
+    return [own[i] for _ in range(passes) for i in random.permutation(len(own))]
 
 
 def assign_rows(recordings: Iterable[T], batch: int) -> list[list[T]]:

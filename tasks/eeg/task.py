@@ -203,8 +203,7 @@ class Eeg(Benchmark):
         own = self._recordings[split]
         if split == "test":
             return own
-        random = np.random.default_rng(seed)
-        return [own[i] for _ in range(self.passes) for i in random.permutation(len(own))]
+        return packing.in_passes(own, self.passes, seed)
 
     @cached_property
     def _recordings(self) -> dict[str, list[Recording]]:

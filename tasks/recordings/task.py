@@ -296,8 +296,7 @@ class Recordings(Benchmark):
         own = self._recordings[split]
         if split == "test":
             return own
-        random = np.random.default_rng(seed)
-        return [own[i] for _ in range(self.passes) for i in random.permutation(len(own))]
+        return packing.in_passes(own, self.passes, seed)
 
     def _commonest(self) -> int:
         """Return the class with most labels in split train."""
