@@ -3,6 +3,9 @@
     r_k = hash(x_{t-k+1} .. x_t)            for each order k
     add_t = sum_k s_{k,v} W_k[r_k]          v: how often the row was learned from, in powers of two
 
+W_k[r_k] is the row that the context owns, zero where it owns none: a context that is learned takes the less visited of
+two rows, and what another had there is forgotten. So memory is bounded, and no two contexts share a row.
+
 One set of tables gives rows that are added to the encoder's output, another rows that are added to the logits. Rows
 and scales s learn from the error g_t = dL/dadd_t alone, by Adagrad with one accumulator a row:
 
@@ -24,13 +27,15 @@ from torch import Tensor, nn
 from .ops.conv import tap_mask
 from .ops.rows import BUCKETS, learn_, read
 
+OF_ROWS = ("W", "key", "A", "visits")  # what is kept of each row
+
 
 class Reading(NamedTuple):
-    """What the tables say of a chunk, and where they were read."""
+    """What the tables say of a chunk, and by which keys they were read."""
 
     tokens: Tensor  # (b, K-1+t) the inputs plus 1, 0 where there is no context
-    embedding_rows: Tensor  # (b, t, o) of the tables before the blocks
-    logit_rows: Tensor  # (b, t, o) of those behind
+    embedding_keys: Tensor  # (b, t, o) of contexts, by which the tables before the blocks find their rows
+    logit_keys: Tensor  # (b, t, o) of those behind
     embedding: Tensor  # (b, t, d) added to the encoder's output
     logits: Tensor  # (b, t, d_out) added to the head's
 
@@ -41,12 +46,12 @@ class Reading(NamedTuple):
 
     def last(self, steps: int) -> "Reading":
         """Return what is said of the last steps alone."""
-        before = self.tokens.shape[1] - self.embedding_rows.shape[1]
+        before = self.tokens.shape[1] - self.embedding_keys.shape[1]
         return Reading(self.tokens[:, -before - steps :], *(own[:, -steps:] for own in self[1:]))
 
     def context_at(self, reset: Tensor | None, steps: int) -> Tensor:
         """Return the context (b, K-1) of what follows the first `steps` steps."""
-        longest = self.tokens.shape[1] - self.embedding_rows.shape[1] + 1
+        longest = self.tokens.shape[1] - self.embedding_keys.shape[1] + 1
         context = self.tokens[:, steps : steps + longest - 1]
         if reset is not None and steps:
             mask = tap_mask(reset[:, :steps], longest)
@@ -58,10 +63,11 @@ class Reading(NamedTuple):
 class Tables(nn.Module):
     """A table for each order: rows of c numbers, how often each was learned from, and the orders' scales.
 
-    Rows are kept in bfloat16, whatever the model's precision, and computed with in float32 or float64.
+    Rows are kept in float16, whatever the model's precision, and computed with in float32 or float64.
     """
 
     W: Tensor  # (o rows, c)
+    key: Tensor  # (o rows,) int64, of the context that owns the row
     A: Tensor  # (o rows,)
     visits: Tensor  # (o rows,)
     scale: Tensor  # (o, BUCKETS)
@@ -79,8 +85,9 @@ class Tables(nn.Module):
         super().__init__()
         self.orders = tuple(sorted(orders))
         many = len(self.orders) * rows
-        self.W = torch.zeros(many, width, dtype=torch.bfloat16)
+        self.W = torch.zeros(many, width, dtype=torch.float16)
         own = {
+            "key": torch.zeros(many, dtype=torch.int64),
             "A": torch.zeros(many),
             "visits": torch.zeros(many),
             "scale": torch.ones(len(self.orders), BUCKETS),
@@ -93,18 +100,18 @@ class Tables(nn.Module):
     @property
     def nbytes(self) -> int:
         """The bytes that the tables take once every row was learned."""
-        return self.W.nbytes + self.A.nbytes + self.visits.nbytes
+        return sum(own.nbytes for own in (self.W, self.key, self.A, self.visits))
 
     def read(self, tokens: Tensor, reset: Tensor | None, steps: int, backend: str) -> tuple[Tensor, Tensor]:
-        """Return the rows of the last `steps` of tokens (b, K-1+t), and their scaled sum (b, t, c)."""
+        """Return the keys of the last `steps` of tokens (b, K-1+t), and the scaled sum (b, t, c) of their rows."""
         if not self.orders:
             return tokens.new_empty(len(tokens), steps, 0), self.A.new_zeros(len(tokens), steps, self.W.shape[1])
-        return read(self.W, self.visits, self.scale, tokens, reset, self.lengths, steps, backend)
+        return read(self.W, self.key, self.visits, self.scale, tokens, reset, self.lengths, steps, backend)
 
-    def learn(self, rows: Tensor, g: Tensor, backend: str) -> None:
-        """Learn from the errors g (b, t, c) of the steps that read the rows (b, t, o)."""
+    def learn(self, keys: Tensor, g: Tensor, backend: str) -> None:
+        """Learn from the errors g (b, t, c) of the steps that read by the keys (b, t, o)."""
         if self.orders:
-            learn_(self.W, self.A, self.visits, self.scale, rows, g, self.rates, backend)
+            learn_(self.W, self.key, self.A, self.visits, self.scale, keys, g, self.rates, backend)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Tables":
         """Move the tables where the model goes; rows stay in their own precision."""
@@ -115,13 +122,13 @@ class Tables(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Put the rows that were learned, and where they lie."""
         (met,) = torch.nonzero(self.visits, as_tuple=True)
-        learned = {"row": met, "W": self.W[met], "A": self.A[met], "visits": self.visits[met], "scale": self.scale}
+        learned = {"row": met, "scale": self.scale} | {name: getattr(self, name)[met] for name in OF_ROWS}
         destination.update({prefix + name: tensor for name, tensor in learned.items()})
 
     def _load_from_state_dict(self, state: Mapping[str, Tensor], prefix: str, *given: Any) -> None:
         """Take learned rows; all others are zero."""
         met = state[f"{prefix}row"].to(self.W.device)
-        for name in ("W", "A", "visits"):
+        for name in OF_ROWS:
             own = getattr(self, name)
             setattr(self, name, torch.zeros_like(own).index_copy_(0, met, state[prefix + name].to(own)))
         self.scale = state[f"{prefix}scale"].to(self.scale)
@@ -174,5 +181,5 @@ class NGrams(nn.Module):
 
     def learn(self, reading: Reading, embedding: Tensor, logits: Tensor, backend: str) -> None:
         """Learn from gradients to what was read: the embedding (b, w, d), the last steps' logits (b, t, d_out)."""
-        self.before.learn(reading.embedding_rows, embedding, backend)
-        self.behind.learn(reading.logit_rows[:, -logits.shape[1] :], logits, backend)
+        self.before.learn(reading.embedding_keys, embedding, backend)
+        self.behind.learn(reading.logit_keys[:, -logits.shape[1] :], logits, backend)

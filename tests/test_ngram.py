@@ -13,7 +13,7 @@ import biomamba
 from biomamba import checkpoint
 from biomamba.metrics import labelled_cross_entropy
 from biomamba.ngram import NGrams, Tables
-from biomamba.ops.rows import BUCKETS, hashed, hashed_naive, learn_, read
+from biomamba.ops.rows import BUCKETS, find, hashed, hashed_naive, learn_, read
 from biomamba.rules import RULES
 from biomamba.tasks.language import Language
 from sizes import SummedLoss, chunks, random_model
@@ -33,12 +33,21 @@ def text(t: int, batch: int = 3, period: int = 7) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("orders", [(1,), (2, 3), (1, 4, 9)])
-def test_a_row_is_the_hash_of_the_last_inputs_of_its_own_sequence(orders: tuple[int, ...]) -> None:
-    longest, rows = max(orders), 1 << 12
+def test_a_key_is_the_hash_of_the_last_inputs_of_its_own_sequence(orders: tuple[int, ...]) -> None:
+    longest, rows = max(orders), 1 << 4
     x, reset = torch.randint(300, (3, 20)), torch.rand(3, 20) < 0.2
     context = torch.randint(300, (3, longest - 1)) + 1
     W, visits, lengths = torch.zeros(rows * len(orders), 1), torch.zeros(rows * len(orders)), torch.tensor(orders)
-    given = W, visits, torch.ones(len(orders), BUCKETS), torch.cat([context, x + 1], 1), reset, lengths, 20
+    given = (
+        W,
+        visits.long(),
+        visits,
+        torch.ones(len(orders), BUCKETS),
+        torch.cat([context, x + 1], 1),
+        reset,
+        lengths,
+        20,
+    )
     found, _ = read(*given)
     assert torch.equal(found, read(*given, "torch")[0])
     for i in range(3):
@@ -47,9 +56,7 @@ def test_a_row_is_the_hash_of_the_last_inputs_of_its_own_sequence(orders: tuple[
             for back in range(longest):  # the last input first; -1 where it is of an earlier sequence
                 began = bool(reset[i, max(0, s - back + 1) : s + 1].any()) if back else False
                 tokens.append(-1 if began else past[longest - 1 + s - back])
-            wanted = [
-                hashed_naive([token + 1 for token in tokens[:order]], rows) + q * rows for q, order in enumerate(orders)
-            ]
+            wanted = [hashed_naive([token + 1 for token in tokens[:order]]) for order in orders]
             assert found[i, s].tolist() == wanted
 
 
@@ -57,7 +64,7 @@ def test_hashes_spread_evenly() -> None:
     """A chi-squared of the rows that all pairs of bytes fall into, within five standard deviations of chance."""
     rows = 1 << 8
     pairs = torch.cartesian_prod(torch.arange(256), torch.arange(256))
-    found = hashed(pairs + 1, None, torch.tensor([2]), 1, rows)[:, -1, 0]
+    found = hashed(pairs + 1, None, torch.tensor([2]), 1)[:, -1, 0] & (rows - 1)
     counts = torch.bincount(found, minlength=rows).double()
     mean = len(pairs) / rows
     assert abs(float(((counts - mean) ** 2 / mean).sum()) - (rows - 1)) < 5 * math.sqrt(2 * rows)
@@ -73,45 +80,80 @@ def test_contexts_go_on_from_chunk_to_chunk(length: int) -> None:
         at = slice(s, s + length)
         part = model.read(x[:, at], context, reset[:, at])
         assert part is not None
-        assert torch.equal(part.logit_rows, whole.logit_rows[:, at])
-        assert torch.equal(part.embedding_rows, whole.embedding_rows[:, at])
+        assert torch.equal(part.logit_keys, whole.logit_keys[:, at])
+        assert torch.equal(part.embedding_keys, whole.embedding_keys[:, at])
         context = part.context_at(reset[:, at], length)
     blind = model.read(x[:, 15:], None, reset[:, 15:])
-    assert blind is not None and not torch.equal(blind.logit_rows, whole.logit_rows[:, 15:])  # control
+    assert blind is not None and not torch.equal(blind.logit_keys, whole.logit_keys[:, 15:])  # control
 
 
 # rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("stored", [torch.bfloat16, None], ids=["bfloat16", "own"])
+@pytest.mark.parametrize("stored", [torch.float16, None], ids=["float16", "own"])
+@pytest.mark.parametrize("rows", [2, 64])  # of a table: contexts take each other's, or hardly ever
 @pytest.mark.parametrize("b, t, k, c", [(1, 1, 1, 1), (1, 16, 5, 96), (3, 7, 4, 37), (2, 3, 9, 256)])
 def test_rows_are_their_torch_twin(
-    b: int, t: int, k: int, c: int, dtype: torch.dtype, stored: torch.dtype | None, threads: int, nan_memory: None
+    b: int,
+    t: int,
+    k: int,
+    c: int,
+    rows: int,
+    dtype: torch.dtype,
+    stored: torch.dtype | None,
+    threads: int,
+    nan_memory: None,
 ) -> None:
     if stored and dtype == torch.float64:
-        pytest.skip("bfloat16 beside float64 is computed by torch alone")
-    many, own = 4 * k, [torch.arange(1, k + 1), torch.tensor([0.5, 0.1, 0.01], dtype=dtype)]
-    fast = [torch.randn(many, c, dtype=dtype).to(stored or dtype), *torch.rand(2, many, dtype=dtype)]
-    fast += [1 + torch.rand(k, BUCKETS, dtype=dtype)]
-    fast[2] = (fast[2] * 600).floor() * (torch.rand(many) < 0.5)  # visits
+        pytest.skip("float16 beside float64 is computed by torch alone")
+    many, own = rows * k, [torch.arange(1, k + 1), torch.tensor([0.5, 0.1, 0.01], dtype=dtype)]
+    fast = [torch.randn(many, c, dtype=dtype).to(stored or dtype), torch.randint(-9, 9, (many,))]
+    fast += [*torch.rand(2, many, dtype=dtype), 1 + torch.rand(k, BUCKETS, dtype=dtype)]
+    fast[3] = (fast[3] * 600).floor() * (torch.rand(many) < 0.5)  # visits
     slow, before = [each.clone() for each in fast], [each.clone() for each in fast]
     close: Any = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
-    rounded: Any = {"rtol": 0.02, "atol": 0.05} if stored else close  # a row once, or its product and its sum
+    rounded: Any = {"rtol": 4e-3, "atol": 8e-3} if stored else close  # a row once, or its product and its sum
+    owned = []
     for _ in range(3):
-        tokens, reset, g = torch.randint(9, (b, k - 1 + t)), torch.rand(b, t) < 0.1, torch.randn(b, t, c, dtype=dtype)
-        given = [tokens, reset, own[0], t]
-        (rows, out), (slow_rows, slow_out) = (
-            read(W, visits, scale, *given, backend)
-            for (W, _, visits, scale), backend in ((fast, "auto"), (slow, "torch"))
+        tokens, reset, g = (
+            1 + torch.randint(8, (b, k - 1 + t)),
+            torch.rand(b, t) < 0.1,
+            torch.randn(b, t, c, dtype=dtype),
         )
-        assert torch.equal(rows, slow_rows)
+        given = [tokens, reset, own[0], t]
+        (keys, out), (slow_keys, slow_out) = (
+            read(W, key, visits, scale, *given, backend)
+            for (W, key, _, visits, scale), backend in ((fast, "auto"), (slow, "torch"))
+        )
+        assert torch.equal(keys, slow_keys)
+        owned.append(find(slow[1], slow[3], keys)[1].float().mean().item())
         torch.testing.assert_close(out, slow_out, **rounded if stored else close)
-        learn_(*fast, rows, g, own[1])
-        learn_(*slow, rows, g, own[1], "torch")
-        for name, a, e in zip("WAvs", fast, slow, strict=True):
+        learn_(*fast, keys, g, own[1])
+        learn_(*slow, keys, g, own[1], "torch")
+        for name, a, e in zip("WkAvs", fast, slow, strict=True):
             torch.testing.assert_close(a, e, **rounded if name in "Ws" else close)
-        assert all(not torch.equal(a, e) for a, e in zip(fast[:3], before[:3], strict=True))  # control
+        assert all(not torch.equal(a, e) for a, e in zip(fast[:4], before[:4], strict=True))  # control
+    assert owned[0] == 0 and (rows == 2 or b * t == 1 or owned[-1] > 0)  # none has the keys drawn; later some are read
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_context_takes_the_less_visited_of_two_rows_and_begins_anew(backend: str) -> None:
+    tables = Tables((1,), 3, 4, rate=0.5, floor=0.0, scale_rate=0.0)
+    a, b, c, d, e = (torch.full((1, 1, 1), own) for own in (1, 5, 9, 2, 4 + 2**40))  # a, b, c and e have place 1 or 0
+    g = torch.ones(1, 1, 3)
+    for keys in (a, b, b, d):
+        tables.learn(keys, g, backend)
+    assert tables.key.tolist() == [5, 1, 2, 0] and tables.visits.tolist() == [2, 1, 1, 0]
+    mine = tables.W[1].clone()
+    tables.learn(c, -g, backend)  # takes the row of a, visited once
+    assert tables.key.tolist() == [5, 9, 2, 0] and tables.visits.tolist() == [2, 1, 1, 0]
+    torch.testing.assert_close(tables.W[1], -mine)  # nothing of a's is left
+    tables.learn(torch.cat([a, e], 1), g.repeat(1, 2, 1), backend)  # both want that row now: the last one has it
+    assert tables.key.tolist() == [5, 4 + 2**40, 2, 0] and tables.visits.tolist() == [2, 1, 1, 0]
+    torch.testing.assert_close(tables.W[1], mine)  # a's error is not in it
+    tables.learn(b, g, backend)  # control: who owns a row keeps it
+    assert tables.key[0] == 5 and tables.visits[0] == 3
 
 
 # learning
@@ -125,7 +167,8 @@ def test_rows_get_the_gradient_of_a_table_on_the_graph(float64: None) -> None:
     dense = [torch.randn(own.W.shape, requires_grad=True) for own in (tables.before, tables.behind)]
     reading = model.read(x)
     assert reading is not None
-    rows = reading.embedding_rows, reading.logit_rows
+    keys = reading.embedding_keys, reading.logit_keys
+    rows = [find(own.key, own.visits, k)[0] for own, k in zip((tables.before, tables.behind), keys, strict=True)]
     embedding, logits = (F.embedding(r, W).sum(2) for r, W in zip(rows, dense, strict=True))
 
     def loss(embedding: Tensor, logits: Tensor) -> Tensor:
@@ -143,20 +186,28 @@ def test_rows_get_the_gradient_of_a_table_on_the_graph(float64: None) -> None:
 def test_a_row_learns_by_adagrad_and_scales_by_their_slope(float64: None) -> None:
     tables = Tables((1, 2), 5, 4, rate=0.5, floor=0.1, scale_rate=0.01)
     tables.W = torch.zeros(8, 5)  # float64, to see more digits than bfloat16 has
-    rows, g = torch.tensor([[[1, 6], [1, 7]]]), torch.randn(1, 2, 5)
-    tables.learn(rows, g, "torch")
+    keys, g = torch.tensor([[[1, 6], [1, 7]]]), torch.randn(1, 2, 5)  # of rows 1, 6 and 7
+    tables.learn(keys, g, "torch")
     A = (g[0, 0] ** 2).sum() + (g[0, 1] ** 2).sum()
     torch.testing.assert_close(tables.W[1], -0.5 * (g[0, 0] + g[0, 1]) / (2 * (A + 0.1)).sqrt())
     torch.testing.assert_close(tables.W[7], -0.5 * g[0, 1] / ((g[0, 1] ** 2).sum() + 0.1).sqrt())
     assert tables.visits.tolist() == [0, 2, 0, 0, 0, 0, 1, 1]
     assert torch.equal(tables.scale, torch.ones(2, BUCKETS))  # nothing was met before
     before, again = tables.W.clone(), torch.randn(1, 2, 5)
-    tables.learn(rows, again, "torch")
+    tables.learn(keys, again, "torch")
     torch.testing.assert_close(tables.scale[0, 2], 1 - 0.01 * (again[0] @ before[1]).sum())  # 2 to 3 visits
     torch.testing.assert_close(tables.scale[1, 1], 1 - 0.01 * (again[0, 0] @ before[6] + again[0, 1] @ before[7]))
-    found, said = tables.read(torch.tensor([[0, 1, 2, 3]]), None, 3, "torch")
-    scales = [tables.scale[q, int(tables.visits[r]).bit_length()] for q, r in enumerate(found[0, 0].tolist())]
-    torch.testing.assert_close(said[0, 0], sum(v * tables.W[r] for v, r in zip(scales, found[0, 0], strict=True)))
+    found, said = tables.read(torch.tensor([[0, 1, 2, 1]]), None, 3, "torch")
+    assert not said.any()  # no row has these keys
+    tables.learn(found, torch.randn(1, 3, 5), "torch")
+    found, said = tables.read(torch.tensor([[0, 1, 2, 1]]), None, 3, "torch")
+    rows, own = find(tables.key, tables.visits, found)
+    wanted = torch.zeros(3, 5)
+    for s, q in torch.nonzero(own[0]).tolist():
+        row = int(rows[0, s, q])
+        wanted[s] += tables.scale[q, int(tables.visits[row]).bit_length()] * tables.W[row]
+    torch.testing.assert_close(said[0], wanted)
+    assert own.sum() > 3
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
@@ -299,7 +350,7 @@ def test_scores_with_learning_off_do_not_depend_on_the_length() -> None:
 
 def test_tables_take_the_memory_of_what_was_learned_and_say_the_most() -> None:
     tables = NGrams((2,), (1, 2), 6, 7, bits=10, rates=(1.0, 1.0))
-    assert tables.nbytes == 1024 * ((6 * 2 + 8) + 2 * (7 * 2 + 8))
+    assert tables.nbytes == 1024 * ((6 * 2 + 16) + 2 * (7 * 2 + 16))
     assert all(len(tables.state_dict()[f"{name}.W"]) == 0 for name in ("before", "behind"))
 
 

@@ -1,19 +1,24 @@
 """Tables of rows that a hash of the last tokens finds: read, and learned from the error of what was read.
 
-    read    r_tk = hash(the last orders[k] tokens of step t),   out_t = sum_k s_{k,v} W[r_tk]
-    learn_  A[r] += |g|^2,   W[r] -= rate g / sqrt(A[r] + floor) / sqrt(1 + orders met before) / sqrt(m),
-            s_{k,v} -= scale_rate g . W[r] of rows met before,   visits[r] += 1;   v: visits, in powers of two
+    key     r = hash(the last orders[k] tokens of step t), its place in the table of order k the last digits of r
+    row     of the two rows that share a place and its neighbour the one whose key is r, else the one less visited
+    read    out_t = sum_k s_{k,v} W[row_tk] of rows whose key it is
+    learn_  a row of another key begins anew: key[row] = r, W[row] = A[row] = v = 0, then
+            A[row] += |g|^2,   W[row] -= rate g / sqrt(A[row] + floor) / sqrt(1 + orders met before) / sqrt(m),
+            s_{k,v} -= scale_rate g . W[row] of rows met before,   visits[row] += 1;   v: visits, in powers of two
 
 m: how many steps of the update read the row, so that a row moves by at most the rate however many there are. Each by
-torch's operations and by our kernels for the CPU. All that several steps read the same row for counts: A first, then
-rows, in the order of streams and steps. Shapes: b streams, t steps, k orders of m / k rows each, c numbers of a
-row; tokens (b, l-1+t) at least 0, those of the longest context first, 0 where there is none; reset (b, t) or None.
+torch's operations and by our kernels for the CPU. All that several steps read the same row for counts: rows begin anew
+first, then A, then W, in the order of streams and steps; a row that another context of the same update took learns
+from that one alone. A table of two rows a place: associative caches. Shapes: b streams, t steps, k orders of m / k rows
+each, c numbers of a row; tokens (b, l-1+t) at least 0, those of the longest context first, 0 where there is none;
+reset (b, t) or None.
 """
 
 import torch
 from torch import Tensor
 
-from .backend import call, resolve
+from .backend import call, module, resolve
 from .conv import tap_mask
 
 PRIME, MIX = 1099511628211, -4658895280553007687  # of FNV-1a, and of splitmix64's finaliser
@@ -23,6 +28,7 @@ LEAST = 0.05  # that a scale may become
 
 def read(
     W: Tensor,
+    key: Tensor,
     visits: Tensor,
     scale: Tensor,
     tokens: Tensor,
@@ -31,61 +37,92 @@ def read(
     steps: int,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Return each step's rows (b, t, k), and their scaled sum (b, t, c).
+    """Return each step's keys (b, t, k), and the scaled sum (b, t, c) of the rows that they have.
 
-    W (m, c), visits (m,), scale (k, BUCKETS), orders (k,) int64, ascending.
+    W (m, c), key (m,) int64, visits (m,), scale (k, BUCKETS), orders (k,) int64, ascending.
     """
     sizes = len(tokens), steps
     if _ours(backend, W, visits):
-        rows, out = tokens.new_empty(*sizes, len(orders)), visits.new_empty(*sizes, W.shape[1])
+        keys, out = tokens.new_empty(*sizes, len(orders)), visits.new_empty(*sizes, W.shape[1])
         none = tokens.new_empty(0, dtype=torch.bool)
         resets = none if reset is None else reset.contiguous()
-        call("rows.read", W, visits, scale, tokens.contiguous(), resets, orders, rows, out)
-        return rows, out
-    rows = hashed(tokens, reset, orders, steps, len(W))
-    weights = scale.view(-1)[_cells(visits[rows])]
-    return rows, (weights.unsqueeze(-1) * W[rows].to(visits.dtype)).sum(2)
+        call("rows.read", W, key, visits, scale, tokens.contiguous(), resets, orders, keys, out)
+        return keys, out
+    keys = hashed(tokens, reset, orders, steps)
+    rows, own = find(key, visits, keys)
+    weights = (scale.view(-1)[_cells(visits[rows])] * own).unsqueeze(-1)
+    return keys, (weights * W[rows].to(visits.dtype)).sum(2)
 
 
 def learn_(
     W: Tensor,
+    key: Tensor,
     A: Tensor,
     visits: Tensor,
     scale: Tensor,
-    rows: Tensor,
+    keys: Tensor,
     g: Tensor,
     rates: Tensor,
     backend: str = "auto",
 ) -> None:
-    """Learn, in place, from the errors g (b, t, c) of the steps that read the rows (b, t, k).
+    """Learn, in place, from the errors g (b, t, c) of the steps that read the rows of keys (b, t, k).
 
     rates (3,): of Adagrad, its floor, of the scales.
     """
-    rows, g = rows.contiguous(), g.contiguous()
+    keys, g = keys.contiguous(), g.contiguous()
     if _ours(backend, W, g):
-        call("rows.learn", W, A, visits, scale, rows, g, rates)
+        call("rows.learn", W, key, A, visits, scale, keys, g, rates)
         return
-    (rate, floor, scale_rate), flat, seen = rates.tolist(), rows.flatten(), visits[rows]
-    met = seen > 0
+    rate, floor, scale_rate = rates.tolist()
+    taken = claims(key, visits, keys)
+    if taken:
+        anew = torch.tensor(list(taken), device=key.device)
+        key[anew] = torch.tensor(list(taken.values()), device=key.device)
+        for kept in (W, A, visits):
+            kept[anew] = 0
+    rows, own = find(key, visits, keys)
+    flat, seen = rows[own], visits[rows]
+    met = (seen > 0) & own
     if scale_rate:
         slopes = (W[rows].to(g.dtype) @ g.unsqueeze(-1)).squeeze(-1) * met  # of the rows as they were read
         scale.view(-1).index_add_(0, _cells(seen).flatten(), slopes.flatten(), alpha=-scale_rate)
         scale.clamp_(min=LEAST)
-    A.index_add_(0, flat, (g * g).sum(-1, keepdim=True).expand(rows.shape).flatten())
+    A.index_add_(0, flat, (g * g).sum(-1, keepdim=True).expand(rows.shape)[own])
     pace = rate / (1 + met.sum(-1, keepdim=True)).to(g.dtype).sqrt()
     visits.index_add_(0, flat, torch.ones_like(flat, dtype=visits.dtype))
     weights = pace / ((A[rows] + floor) * (visits[rows] - seen)).sqrt()
-    for i, s in torch.cartesian_prod(*map(torch.arange, rows.shape[:2])).tolist():
-        for q, row in enumerate(rows[i, s].tolist()):
-            W[row] -= weights[i, s, q] * g[i, s]
+    for i, s, q in torch.nonzero(own).tolist():
+        W[rows[i, s, q]] -= weights[i, s, q] * g[i, s]
 
 
-def hashed(tokens: Tensor, reset: Tensor | None, orders: Tensor, steps: int, many: int) -> Tensor:
-    """Return the row of each order at each step (b, t, k), in a table of `many` rows of all orders.
+def find(key: Tensor, visits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows (..., k) of keys (..., k), and whether they have those keys."""
+    first = _places(key, keys)
+    second = first ^ 1
+    of_first, of_second = key[first] == keys, key[second] == keys
+    rows = torch.where(of_first | ~(of_second | (visits[second] < visits[first])), first, second)
+    return rows, of_first | of_second
+
+
+def claims(key: Tensor, visits: Tensor, keys: Tensor) -> dict[int, int]:
+    """Return which rows begin anew, and with which keys, so that each of keys (..., k) in turn had its row."""
+    first = _places(key, keys).flatten()
+    pairs = [first, key[first], visits[first], first ^ 1, key[first ^ 1], visits[first ^ 1]]
+    taken = dict[int, int]()
+    for wanted, *pair in zip(keys.flatten().tolist(), *(own.tolist() for own in pairs), strict=True):
+        one, its_key, its_visits, other, other_key, other_visits = pair
+        if wanted not in (taken.get(one, its_key), taken.get(other, other_key)):
+            less = (0 if other in taken else other_visits) < (0 if one in taken else its_visits)
+            taken[other if less else one] = wanted
+    return taken
+
+
+def hashed(tokens: Tensor, reset: Tensor | None, orders: Tensor, steps: int) -> Tensor:
+    """Return the key of each order at each step (b, t, k).
 
     Whole numbers of 64 bits, which wrap: the same on every machine.
     """
-    longest, own = tokens.shape[1] - steps + 1, many // len(orders)
+    longest = tokens.shape[1] - steps + 1
     seen = tokens.unfold(1, longest, 1)  # (b, t, l), this step last
     mask = tap_mask(reset, longest)
     if mask is not None:
@@ -97,17 +134,23 @@ def hashed(tokens: Tensor, reset: Tensor | None, orders: Tensor, steps: int, man
             kept.append(h)
     whole = torch.stack(kept, -1)
     whole = (whole ^ ((whole >> 29) & (2**35 - 1))) * MIX
-    whole = (whole ^ ((whole >> 32) & (2**32 - 1))) & (own - 1)
-    return whole + own * torch.arange(len(kept), device=tokens.device)
+    return whole ^ ((whole >> 32) & (2**32 - 1))
 
 
-def hashed_naive(tokens: list[int], own: int) -> int:
-    """Return the row of a context within its order's table of `own` rows, the last token first: the definition."""
+def hashed_naive(tokens: list[int]) -> int:
+    """Return the key of a context, the last token first: the definition."""
     h = 0
     for token in tokens:
         h = (h + token) * PRIME % 2**64
     h = (h ^ h >> 29) * (MIX % 2**64) % 2**64
-    return (h ^ h >> 32) % own
+    h ^= h >> 32
+    return h - (h >> 63 << 64)  # as a number with a sign
+
+
+def _places(key: Tensor, keys: Tensor) -> Tensor:
+    """Return the place of each of keys (..., k) among all rows."""
+    size = len(key) // keys.shape[-1]
+    return (keys & (size - 1)) + size * torch.arange(keys.shape[-1], device=keys.device)
 
 
 def _cells(visits: Tensor) -> Tensor:
@@ -117,6 +160,8 @@ def _cells(visits: Tensor) -> Tensor:
 
 
 def _ours(backend: str, W: Tensor, like: Tensor) -> bool:
-    """Say whether our kernels do it: they know bfloat16 beside float32 alone."""
-    known = W.dtype == like.dtype or (W.dtype, like.dtype) == (torch.bfloat16, torch.float32)
-    return known and resolve(backend, W.device.type) == "llvm"
+    """Say whether our kernels do it: they know float16 beside float32 alone, on processors that do."""
+    if resolve(backend, W.device.type) != "llvm":
+        return False
+    halved = W.dtype == torch.float16 and like.dtype == torch.float32 and module("llvm.language").HAS_FLOAT16
+    return bool(W.dtype == like.dtype or halved)

@@ -16,10 +16,11 @@ from llvmlite import ir
 from torch import Tensor
 
 from .language import (
+    BFLOAT16,
     BYTE,
     DOUBLE,
     FLOAT,
-    HALF,
+    FLOAT16,
     INT,
     Array,
     Scratch,
@@ -35,14 +36,16 @@ from .language import (
 )
 
 NUMBERS: dict[torch.dtype, Any] = {torch.float32: FLOAT, torch.float64: DOUBLE}
-STORED: dict[torch.dtype, Any] = NUMBERS | {torch.bfloat16: HALF}
+STORED: dict[torch.dtype, Any] = NUMBERS | {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
 
 class Argument(NamedTuple):
     """A tensor that a kernel is called with."""
 
     shape: tuple[str, ...]
-    kind: str = "number"  # number: of the precision that is computed in; trace: perhaps bfloat16; flag: bool; index
+    kind: str = (
+        "number"  # number: of the precision that is computed in; trace: perhaps of half the bytes; flag: bool; index
+    )
     written: bool = False
     optional: bool = False  # an empty tensor of one axis stands for none
 
@@ -58,7 +61,7 @@ def result(shape: str) -> Argument:
 
 
 def trace(shape: str) -> Argument:
-    """Say that a trace is read and written, of the precision of numbers or of bfloat16."""
+    """Say that a trace is read and written, of the precision of numbers, of bfloat16 or of float16."""
     return Argument(tuple(shape.split()), "trace", written=True)
 
 
@@ -67,9 +70,9 @@ def flags(shape: str, optional: bool = False) -> Argument:
     return Argument(tuple(shape.split()), "flag", optional=optional)
 
 
-def index(shape: str) -> Argument:
-    """Say that a tensor of int64 is read, each the place of a row: the caller has seen to it that there is one."""
-    return Argument(tuple(shape.split()), "index")
+def index(shape: str, written: bool = False) -> Argument:
+    """Say that a tensor of int64 is read, or written; the caller has seen to it that the rows it names are there."""
+    return Argument(tuple(shape.split()), "index", written=written)
 
 
 class Part:
@@ -113,7 +116,7 @@ class Kernel:
         number, found = tensors[self._first()].dtype, dict[str, int]()
         shapes = [tuple(tensor.shape) for tensor in tensors]
         stored = self.precisions(tensors)[1]
-        half = stored == torch.bfloat16 and number == torch.float32
+        half = stored in (torch.bfloat16, torch.float16) and number == torch.float32
         allowed = {
             "number": (number,),
             "trace": (stored,) if half else (number,),

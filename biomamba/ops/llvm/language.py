@@ -17,11 +17,12 @@ from typing import Any, Union
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-INT, BIT, BYTE, HALF = ir.IntType(64), ir.IntType(1), ir.IntType(8), ir.IntType(16)
-FLOAT, DOUBLE = ir.FloatType(), ir.DoubleType()
+INT, BIT, BYTE, BFLOAT16 = ir.IntType(64), ir.IntType(1), ir.IntType(8), ir.IntType(16)
+FLOAT16, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 LINE = 64  # bytes of a line of the cache
 
 _features = llvm.get_host_cpu_features()
+HAS_FLOAT16 = _features.get("f16c", not _features.get("sse2"))  # whether this processor converts it
 WIDTH = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  # bytes of a vector of this processor
 LANES = WIDTH // 4  # numbers that loops over vectors take at once: one vector of float32, two of float64
 
@@ -135,6 +136,11 @@ def _alike(x: Value, y: Number) -> tuple[Any, Any]:
     if isinstance(y.ir.type, ir.VectorType) and not isinstance(x.ir.type, ir.VectorType):
         return broadcast(x, y.ir.type.count).ir, y.ir
     return x.ir, y.ir
+
+
+def equal(x: Value, y: Value) -> Value:
+    """Say whether two integers are the same."""
+    return Value(builder().icmp_signed("==", *_alike(x, y)))
 
 
 def constant(kind: Any, number: float) -> Value:
@@ -369,7 +375,7 @@ class Array:
     @property
     def number(self) -> Any:
         """Return the type of the numbers."""
-        return FLOAT if self.stored == HALF else self.stored
+        return FLOAT if self.stored in (BFLOAT16, FLOAT16) else self.stored
 
     def zero(self, width: int = 1) -> Value:
         """Return 0 as one of the numbers, or `width` of them."""
@@ -405,13 +411,15 @@ def _shaped(kind: Any, width: int) -> Any:
 
 
 def _load(pointer: Any, width: int) -> Value:
-    """Return the numbers at the pointer; of bfloat16, the upper half of float32, as float32."""
+    """Return the numbers at the pointer; float16 and bfloat16, the upper half of float32, as float32."""
     b, stored = builder(), pointer.type.pointee
     at = pointer if width == 1 else b.bitcast(pointer, ir.PointerType(ir.VectorType(stored, width)))
     found = b.load(at, align=max(1, getattr(stored, "width", 8) // 8) if width == 1 else 1)
     if stored == BYTE:
         return Value(b.icmp_unsigned("!=", found, BYTE(0)))
-    if stored != HALF:
+    if stored == FLOAT16:
+        return Value(b.fpext(found, _shaped(FLOAT, width)))
+    if stored != BFLOAT16:
         return Value(found)
     long = _shaped(ir.IntType(32), width)
     bits = b.shl(b.zext(found, long), constant(long, 16).ir)
@@ -419,15 +427,17 @@ def _load(pointer: Any, width: int) -> Value:
 
 
 def _store(value: Value, pointer: Any) -> None:
-    """Write the numbers at the pointer, rounded to nearest where they are kept as bfloat16."""
+    """Write the numbers at the pointer, rounded to nearest where they are kept as float16 or bfloat16."""
     b, kind = builder(), value.ir.type
     width, written = (kind.count if isinstance(kind, ir.VectorType) else 1), value.ir
-    if pointer.type.pointee == HALF:
+    if pointer.type.pointee == FLOAT16:
+        written = b.fptrunc(written, _shaped(FLOAT16, width))
+    elif pointer.type.pointee == BFLOAT16:
         long = _shaped(ir.IntType(32), width)
         bits = b.bitcast(written, long)
         odd = b.and_(b.lshr(bits, constant(long, 16).ir), constant(long, 1).ir)
         bits = b.add(b.add(bits, constant(long, 0x7FFF).ir), odd)
-        written = b.trunc(b.lshr(bits, constant(long, 16).ir), _shaped(HALF, width))
+        written = b.trunc(b.lshr(bits, constant(long, 16).ir), _shaped(BFLOAT16, width))
     b.store(written, b.bitcast(pointer, ir.PointerType(written.type)), align=1)
 
 
@@ -471,7 +481,7 @@ class Scratch:
         count: Size = 1
         for size in shape:
             count = size * count
-        width = {FLOAT: 4, DOUBLE: 8, HALF: 2}[kind]
+        width = {FLOAT: 4, DOUBLE: 8, BFLOAT16: 2}[kind]
         piece = call("malloc", BYTE.as_pointer(), (integer(count) * width + 2 * LINE).ir)
         self.pieces.append(piece)
         aligned = builder().and_(builder().add(builder().ptrtoint(piece, INT), INT(LINE - 1)), INT(-LINE))
