@@ -14,6 +14,7 @@ import numpy as np
 import biomamba
 
 LATE = 10
+KEPT = 100_000  # times of a stretch, in memory that is taken before anything is measured
 
 
 def resident() -> float:
@@ -21,9 +22,10 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
-def milliseconds(times: list[float]) -> str:
-    """Return the median and the 99th percentile."""
-    return f"p50 {np.percentile(times, 50) * 1e3:.2f} p99 {np.percentile(times, 99) * 1e3:.2f} ms" if times else "-"
+def milliseconds(times: np.ndarray) -> str:
+    """Return the median and the 99th percentile of times in seconds, those not measured NaN."""
+    p50, p99 = np.nanpercentile(times, [50, 99]) * 1e3
+    return f"p50 {p50:.2f} p99 {p99:.2f} ms"
 
 
 def main() -> None:
@@ -34,19 +36,20 @@ def main() -> None:
     asked = parser.parse_args()
     draw = np.random.default_rng(0)
     learner = biomamba.classifier(inputs=4, classes=3, d_model=16, d_state=4, threads=1)
-    predicted, learned, mark = list[float](), list[float](), 1000
+    predicted, learned, mark = np.full(KEPT, np.nan), np.full(KEPT, np.nan), 1000
     for t in range(1, asked.predictions + 1):
         row, began = draw.normal(size=4), time.perf_counter()
         learner.predict(row, id=t)
-        predicted.append(time.perf_counter() - began)
+        predicted[t % KEPT] = time.perf_counter() - began
         if t > LATE and draw.random() < asked.answered:
             began = time.perf_counter()
             learner.learn(t - LATE, int(draw.integers(3)))
-            learned.append(time.perf_counter() - began)
+            learned[t % KEPT] = time.perf_counter() - began
         if t == mark or t == asked.predictions:
             told = f"predict {milliseconds(predicted)}, learn {milliseconds(learned)}"
             print(f"{t:>9,} predictions: {resident():.1f} MB; {told}", flush=True)
-            predicted, learned, mark = [], [], mark * 10 if mark < 100_000 else mark + 100_000
+            predicted[:], learned[:] = np.nan, np.nan
+            mark = mark * 10 if mark < KEPT else mark + KEPT
 
 
 if __name__ == "__main__":

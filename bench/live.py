@@ -30,7 +30,7 @@ while sent < seconds * rate:
     outlet.push_sample([math.sin(0.05 * sent * (i + 1)) + 0.1 * math.sin(1e3 * sent * i) for i in range(channels)], due)
     sent += 1
 print(sent, flush=True)
-time.sleep(20)
+time.sleep(60)
 """
 SINK = """
 import sys
