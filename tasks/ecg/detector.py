@@ -1,9 +1,9 @@
-"""Where the R peaks are, from the first lead alone, as it comes in.
+"""Where the R peaks are, as the signal comes in.
 
-    band-pass, square, mean over 0.1 s  ->  a hump per beat  ->  its top, once it has fallen to half
+    band-pass, square, sum over the leads, mean over 0.1 s  ->  a hump per beat  ->  its top, once it has fallen to half
 
 A beat is noticed 0.2 s or so after its R peak. No annotation is read, and what is noticed at a sample depends on the
-samples up to it alone. Shapes: s samples, m beats.
+samples up to it alone. Shapes: s samples, c leads, m beats.
 """
 
 import numpy as np
@@ -45,13 +45,13 @@ class Detector:
         self.last: int | None = None  # the sample of the last top
         self.mean_wait = FIRST_WAIT
 
-    def filter(self, lead: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the deflection (s,) of QRS complexes in the next samples of a lead (s,), and its energy (s,)."""
+    def filter(self, leads: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the deflection (s,) of QRS complexes in the first of the leads (s, c), and the energy (s,) of all."""
         if self.band_state is None:
-            self.band_state = self.signal.sosfilt_zi(self.band) * lead[0]
-        band, self.band_state = self.signal.sosfilt(self.band, lead, zi=self.band_state)
-        energy, self.mean_state = self.signal.sosfilt(self.mean, band**2, zi=self.mean_state)
-        return band, energy
+            self.band_state = self.signal.sosfilt_zi(self.band)[:, :, None] * leads[0]
+        band, self.band_state = self.signal.sosfilt(self.band, leads, axis=0, zi=self.band_state)
+        energy, self.mean_state = self.signal.sosfilt(self.mean, np.square(band).sum(1), zi=self.mean_state)
+        return band[:, 0], energy
 
     def look(self, energy: float, at: int) -> bool:
         """Return whether a beat is noticed at a sample with this energy; its top was at `top_at`."""
@@ -90,14 +90,14 @@ class Peaks:
         self.side = 0  # the one that R peaks are found by, up or down
         self.recent = np.zeros(RECENT + SEARCHED)  # the deflection at the last samples
 
-    def __call__(self, lead: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the R peaks (m,) noticed in the next samples of a lead (s,), and when each was noticed (m,)."""
-        if not len(lead):
+    def __call__(self, leads: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the R peaks (m,) noticed in the next samples of the leads (s, c), and when each was noticed (m,)."""
+        if not len(leads):
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        band, energy = self.detector.filter(lead)
+        band, energy = self.detector.filter(leads)
         heard, begin = np.concatenate([self.recent, band]), self.seen - len(self.recent)
         found = []
-        for place in range(EVERY - 1 - self.seen % EVERY, len(lead), EVERY):
+        for place in range(EVERY - 1 - self.seen % EVERY, len(leads), EVERY):
             if self.detector.look(float(energy[place]), self.seen + place):
                 now = self.seen + place
                 start = max(self.detector.top_at, now - RECENT) - SEARCHED - begin
@@ -105,7 +105,7 @@ class Peaks:
                 found.append((max(peak, 0), now))
                 self.detector.accept()
         self.recent = np.concatenate([self.recent, band])[-len(self.recent) :]
-        self.seen += len(lead)
+        self.seen += len(leads)
         peaks, noticed = np.array(found, dtype=np.int64).reshape(-1, 2).T
         return peaks, noticed
 

@@ -26,6 +26,8 @@ CHANNELS = WAITS + SHAPES
 PASS = (0.5, 35.0)  # Hz, between the breath and the muscles
 EVERY = 6  # samples from one of a window to the next: 60 Hz
 QRS, P, SLOPES = (np.arange(a, b, EVERY) for a, b in ((-36, 43), (-108, -29), (-54, 73)))  # samples round the R peak
+SHIFTS = np.arange(-18, 19, 3)  # samples by which an R peak that was detected may be off: 50 ms either way
+SHIFT_COST = 0.1  # correlation with the template that the largest of them must gain
 AFTER = int(SLOPES[-1])  # samples after the R peak that a channel needs: 0.2 s
 KEPT = 2 * RATE  # samples that are remembered: a window may begin as long before a beat is told of
 LEVEL_SECONDS, LEVEL = 10.0, 0.3  # over which the running size of a lead is averaged, and mV before anything was heard
@@ -42,8 +44,12 @@ Array = NDArray[np.float64]
 class Features:
     """The channels of one record's beats; all they know goes from block to block."""
 
-    def __init__(self, gate: float = 0.0) -> None:
-        """Take the share of the long wait below which a beat counts a tenth in the templates; 0: none does."""
+    def __init__(self, gate: float = 0.0, align: bool = False) -> None:
+        """Take the share of the long wait below which a beat counts a tenth in the templates; 0: none does.
+
+        align: take each R peak to be where its QRS complex is most like the template, within SHIFTS.
+        """
+        self.align = align
         self.signal = package("scipy.signal", "ecg", "filtering ECG")
         high, low = PASS
         self.sections = np.concatenate(
@@ -71,14 +77,21 @@ class Features:
             self._hear(block)
         own = np.empty((len(peaks), len(WAITS) + len(SHAPES) * block.shape[1]), dtype=np.float32)
         if len(peaks):
-            level = self.level[np.clip(peaks - self.begin, 0, len(self.level) - 1)][:, None] + 1e-3
-            qrs, p, slopes = (self._windows(peaks, offsets) / level for offsets in (QRS, P, SLOPES))
-            widths = _width(slopes)
             for i, peak in enumerate(peaks):
-                waits, share = self.waits(float(peak) / RATE)
-                shapes = self.templates(qrs[i], p[i], share)
-                own[i] = [*waits, *shapes[:3].flat, *widths[i], *shapes[3:].flat]
+                own[i] = self._beat(peak)
         return own
+
+    def _beat(self, peak: np.int64) -> list[float]:
+        """Return the channels of a beat, and take it in."""
+        level = self.level[np.clip(peak - self.begin, 0, len(self.level) - 1)] + 1e-3
+        if self.align:
+            likeness = self.templates.likeness(self._windows(peak + SHIFTS, QRS) / level)
+            peak += SHIFTS[np.argmax(likeness - SHIFT_COST * (SHIFTS / SHIFTS[-1]) ** 2)]
+        at = np.array([peak])
+        qrs, p, slopes = (self._windows(at, offsets) / level for offsets in (QRS, P, SLOPES))
+        waits, share = self.waits(float(peak) / RATE)
+        shapes = self.templates(qrs[0], p[0], share)
+        return [*waits, *shapes[:3].flat, *_width(slopes)[0], *shapes[3:].flat]
 
     def _hear(self, block: Array) -> None:
         """Take in the next samples (s, c), filtered, and the running size of each lead there."""
@@ -150,6 +163,15 @@ class Templates:
         self.usual = self.usual + weights[:, None, None] * (parts - self.usual)
         self.count += counted
         return np.stack(channels, axis=1).reshape(6, -1)
+
+    def likeness(self, qrs: Array) -> Array:
+        """Return the correlations (m,) of QRS complexes (m, w, c), all leads together, with the template; 0 of none."""
+        if self.usual is None:
+            return np.zeros(len(qrs))
+        own = qrs - qrs.mean(1, keepdims=True)
+        norms = np.sqrt(np.square(own).sum((1, 2)) * np.square(self.usual[0]).sum())
+        likeness: Array = (own * self.usual[0]).sum((1, 2)) / (norms + 1e-6)
+        return likeness
 
 
 def columns(channels: tuple[str, ...], leads: int, there: int) -> list[int]:

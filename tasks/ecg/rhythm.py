@@ -54,7 +54,7 @@ class Rhythm:
         """Return the channels (t, CHANNELS) of the next samples (s, c), float32."""
         if not len(block):
             return torch.zeros(0, len(CHANNELS))
-        energy, signal = self.detector.filter(block[:, 0])[1], self._broad(block[:, 0])
+        energy, signal = self.detector.filter(block[:, :1])[1], self._broad(block[:, 0])
         channels = np.empty((len(block) // self.every, len(CHANNELS)))
         begin = 0
         for place in range(EVERY - 1, len(block), EVERY):
