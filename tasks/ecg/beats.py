@@ -6,8 +6,7 @@
 A detected beat that no annotation is near is extra: it is scored as NONE and never learned from. An annotated beat that
 no detection is near is missed: it is counted in `missed` of the step after it. What is detected near a wave of
 ventricular flutter is neither scored nor learned from, as in EC57. A last step, without a beat, closes the record. The
-input of a beat depends on the samples up to 0.2 s after its R peak, 0.25 s after one that was detected, or up to where
-it was noticed.
+input of a beat depends on the samples up to 0.25 s after its R peak, or up to where it was noticed.
 
 info: `score`, `skipped`, `lost` and `unused` as in the sample steps, `missed` by class, and `at`, the sample of the R
 peak. Shapes: s samples of a block, c leads, m beats, t = m + 1 steps, k channels.
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from ..common.packing import Segment
 from .detector import Peaks
-from .features import AFTER, SHIFTS, Features
+from .features import AFTER, Features
 from .files import CLASSES, RATE, Record
 from .signal import WINDOW, usable
 from .stream import Silence
@@ -56,8 +55,7 @@ def tabulate(record: Record, gate: float, detected: bool) -> Table:
     decided = np.minimum(record.beats + AFTER, record.samples - 1)
     alive, places = np.ones(len(decided), dtype=bool), np.zeros(len(decided), dtype=np.int64)
     flutter = []  # places of its waves, as of the beats: among the samples that passed the gate
-    features, detector = Features(gate, align=detected), Peaks()
-    after = AFTER + int(SHIFTS[-1]) if detected else AFTER
+    features, detector = Features(gate), Peaks()
     rows, peaks, noticed, windows = [], [], [], []
     waiting = np.empty((2, 0), dtype=np.int64)  # R peaks that were noticed, and when, whose windows are not yet in
     at = heard = 0  # samples read, and those that passed the gate
@@ -75,13 +73,13 @@ def tabulate(record: Record, gate: float, detected: bool) -> Table:
         heard += len(signal)
         if detected:
             waiting = np.concatenate([waiting, np.stack(detector(signal))], axis=1)
-            ready = (waiting[0] + after < heard) | (end >= record.samples)
+            ready = (waiting[0] + AFTER < heard) | (end >= record.samples)
             found, waiting = waiting[:, ready], waiting[:, ~ready]
         else:
             found = np.stack([places[now & alive], places[now & alive] + AFTER])
         rows.append(features(signal, found[0]))
         peaks.append(found[0])
-        noticed.append(np.maximum(found[1], found[0] + after))
+        noticed.append(np.maximum(found[1], found[0] + AFTER))
         at = end
     peak, starts = np.concatenate(peaks), np.concatenate(windows)
     beats = np.flatnonzero(alive)

@@ -1,4 +1,4 @@
-"""The channels of a beat, from the signal up to 0.2 s after its R peak: what a cardiologist compares.
+"""The channels of a beat, from the signal up to 0.25 s after its R peak: what a cardiologist compares.
 
     wait_long, wait_mean, wait_last   4 log(wait / running mean of the long waits, of about 10, the wait before)
     irregular                         4 times the running mean of |log(wait / the wait before)|
@@ -7,9 +7,11 @@
     qrs_distance, p_distance          norm of the difference / norm of the template
     qrs_width                         samples with a slope above 0.3 of the largest
 
-The waits and the leads compared are those of de Chazal et al. (2004) and of Llamedo and Martinez (2011), the template
-is a running mean of the patient's own beats. Each channel is 0 where a beat is as usual, and all channels of a lead
-that a record lacks are. Shapes: s samples of a block, c leads, m beats, w samples of a window, k channels.
+An R peak is where its QRS complex is most like the template, all leads together, within 50 ms of the place given: an
+annotation or a detection may be off. The waits and the leads compared are those of de Chazal et al. (2004) and of
+Llamedo and Martinez (2011), the template is a running mean of the patient's own beats. Each channel is 0 where a beat
+is as usual, and all channels of a lead that a record lacks are. Shapes: s samples of a block, c leads, m beats, w
+samples of a window, k channels.
 """
 
 import math
@@ -26,9 +28,9 @@ CHANNELS = WAITS + SHAPES
 PASS = (0.5, 35.0)  # Hz, between the breath and the muscles
 EVERY = 6  # samples from one of a window to the next: 60 Hz
 QRS, P, SLOPES = (np.arange(a, b, EVERY) for a, b in ((-36, 43), (-108, -29), (-54, 73)))  # samples round the R peak
-SHIFTS = np.arange(-18, 19, 3)  # samples by which an R peak that was detected may be off: 50 ms either way
+SHIFTS = np.arange(-18, 19, 3)  # samples by which a beat is moved to lie as the template does: 50 ms either way
 SHIFT_COST = 0.1  # correlation with the template that the largest of them must gain
-AFTER = int(SLOPES[-1])  # samples after the R peak that a channel needs: 0.2 s
+AFTER = int(SLOPES[-1] + SHIFTS[-1])  # samples after the R peak that a channel may need: 0.25 s
 KEPT = 2 * RATE  # samples that are remembered: a window may begin as long before a beat is told of
 LEVEL_SECONDS, LEVEL = 10.0, 0.3  # over which the running size of a lead is averaged, and mV before anything was heard
 STEEP = 0.3  # of the largest slope
@@ -44,12 +46,8 @@ Array = NDArray[np.float64]
 class Features:
     """The channels of one record's beats; all they know goes from block to block."""
 
-    def __init__(self, gate: float = 0.0, align: bool = False) -> None:
-        """Take the share of the long wait below which a beat counts a tenth in the templates; 0: none does.
-
-        align: take each R peak to be where its QRS complex is most like the template, within SHIFTS.
-        """
-        self.align = align
+    def __init__(self, gate: float = 0.0) -> None:
+        """Take the share of the long wait below which a beat counts a tenth in the templates; 0: none does."""
         self.signal = package("scipy.signal", "ecg", "filtering ECG")
         high, low = PASS
         self.sections = np.concatenate(
@@ -84,9 +82,8 @@ class Features:
     def _beat(self, peak: np.int64) -> list[float]:
         """Return the channels of a beat, and take it in."""
         level = self.level[np.clip(peak - self.begin, 0, len(self.level) - 1)] + 1e-3
-        if self.align:
-            likeness = self.templates.likeness(self._windows(peak + SHIFTS, QRS) / level)
-            peak += SHIFTS[np.argmax(likeness - SHIFT_COST * (SHIFTS / SHIFTS[-1]) ** 2)]
+        likeness = self.templates.likeness(self._windows(peak + SHIFTS, QRS) / level)
+        peak += SHIFTS[np.argmax(likeness - SHIFT_COST * (SHIFTS / SHIFTS[-1]) ** 2)]
         at = np.array([peak])
         qrs, p, slopes = (self._windows(at, offsets) / level for offsets in (QRS, P, SLOPES))
         waits, share = self.waits(float(peak) / RATE)
