@@ -284,11 +284,11 @@ class Model(nn.Module):
         each = zip(self._blocks(), tapes, strict=True)
         return torch.stack([block.activate(tape.pre_activation[:, -new:]).mean() for block, tape in each])
 
-    def penalty(self, tapes: Sequence[Tape], new: int) -> Tensor | None:
-        """Return spike_weight sum_l (share of spikes_l - spike_rate)^2 of the last `new` steps; None without a rate."""
+    def penalty(self, spikes: Tensor) -> Tensor | None:
+        """Return spike_weight sum_l (share_l - spike_rate)^2 of shares as `spikes` gives them; None without a rate."""
         if self.spike_rate is None:
             return None
-        return self.spike_weight * (self.spikes(tapes, new) - self.spike_rate).square().sum()
+        return self.spike_weight * (spikes - self.spike_rate).square().sum()
 
     def state_at(self, tapes: Sequence[Tape], advance: int) -> Tree:
         """Return the state `advance` steps after the tapes' start."""

@@ -23,6 +23,7 @@ LEVELS = [
     "inputs",
     "threads",
     "step",
+    "ranks",
     "update",
     "pure",
     "compiled",
