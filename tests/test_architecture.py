@@ -39,6 +39,7 @@ LEVELS = [
     "sampling",
     "learner",
     "estimators",
+    "partial",
     "fleet",
     "loop",
     "deploy",
