@@ -2,9 +2,10 @@
 
     python -m bench.ranks [--ranks 1,2] [--seconds 20] [--length 32] [--json FILE]
 
-Text, 16 streams, one Mamba-2 block of width 128, 16 states, RTRL and Adam, predict, score, learn. `together` is the
-time of an update in collectives, waiting for the slowest rank included; `loss` is of one and the same update, and
-equal but for rounding where all is well. As many cores as ranks must be idle.
+Text, 16 streams, one Mamba-2 block of width 128, 16 states, RTRL and Adam, predict, score, learn. CPU is the
+processor's time of the first rank, which a busy machine changes less; `together` the time of an update in collectives, waiting for
+the slowest rank included; `loss` is of one and the same update, and equal but for rounding where all is well. As many
+cores as ranks must be idle.
 """
 
 import argparse
@@ -76,18 +77,19 @@ def measure(threads: int, length: int, seconds: float, to: Path) -> None:
     task, rule = Language(), biomamba.rules.RTRL(model.blocks)
     learner = biomamba.Learner(task, model, rule, optimizer, threads=threads, ranks=ranks)
     spent = clocked()
-    began, count, loss = 0.0, 0, 0.0
+    began, busy, count, loss = 0.0, 0.0, 0, 0.0
     for report in biomamba.online(task.stream("all", batch=STREAMS, length=length, seed=0), learner):
         count += 1
         if count == WARM:
-            began, spent[0], loss = time.perf_counter(), 0.0, float(report.loss)
+            began, busy, spent[0], loss = time.perf_counter(), time.process_time(), 0.0, float(report.loss)
         taken = time.perf_counter() - began
         if count > WARM and (ranks.agree(taken > seconds, False).stop if ranks else taken > seconds):
             break
     updates = count - WARM
     if ranks is None or not ranks.rank:
         row = {"ranks": ranks.size if ranks else 1, "threads": threads, "tokens/s": updates * STREAMS * length / taken}
-        row |= {"ms/update": taken / updates * 1e3, "together, ms": spent[0] / updates * 1e3, "loss": loss}
+        row |= {"ms/update": taken / updates * 1e3, "CPU, ms": (time.process_time() - busy) / updates * 1e3}
+        row |= {"together, ms": spent[0] / updates * 1e3, "loss": round(loss, 6)}
         to.write_text(json.dumps(row))
 
 
