@@ -49,7 +49,7 @@ LEVELS += ["integrations", "analysis", "tasks", "experiment", "report", "cli"]
 HEAVY = {"datasets", "transformers", "mamba_ssm"}
 HEAVY |= {"torchaudio", "wfdb", "matplotlib", "llvmlite", "triton", "mne", "edfio"}
 HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn", "neurobench", "snntorch", "pynvml"}
-HEAVY |= {"tensorboard", "wandb", "trackio", "brian2", "onnx", "onnxruntime", "onnxscript"}
+HEAVY |= {"tensorboard", "wandb", "trackio", "brian2", "onnx", "onnxruntime", "onnxscript", "submitit"}
 SOURCES = sorted([*ROOT.glob("biomamba/**/*.py"), *ROOT.glob("tasks/**/*.py"), ROOT / "train.py"])
 
 
