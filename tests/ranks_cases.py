@@ -1,13 +1,13 @@
 """What test_ranks has several processes do: torchrun ranks_cases.py ... (no test by itself).
 
-cases FOLDER                  every case of CASES; what each rank holds goes to FOLDER/<rank>.safetensors
+cases FOLDER name ...         these of CASES; what each rank holds goes to FOLDER/<rank>.safetensors
 train STEP HARM words ...     the command line; the last rank is told to stop, or killed, behind time step STEP
 """
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from biomamba.tasks.delay import Delay
 
 BATCH = 5  # rows of 2 ranks: 2 and 3
 TOKENS: dict[str, Any] = {"vocab": 21, "d_out": 8, "d_model": 8, "d_state": 4, "headdim": 4}
+FEW = ("steps", "window and n-grams", "spikes", "mean", "not finite")  # the others in the slow tests alone
 CASES: dict[str, dict[str, Any]] = {
     "steps": {"model": TOKENS},
     "window and n-grams": {"model": TOKENS | {"ngrams": [1, 2], "ngram_logits": [1, 3]}, "length": 2, "window": 5},
@@ -104,13 +105,13 @@ class Task(Delay):
         return biomamba.Spec(8, d_in=3)
 
 
-def cases(folder: Path) -> None:
+def cases(folder: Path, names: Iterable[str]) -> None:
     """Write what each rank holds after every case; control: nothing is reduced."""
     torch.set_default_dtype(torch.float64)
     ranks = Ranks.join("cpu")
     assert ranks is not None
     found = {}
-    for name in CASES:
+    for name in names:
         held, counts = learned(name, ranks)
         found |= {f"{name}/{key}": tensor for key, tensor in held.items()}
         found[f"{name}/counts"] = torch.tensor(counts)
@@ -133,6 +134,7 @@ def refused(ranks: Ranks) -> Iterator[str]:
         lambda: biomamba.Learner(**own, compile=True),
         lambda: biomamba.Learner(**own | {"rule": RULES["uoro"](model.blocks)}),
         lambda: ranks.check_loss(Mixed(delay=4), out, chunk),
+        lambda: biomamba.Learner(**own).snapshot(),
     ):
         try:
             refuse()
@@ -165,6 +167,6 @@ def train(step: int, harm: str, words: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "cases":
-        cases(Path(sys.argv[2]))
+        cases(Path(sys.argv[2]), sys.argv[3:])
     else:
         sys.exit(train(int(sys.argv[2]), sys.argv[3], sys.argv[4:]))
