@@ -21,6 +21,7 @@ from .compiled import check_compiler
 from .learner import Learner
 from .loop_state import LoopState
 from .pages import Pages
+from .partial import Train, partial
 from .pure import Memory, PureUpdate
 from .rows import Rows
 from .state import flat, leaves, nbytes
@@ -57,6 +58,8 @@ class Fleet:
         compile: bool | None = None,  # noqa: A002 - torch's own word
         limit: int | None = None,
         folder: str | Path | None = None,
+        train: Train | None = None,
+        rank: int = 4,
     ) -> None:
         """Take the learner whose architecture, rule, optimiser and weights every new member has; it stays as it is.
 
@@ -70,7 +73,10 @@ class Fleet:
         _check(learner)
         self.task, self.clip = learner.task, learner.clip
         memo = {id(learner.task): learner.task}
-        self._model, self._rule, self._optimizer = deepcopy((learner.model, learner.rule, learner.optimizer), memo)
+        parts = learner.model, learner.rule, learner.optimizer
+        self._model, self._rule, self._optimizer = (
+            deepcopy(parts, memo) if train is None else partial(*parts, train, rank)
+        )
         self._rows, self._horizon = deepcopy(learner.rows), learner.horizon
         own = self.task, self._model, self._rule, self._optimizer, self.clip
         self._updates = {resets: PureUpdate(*own, resets) for resets in (False, True)}
@@ -256,7 +262,10 @@ class Fleet:
         update = PureUpdate(learner.task, learner.model, learner.rule, learner.optimizer, learner.clip)
         state = learner.state
         if learner.streams not in (None, 1) or (state is not None and state.x.shape[1]):
-            raise ValueError("learner: has open steps or several streams, expected one stream, all answered")
+            raise ValueError(
+                "learner: has open steps or several streams, expected one stream, all answered: "
+                "learner.settle() gives the open ones up"
+            )
         past = (None, None) if state is None else (state.model_state, state.trace)
         memory = update.memory(1, *past)
         if _form(memory) != _form(self._updates[True].memory(1)) or update.formulas != self._updates[True].formulas:

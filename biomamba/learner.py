@@ -161,6 +161,12 @@ class Learner(Updater):
             if given is None:
                 yield token
 
+    def settle(self) -> None:
+        """Give up the answers to all open steps: state and trace move behind them, as if none had ever come."""
+        if self.state is not None and self.state.waiting:
+            self.state.waiting.clear()
+            self._close(self.state, least=1)
+
     def freeze(self) -> None:
         """Stop learning: weights and optimiser stay as they are; state and trace go on."""
         self.frozen = True

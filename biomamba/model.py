@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import BLOCKS, Block, Tape
+from .blocks.lowrank import adapt
 from .checks import Form, check_mask, check_sizes, check_tensor, check_tree, dtype_name, form
 from .ngram import NGrams, Reading
 from .ops.backend import NAMES
@@ -62,6 +63,7 @@ class Model(nn.Module):
         ngram_logits: Sequence[int] = (),
         ngram_bits: int = 15,
         ngram_rates: tuple[float, float] = (5.0, 3.0),
+        lora: int | None = None,
         **options: Any,
     ) -> None:
         """Draw initial weights.
@@ -75,6 +77,8 @@ class Model(nn.Module):
         (delta from 1 / longest to 1 / shortest, A = -1); None: what dt_min, dt_max, A_min and A_max say.
         ngrams, ngram_logits: lengths of the contexts whose rows are added to the encoder's output and to the logits,
         of tokens only; ngram_bits: of the number of rows of each; ngram_rates: of the two. See `ngram`.
+        lora: rank of the additions by which alone in_proj and out_proj learn, see `blocks.lowrank`; None: they learn
+        whole.
         Raises ValueError for an unknown block or backend, for both or neither of vocab and d_in, and for a tied head
         that does not fit, and for sizes below 1; TypeError for an option the block does not have, and for sizes that
         are no whole numbers.
@@ -122,6 +126,10 @@ class Model(nn.Module):
                     f"ngrams: got {[*ngrams, *ngram_logits]} for real values (d_in={d_in}), expected tokens: give vocab"
                 )
             self.ngrams = NGrams(ngrams, ngram_logits, d_model, d_out, ngram_bits, ngram_rates)
+        if lora is not None:
+            check_sizes(lora=lora)
+            for each in self._blocks():
+                adapt(each, lora)
         if feedback == "random":  # drawn last: the weights are those of symmetric feedback
             parts = n_layers + 2  # the encoder, the blocks, norm_f
             self.register_buffer("random_feedback", torch.randn(parts, d_out, d_model) / d_out**0.5)
@@ -284,11 +292,11 @@ class Model(nn.Module):
         each = zip(self._blocks(), tapes, strict=True)
         return torch.stack([block.activate(tape.pre_activation[:, -new:]).mean() for block, tape in each])
 
-    def penalty(self, tapes: Sequence[Tape], new: int) -> Tensor | None:
-        """Return spike_weight sum_l (share of spikes_l - spike_rate)^2 of the last `new` steps; None without a rate."""
+    def penalty(self, spikes: Tensor) -> Tensor | None:
+        """Return spike_weight sum_l (share_l - spike_rate)^2 of shares as `spikes` gives them; None without a rate."""
         if self.spike_rate is None:
             return None
-        return self.spike_weight * (self.spikes(tapes, new) - self.spike_rate).square().sum()
+        return self.spike_weight * (spikes - self.spike_rate).square().sum()
 
     def state_at(self, tapes: Sequence[Tape], advance: int) -> Tree:
         """Return the state `advance` steps after the tapes' start."""

@@ -44,6 +44,10 @@ class Reading(NamedTuple):
         embedding, logits = (own.detach().requires_grad_() for own in (self.embedding, self.logits))
         return self._replace(embedding=embedding, logits=logits)
 
+    def of(self, rows: slice) -> "Reading":
+        """Return what is said of some streams alone."""
+        return Reading(*(own[rows] for own in self))
+
     def last(self, steps: int) -> "Reading":
         """Return what is said of the last steps alone."""
         before = self.tokens.shape[1] - self.embedding_keys.shape[1]

@@ -30,7 +30,9 @@ class Snapshot(NamedTuple):
 
 
 def snapshot(learner: Updater) -> Snapshot:
-    """Return all that a learner has learned, in memory of its own."""
+    """Return all that a learner has learned, in memory of its own. Raises ValueError for one of several ranks."""
+    if learner.ranks is not None:
+        raise ValueError("learner: holds the streams of one rank, expected all of them: its run's checkpoint has them")
     rows, facts = learner.rows.state_dict()
     loop, loop_facts = checkpoint.collect(learner.model, learner.optimizer, learner.state)
     tensors = {f"rows.{name}": tensor for name, tensor in rows.items()} | loop

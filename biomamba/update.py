@@ -5,7 +5,7 @@
     update    one of the two, then the optimiser's step
 
 learn and predict are functions of tensors, from which `compiled` makes graphs; they change nothing but the memory of
-the trace, and that only where all is finite.
+the trace, and that only where all is finite. Of several ranks each reads its own streams, and hears of the others'.
 Shapes: b streams, t new steps, w >= t steps read.
 """
 
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from .blocks.base import Tape
 from .model import Model
 from .ngram import Reading
+from .ranks import Ranks
 from .rules.base import LearningRule
 from .state import Tree, cut, where
 from .step import Step
@@ -28,16 +29,16 @@ from .stream import Chunk, Task
 class UpdateInput(NamedTuple):
     """What an update reads."""
 
-    x: Tensor  # (b, w, ...) inputs, the new ones last
+    x: Tensor  # (b, w, ...) inputs, the new ones last; as all but chunk of a rank's own streams
     reset: Tensor | None  # (b, w); None where no sequence begins
-    chunk: Chunk  # the new steps
+    chunk: Chunk  # the new steps, of all ranks' streams
     state: Tree  # before x
     trace: Tree  # before x
     reading: Reading | None = None  # of the model's n-gram tables
 
 
 class UpdateOutput(NamedTuple):
-    """What an update gives, no graph attached."""
+    """What an update gives, no graph attached; of all ranks' streams but for state and trace."""
 
     out: Tensor  # (b, t, d_out)
     loss: Tensor  # () nats
@@ -53,18 +54,21 @@ class UpdateOutput(NamedTuple):
     read: Sequence[Tensor] = ()  # gradients to what n-gram tables gave: (b, w, d) and (b, t, d_out)
 
 
-def predict(model: Model, task: Task, rule: LearningRule, inputs: UpdateInput, advance: int) -> UpdateOutput:
+def predict(
+    model: Model, task: Task, rule: LearningRule, inputs: UpdateInput, advance: int, ranks: Ranks | None = None
+) -> UpdateOutput:
     """Return the pass of a chunk that nothing is learned from; state and trace move on by `advance` steps."""
+    new = inputs.chunk.x.shape[1]
     with torch.no_grad():
         out, _, tapes = model(inputs.x, inputs.state, inputs.reset, reading=inputs.reading)
-        out = out[:, -inputs.chunk.x.shape[1] :]
+        out, spikes = out[:, -new:], model.spikes(tapes, new)
+        if ranks is not None:
+            out, spikes, _ = ranks.say(out, spikes, finite([out]), len(inputs.chunk.x))
         loss = loss_of(task, out, inputs.chunk)
         forward_finite = finite([out, loss])
         trace = rule.advance_traces(tapes, inputs.trace, advance, forward_finite)
-        spikes = model.spikes(tapes, inputs.chunk.x.shape[1]).mean()
-        return UpdateOutput(
-            out, loss, spikes, forward_finite, _moved(model, tapes, inputs.state, advance, forward_finite), trace
-        )
+        state = _moved(model, tapes, inputs.state, advance, forward_finite)
+        return UpdateOutput(out, loss, spikes.mean(), forward_finite, state, trace)
 
 
 def pass_over(
@@ -84,28 +88,43 @@ def pass_over(
 
 
 def learn(
-    model: Model, task: Task, rule: LearningRule, inputs: UpdateInput, advance: int, clip: float | None
+    model: Model,
+    task: Task,
+    rule: LearningRule,
+    inputs: UpdateInput,
+    advance: int,
+    clip: float | None,
+    ranks: Ranks | None = None,
 ) -> UpdateOutput:
     """Return the pass of a labelled chunk; `clip` is the largest norm of the gradient."""
-    parameters, new = trainable_parameters(model), inputs.chunk.x.shape[1]
+    parameters, (batch, new) = trainable_parameters(model), inputs.chunk.x.shape[:2]
     reading = inputs.reading and inputs.reading.leaves()
     out, _, tapes = model(inputs.x, cut(inputs.state), inputs.reset, rule.local, reading)
-    out = out[:, -new:]
-    loss, penalty = loss_of(task, out, inputs.chunk), model.penalty(tapes, new)
+    out, spikes = out[:, -new:], model.spikes(tapes, new)
+    if ranks is not None and model.spike_rate is not None:
+        spikes = ranks.mean(spikes, len(out), batch)
+    loss = loss_of(task, out if ranks is None else ranks.placed(out, batch), inputs.chunk)
+    penalty = model.penalty(spikes)
     wanted = [*parameters, reading.embedding, reading.logits] if reading else parameters
     found, signals = rule.signals(loss if penalty is None else loss + penalty, wanted, tapes)
     inside, read = found[: len(parameters)], found[len(parameters) :]
     forward_finite = finite([out, loss, *(signal.h0 for signal in signals)])
+    if ranks is not None:
+        out, spikes, forward_finite = ranks.say(out, spikes, forward_finite, batch)
+        loss = loss_of(task, out, inputs.chunk)
+        forward_finite = forward_finite & torch.isfinite(loss)
     through, trace = rule.past(parameters, tapes, signals, inputs.trace, advance, new, forward_finite)
     gradients = [a if b is None else a + b for a, b in zip(inside, through, strict=True)]
+    if ranks is not None:
+        gradients, read = ranks.reduce(gradients, read, batch)
     norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).norm()
     if clip is not None:
         scale = (clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         gradients = [gradient * scale for gradient in gradients]
     state = _moved(model, tapes, inputs.state, advance, forward_finite)
-    spikes, gradient_finite = model.spikes(tapes, new).mean().detach(), forward_finite & torch.isfinite(norm)
+    shares, gradient_finite = spikes.mean().detach(), forward_finite & torch.isfinite(norm)
     return UpdateOutput(
-        out.detach(), loss.detach(), spikes, forward_finite, state, trace, norm, gradient_finite, gradients, read
+        out.detach(), loss.detach(), shares, forward_finite, state, trace, norm, gradient_finite, gradients, read
     )
 
 
@@ -118,11 +137,12 @@ def update(
     inputs: UpdateInput,
     advance: int,
     labelled: bool,
+    ranks: Ranks | None = None,
 ) -> UpdateOutput:
     """Return the pass of a chunk, the weights having learned from it where it is labelled and all is finite."""
     if not labelled:
-        return predict(model, task, rule, inputs, advance)
-    output = learn(model, task, rule, inputs, advance, clip)
+        return predict(model, task, rule, inputs, advance, ranks)
+    output = learn(model, task, rule, inputs, advance, clip, ranks)
     return stepped_by(step, output)
 
 

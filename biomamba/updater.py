@@ -5,6 +5,7 @@
 Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -18,9 +19,11 @@ from .compiled import Compiled
 from .inputs import check_parts
 from .loop_state import LoopState
 from .model import Model
+from .ranks import Ranks
 from .reduction import Reduction
 from .rows import Rows
 from .rules.base import LearningRule
+from .state import tree_map
 from .step import Step
 from .stream import Chunk, Task
 from .update import UpdateInput, UpdateOutput, trainable_parameters, update
@@ -61,6 +64,7 @@ class Updater:
         horizon: int = 64,
         max_drift: float | None = None,
         rows: Rows | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Take what belongs together.
 
@@ -71,6 +75,7 @@ class Updater:
         number.
         horizon: how many of the last steps may be answered. max_drift: the largest `drift`; weights that a step of the
         optimiser moves beyond it are drawn back to it. rows: units of `predict` and `learn` (default: the model's own).
+        ranks: the processes among which the streams of each chunk are spread; all are given the same chunks.
         Raises ValueError for weights that are not finite, for parts that do not belong together, for a number of
         threads that cannot be had and where nothing can be compiled; TypeError for what is of another type.
         """
@@ -79,9 +84,12 @@ class Updater:
         if max_drift is not None and not 0 < max_drift < float("inf"):
             raise ValueError(f"max_drift: got {max_drift}, expected a share above 0, such as 0.1, or None")
         check_parts(task, model, rule, optimizer)
+        if ranks is not None and (compile or rule.counts_streams):
+            given = "compile: got true" if compile else f"rule: got {type(rule).__name__}, which counts streams"
+            raise ValueError(f"{given}, expected none of it on several ranks: leave torchrun out, or do without")
         self.task, self.model, self.rule, self.optimizer = task, model, rule, optimizer
         self.window, self.clip, self.threads = window, clip, threads
-        self.horizon, self.max_drift, self.compile = horizon, max_drift, compile
+        self.horizon, self.max_drift, self.compile, self.ranks = horizon, max_drift, compile, ranks
         self.rows = rows or Rows.of(task, model)
         self.reduction = Reduction(task)
         self.state: LoopState | None = None
@@ -107,20 +115,34 @@ class Updater:
     def restart(self, state: LoopState | None = None) -> None:
         """Go on from a state that was checked; None: new streams, weights and optimiser as they are."""
         self.state, self._length = state, 0
+        if state is not None and self.ranks is not None:
+            own = self.ranks.rows(len(state.x))
+            past = tree_map(lambda tensor: tensor[own].clone(), [state.model_state, state.trace])
+            meters = {} if self.ranks.rank else state.meters
+            self.state = replace(state, model_state=past[0], trace=past[1], meters=meters)
+
+    def gathered(self) -> LoopState | None:
+        """Return the state of all ranks' streams, on the first of them; all call it after the same update."""
+        if self.state is None or self.ranks is None:
+            return self.state
+        past = self.ranks.gather([self.state.model_state, self.state.trace], len(self.state.x))
+        return replace(self.state, model_state=past[0], trace=past[1])
 
     def peek(self, chunk: Chunk) -> Tensor:
         """Return the predictions (b, t, d_out) for a chunk as `inputs.checked` gives it; nothing moves.
 
         They are those that `update` reports of it, which reads the chunk once more to learn from it.
         """
-        state = self.state = self.state or LoopState.begin(chunk, self.task, self.model, self.rule)
+        state = self._begun(chunk)
         x, reset = append(state.x, chunk.x), append(state.reset, chunk.reset)
         resets = reset if bool(reset.any()) else None
+        reading = self.model.read(x, state.context, resets)
+        inputs = self._of_rank(UpdateInput(x, resets, chunk, state.model_state, state.trace, reading))
         count = threading.resolve(self.threads, state.nbytes(x.shape[1]))
         with threading.using(count), torch.no_grad():
-            reading = self.model.read(x, state.context, resets)
-            out: Tensor = self.model(x, state.model_state, resets, reading=reading)[0]
-        return out[:, -chunk.x.shape[1] :]
+            given = inputs.x, inputs.state, inputs.reset
+            out: Tensor = self.model(*given, reading=inputs.reading)[0][:, -chunk.x.shape[1] :]
+        return out if self.ranks is None else self.ranks.whole(out, len(x))
 
     def update(self, chunk: Chunk) -> Report:
         """Predict a chunk as `inputs.checked` gives it, and learn from it.
@@ -131,8 +153,7 @@ class Updater:
         the window holds them may be answered still.
         Raises ValueError for a window shorter than the chunk, FloatingPointError after 100 such updates in a row.
         """
-        state = self.state = self.state or LoopState.begin(chunk, self.task, self.model, self.rule)
-        new = chunk.x.shape[1]
+        state, new = self._begun(chunk), chunk.x.shape[1]
         window = self.window or new
         if window < new:
             raise ValueError(f"window: got {self.window} steps, expected at least the {new} steps of a chunk")
@@ -169,9 +190,11 @@ class Updater:
         labelled, new = bool(chunk.mask.any()) and not self.frozen, chunk.x.shape[1]
         resets = reset if bool(reset.any()) else None
         reading = self.model.read(x, state.context, resets)
-        inputs = UpdateInput(x, resets, chunk, state.model_state, state.trace, reading)
+        inputs = self._of_rank(UpdateInput(x, resets, chunk, state.model_state, state.trace, reading))
         with threading.using(self._count):
             output = (self._compiled if usual else self._plain)(inputs, advance, labelled)
+        if labelled and self.ranks is not None:
+            self.ranks.check_loss(self.task, output.out, chunk)
         state.model_state, state.trace, state.live = output.state, output.trace, None
         if bool(output.forward_finite):
             state.context = reading and reading.context_at(resets, advance)
@@ -184,10 +207,30 @@ class Updater:
             self._draw_back(self.max_drift)
         return output, learned
 
+    def _begun(self, chunk: Chunk) -> LoopState:
+        """Return the state, begun where there is none; of several ranks the first alone keeps meters."""
+        if self.state is None and self.ranks is not None:
+            own = self.ranks.rows(len(chunk.x))
+            state = LoopState.begin(chunk.map(lambda tensor: tensor[own]), self.task, self.model, self.rule)
+            meters = {} if self.ranks.rank else state.meters
+            self.state = replace(state, x=chunk.x[:, :0], reset=chunk.reset[:, :0], meters=meters)
+        self.state = self.state or LoopState.begin(chunk, self.task, self.model, self.rule)
+        return self.state
+
+    def _of_rank(self, inputs: UpdateInput) -> UpdateInput:
+        """Return what an update reads, of this rank's streams; its chunk stays whole."""
+        if self.ranks is None:
+            return inputs
+        own = self.ranks.rows(len(inputs.x))
+        reset, reading = inputs.reset, inputs.reading
+        return inputs._replace(
+            x=inputs.x[own], reset=None if reset is None else reset[own], reading=reading and reading.of(own)
+        )
+
     def _build_update(self) -> None:
         """Build the update of the weights that require a gradient now; `drift` counts from here."""
         parts = self.model, self.task, self.rule, Step(self.optimizer, trainable_parameters(self.model)), self.clip
-        self._plain = partial(update, *parts)
+        self._plain = partial(update, *parts, ranks=self.ranks)
         self._compiled = Compiled(*parts) if self.compile else self._plain
         self._requires_grad = [parameter.requires_grad for parameter in self._parameters]
         for parameter in self._parameters:

@@ -23,6 +23,7 @@ LEVELS = [
     "inputs",
     "threads",
     "step",
+    "ranks",
     "update",
     "pure",
     "compiled",
@@ -38,6 +39,7 @@ LEVELS = [
     "sampling",
     "learner",
     "estimators",
+    "partial",
     "fleet",
     "loop",
     "deploy",
@@ -47,7 +49,7 @@ LEVELS += ["integrations", "analysis", "tasks", "experiment", "report", "cli"]
 HEAVY = {"datasets", "transformers", "mamba_ssm"}
 HEAVY |= {"torchaudio", "wfdb", "matplotlib", "llvmlite", "triton", "mne", "edfio"}
 HEAVY |= {"soundfile", "jiwer", "scipy", "neurokit2", "river", "sklearn", "neurobench", "snntorch", "pynvml"}
-HEAVY |= {"tensorboard", "wandb", "trackio", "brian2", "onnx", "onnxruntime", "onnxscript"}
+HEAVY |= {"tensorboard", "wandb", "trackio", "brian2", "onnx", "onnxruntime", "onnxscript", "submitit"}
 SOURCES = sorted([*ROOT.glob("biomamba/**/*.py"), *ROOT.glob("tasks/**/*.py"), ROOT / "train.py"])
 
 

@@ -183,7 +183,7 @@ def test_an_option_given_by_hand_must_apply(words, line, tmp_path, capsys):
 def test_an_option_of_any_rule_that_a_command_tries_may_be_given():
     words = ["--config", str(DELAY), "--rule.a_post", "0.1"]
     tried = parse_words([*words, "--rules", "bptt,rtrl_stdp"], Compare)
-    assert tried.config.rule.options == {"trace_dtype": None} and tried.notes == []
+    assert tried.config.rule.options == {"trace_dtype": None, "influences": None} and tried.notes == []
     with pytest.raises(ValueError, match=r"rule\.a_post: rule\.name rtrl has no such option"):
         parse_words([*words, "--rules", "bptt"], Compare)
 

@@ -146,7 +146,7 @@ def test_the_penalty_draws_the_rate(block: str) -> None:
     model = random_model(block, spike_rate=0.9, spike_weight=2.0, **SPIKING)
     x, _ = random_tokens()
     _, _, tapes = model(x, model.init_state(BATCH))
-    penalty = model.penalty(tapes, T)
+    penalty = model.penalty(model.spikes(tapes, T))
     assert penalty is not None
     share = model.spikes(tapes, T).detach()
     assert 0 < float(share) < 0.9
@@ -159,7 +159,7 @@ def test_the_penalty_draws_the_rate(block: str) -> None:
             parameter -= 0.3 * (gradient if gradient is not None else 0)
     _, _, tapes = model(x, model.init_state(BATCH))
     assert float(model.spikes(tapes, T).detach()) > float(share)
-    assert random_model(block, **SPIKING).penalty(tapes, T) is None
+    assert random_model(block, **SPIKING).penalty(model.spikes(tapes, T)) is None
 
 
 @pytest.mark.parametrize("options", [{}, SPIKING])

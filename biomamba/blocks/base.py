@@ -6,6 +6,7 @@ Shapes: b streams, t steps, d model width, e channels, n states, k conv taps, j 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,7 @@ class Block(nn.Module, ABC):
     reach: dict[str, slice] = {}  # noqa: RUF012 - the channels e that an influence reaches; one not named, all: shared
     d_model: int
     backend: str = "auto"
+    adaptable: bool = False  # it asks `lowrank` for what in_proj's rows are and see
     threshold: float | None = None  # where the block spikes: out_proj then receives 0 or 1; None: real values
     steepness: float = 10.0  # of the surrogate derivative of a spike
 
@@ -104,12 +106,13 @@ class Block(nn.Module, ABC):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the gradient of each influence at the tape's start, and its trace moved to the tape's end.
 
-        signal (b, e, n) is that to the states at the start; go () bool: where it is false nothing moves. The memory of
-        the trace given is used again, except by the backend functional. See `ops.influence.contract_and_advance`.
+        trace: of all influences, or of some. signal (b, e, n) is that to the states at the start; go () bool: where it
+        is false nothing moves. The memory of the trace given is used again, except by the backend functional. See
+        `ops.influence.contract_and_advance`.
         """
         ahead, drives = decay_products(tape.log_a, tape.reset), self.drives(tape)
         found, moved = dict[str, Tensor](), dict[str, Tensor]()
-        for channels, names in self._by_reach():
+        for channels, names in self._by_reach(trace):
             own = DecayProducts(ahead.step[:, :, channels], ahead.start[:, channels])
             axes, Z = [self.influences[name] for name in names], [trace[name] for name in names]
             parts = [drives[name]._replace(post=drives[name].post[:, :, channels]) for name in names]
@@ -121,12 +124,12 @@ class Block(nn.Module, ABC):
                 gradients = contract_and_advance(*given, self.backend)
             found |= zip(names, gradients, strict=True)
             moved |= zip(names, Z, strict=True)
-        return [found[name] for name in self.influences], {name: moved[name] for name in self.influences}
+        return [found[name] for name in trace], {name: moved[name] for name in trace}
 
-    def _by_reach(self) -> list[tuple[slice, list[str]]]:
+    def _by_reach(self, influences: Iterable[str]) -> list[tuple[slice, list[str]]]:
         """Return the influences that reach the same channels, together."""
         together: dict[tuple[int, int], list[str]] = {}
-        for name in self.influences:
+        for name in influences:
             channels = self.reach.get(name, slice(0, self.shape[0]))
             together.setdefault((channels.start, channels.stop), []).append(name)
         return [(slice(*bounds), names) for bounds, names in together.items()]

@@ -17,10 +17,13 @@ from ..ops.scan import to_decay
 from ..state import BlockState
 from .base import Block, Tape
 from .init import dt_bias_init
+from .lowrank import learned, seen
 
 
 class Diagonal(Block):
     """The input-independent diagonal block. Exact under RTRL: every parameter."""
+
+    adaptable = True
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class Diagonal(Block):
             "A_log": self.A_log,
             "dt_bias": self.dt_bias,
             "B": self.B,
-            "in_proj.u": self.in_proj.weight.chunk(2)[0],
+            "in_proj.u": learned(self.in_proj).chunk(2)[0],
         }
 
     @torch.no_grad()
@@ -99,5 +102,5 @@ class Diagonal(Block):
             "A_log": Drive(delta * decay_term),
             "dt_bias": Drive((decay_term + self.B * u) * self.dt_bias.sigmoid().unsqueeze(-1)),
             "B": Drive((delta * u).expand_as(decay_term)),
-            "in_proj.u": Drive((delta * self.B).expand_as(decay_term), tape.inputs.detach()),
+            "in_proj.u": Drive((delta * self.B).expand_as(decay_term), seen(self.in_proj, tape.inputs).detach()),
         }

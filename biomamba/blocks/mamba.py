@@ -27,6 +27,7 @@ from ..state import BlockState
 from .base import Block, Tape
 from .conv import conv_drives, dsilu, kernel
 from .init import dt_bias_init
+from .lowrank import learned, seen
 
 
 class Saved(NamedTuple):
@@ -47,6 +48,8 @@ class Mamba(Block):
     Approximate: in_proj's x half (own channel only); with conv="direct" conv1d too, which saves traces of
     2 e n e (k + 1) numbers per stream.
     """
+
+    adaptable = True
 
     def __init__(
         self,
@@ -161,7 +164,7 @@ class Mamba(Block):
             "dt_proj.bias": self.dt_proj.bias,
             "delta": M,
             "B": B,
-            "in_proj.x": self.in_proj.weight.chunk(2)[0],
+            "in_proj.x": learned(self.in_proj).chunk(2)[0],
             "conv1d": conv1d,
         }
         if "conv1d.delta" in self.influences:
@@ -178,7 +181,9 @@ class Mamba(Block):
         d_delta_raw = (decay_term + B * u) * own.delta_slope.unsqueeze(-1)
         to_B = (delta * u).expand_as(d_delta_raw)
         weight, _ = kernel(self.conv1d)
-        in_proj, taps = conv_drives(delta * B, tape.inputs, own.raw, own.slope, weight, tap_mask(tape.reset, self.taps))
+        in_proj, taps = conv_drives(
+            delta * B, seen(self.in_proj, tape.inputs), own.raw, own.slope, weight, tap_mask(tape.reset, self.taps)
+        )
         drives = {
             "A_log": Drive(delta * decay_term),
             "dt_proj.bias": Drive(d_delta_raw),

@@ -11,6 +11,7 @@ With g groups each e / g channels share a B and a C, and are normed by themselve
 channels alone. Shapes: d model width, e = h p channels in h heads of p, n states, k conv taps.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from ..state import BlockState, tree_map
 from .base import Block, Tape
 from .conv import conv_drives, dsilu, kernel
 from .init import dt_bias_init
+from .lowrank import LowRank, learned, seen
 
 
 class Saved(NamedTuple):
@@ -64,6 +66,8 @@ class Mamba2(Block):
 
     Exact under RTRL: every parameter.
     """
+
+    adaptable = True
 
     def __init__(
         self,
@@ -214,7 +218,7 @@ class Mamba2(Block):
     def effective(self) -> dict[str, Tensor]:
         """Return what reaches the state, per channel e or state n."""
         e, gn = self.shape[0], self.sizes[2]
-        _, x, B, _, dt = self.in_proj.weight.split(self.sizes)
+        _, x, B, _, dt = learned(self.in_proj).split(self.sizes)
         taps, bias = kernel(self.conv1d)
         conv1d = torch.cat([taps, bias.unsqueeze(1)], dim=1)
         return {
@@ -233,7 +237,7 @@ class Mamba2(Block):
 
     def pull_back(self, gradients: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return the gradients of the parameters: sums over the channels of a head, and rows put in their place."""
-        if self.ngroups > 1 or len(gradients) < len(self.influences):
+        if self.ngroups > 1 or self._is_part(gradients):
             return super().pull_back(gradients)
         (e, n), k = self.shape, self.taps
         rows, z = gradients["in_proj.x"], self.in_proj.weight.new_zeros(e, self.d_model)
@@ -246,6 +250,10 @@ class Mamba2(Block):
             (self.conv1d.weight, conv1d[:, :k].unsqueeze(1)),
             (kernel(self.conv1d)[1], conv1d[:, k]),
         ]
+
+    def _is_part(self, influences: Mapping[str, Tensor]) -> bool:
+        """Say whether these are not all influences of whole weights."""
+        return len(influences) < len(self.influences) or isinstance(self.in_proj, LowRank)
 
     def _by_head(self, channels: Tensor) -> Tensor:
         """Return the sum over each head's channels of values (e, ...): the adjoint of `per_channel`."""
@@ -262,19 +270,19 @@ class Mamba2(Block):
         d_delta_raw = (decay_term + B * x) * delta_slope
         mask = tap_mask(tape.reset, self.taps)
         weight, _ = kernel(self.conv1d)
-        gn = self.sizes[2]
+        gn, inputs = self.sizes[2], seen(self.in_proj, tape.inputs)
         raw_x, raw_B = own.raw.split([e, gn], dim=-1)
         slope_x, slope_B = own.slope.split([e, gn], dim=-1)
-        drives_x = conv_drives(delta * B, tape.inputs, raw_x, slope_x, weight[:e], mask)
+        drives_x = conv_drives(delta * B, inputs, raw_x, slope_x, weight[:e], mask)
         post, found = (delta * x).expand_as(d_delta_raw), dict[str, Drive]()
         each = zip(raw_B.split(n, -1), slope_B.split(n, -1), weight[e : e + gn].split(n), strict=True)
         for i, (raw, slope, taps) in enumerate(each):
-            projected, tapped = conv_drives(self._reaching(post, i), tape.inputs, raw, slope, taps, mask)
+            projected, tapped = conv_drives(self._reaching(post, i), inputs, raw, slope, taps, mask)
             found |= {self._of_groups("in_proj.B")[i]: projected, self._of_groups("conv1d.B")[i]: tapped}
         return {
             "A_log": Drive(delta * decay_term),
             "dt_bias": Drive(d_delta_raw),
-            "in_proj.dt": Drive(d_delta_raw, tape.inputs[:, self.taps - 1 :].detach()),
+            "in_proj.dt": Drive(d_delta_raw, inputs[:, self.taps - 1 :].detach()),
             "in_proj.x": drives_x[0],
             "conv1d.x": drives_x[1],
             **found,
@@ -294,7 +302,8 @@ class Mamba2(Block):
         self, tape: Tape, trace: dict[str, Tensor], signal: Tensor, go: Tensor
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the gradients and the traces moved; our kernel for the CPU works out the drives on the way."""
-        if self.ngroups > 1 or resolve(self.backend, signal.device.type) != "llvm":
+        by_kernels = resolve(self.backend, signal.device.type) == "llvm"
+        if self.ngroups > 1 or not by_kernels or self._is_part(trace):
             return super().contract_and_advance(tape, trace, signal, go)
         (e, n), own, Z = self.shape, tape.own, [trace[name] for name in self.influences]
         given = Given(

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
@@ -12,6 +12,7 @@ from .. import checkpoint
 from ..analysis import cost, neurobench
 from ..experiment import config, jobs, log
 from ..experiment.build import LONG, Experiment
+from ..experiment.cluster import Cluster
 from ..experiment.config import Config
 from ..experiment.lock import Lock
 from ..experiment.parse import parse
@@ -32,12 +33,16 @@ class Compare(Variants):
     windows: steps or none, separated by commas; null: the config's; those shorter than a length are left out there
     seeds: how many, counted from run.seed
     jobs: runs at the same time
+    launcher: where runs go: local, processes of this machine; submitit, jobs of its scheduler (Slurm)
+    launcher_options: of submitit, such as {slurm_partition: gpu, timeout_min: 600}; null: a day and a thread a run
     costs: count operations, memory, time and energy of each setting at the end
     fidelity: steps of each stream on which the gradients are compared with full BPTT's at the end; 0: not at all
     """
 
     seeds: PositiveInt = 3
     jobs: PositiveInt = 1
+    launcher: Literal["local", "submitit"] = "local"
+    launcher_options: dict[str, str | int] | None = None
     costs: bool = True
     fidelity: NonNegativeInt = 256
 
@@ -45,11 +50,12 @@ class Compare(Variants):
 def run(argv: Sequence[str]) -> int:
     """Run every rule, length, window and seed as a process of its own, and put them in one table."""
     parsed = parse(argv, Compare, "compare ")
-    settings, at_once = parsed.config, parsed.command.jobs
+    settings, at_once, elsewhere = parsed.config, parsed.command.jobs, parsed.command.launcher == "submitit"
     plan = variants(argv, parsed.command, settings)
     Experiment.from_config(next(iter(plan.values()))[0])
     folder = create_comparison_dir(settings, "compare")
-    threads = settings.run.threads or max(1, (os.cpu_count() or 1) // at_once)
+    threads = settings.run.threads or (1 if elsewhere else max(1, (os.cpu_count() or 1) // at_once))
+    cluster = Cluster(folder / "jobs", threads, parsed.command.launcher_options or {}) if elsewhere else None
     first, runs = next(iter(plan)), dict[str, list[Path]]()
     commands: dict[str, list[str]] = {}
     with Lock(folder):
@@ -63,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
                 log.write(folder / f"{name}.yaml", config.to_yaml(replace(variant, run=own)))
                 commands[name] = jobs.command("train", "--config", str(folder / f"{name}.yaml"))
                 runs.setdefault(label, []).append(folder / name)
-        jobs.run_all(commands, folder, at_once)
+        jobs.run_all(commands, folder, at_once, cluster.launch if cluster else None)
     result = gather(runs)
     firsts = {label: seeds[0] for label, seeds in plan.items()}
     if segment := parsed.command.fidelity:

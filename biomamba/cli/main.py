@@ -3,6 +3,7 @@
     biomamba                                                        = train --config language
     biomamba train --config delay --rule.name bptt --run.seed 3 --run.dir runs/x
     biomamba train --config runs/x/config.yaml --run.resume true
+    torchrun --nproc-per-node 2 -m biomamba train --config language --stream.batch 16
     biomamba compare --config delay --rules rtrl,rtrl_stdp,bptt --lengths 1,64 --seeds 3
     biomamba fidelity --config delay --rules rtrl,stllr --lengths 1,8 --depths 1,2
     biomamba report runs/compare-delay-001 runs/x -o report.html
@@ -43,15 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
+def first_to_say() -> bool:
+    """Say whether of several ranks none has said why it ended."""
+    from .. import ranks  # here, as it loads torch
+
+    return ranks.first_to_say()
+
+
 def _run(argv: Sequence[str]) -> int:
     """Choose the command, load it, which loads torch, and run it."""
     if argv and argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("train", argv)
     try:
         if command not in COMMANDS:
             raise ValueError(f"got {command!r}, expected one of the commands {', '.join(COMMANDS)}")
+        if several and command != "train":
+            raise ValueError(f"{command}: started by torchrun, expected one process: leave torchrun out")
         if sys.stderr.isatty():
             print("loading torch ...", end="\r", file=sys.stderr, flush=True)
         code: int = import_module(f".{command}", __package__).run(rest)
@@ -59,7 +70,8 @@ def _run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"biomamba: {' '.join(str(error).split())}", file=sys.stderr)
+        if not several or first_to_say():
+            print(f"biomamba: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -3,16 +3,18 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 
 import torch
 
 from ..experiment import config, jobs, trackers
 from ..experiment.build import Experiment, timescales
+from ..experiment.follow import follow
 from ..experiment.log import Summary
 from ..experiment.parse import parse
 from ..experiment.run import Run, find_run_dir
 from ..ops.backend import resolve
+from ..ranks import Ranks
 from ..report.text import bytes_text, confusion_table, score_table
 
 
@@ -21,16 +23,19 @@ def run(argv: Sequence[str]) -> int:
     jobs.stop_with_parent()
     parsed = parse(argv, usage="train ")
     settings = parsed.config
+    ranks = Ranks.join(settings.run.device)
     watching = trackers.choose(settings.run.trackers)
-    experiment = Experiment.from_config(settings)
-    if settings.run.resume:
-        folder = find_run_dir(settings)
-        if (folder / "summary.json").exists():
-            print(f"{folder} is finished: nothing is left to resume. biomamba evaluate {folder}")
-            return 0
-        run = Run.resume(experiment, folder)
-    else:
-        run = Run.begin(experiment)
+    with ranks.in_turn() if ranks else nullcontext():
+        experiment = Experiment.from_config(settings, ranks=ranks)
+    folder = find_run_dir(settings) if settings.run.resume else None
+    finished = folder is not None and (folder / "summary.json").exists()
+    if ranks is not None and ranks.rank:
+        signal_number = None if finished else follow(experiment, ranks, folder)
+        return 0 if signal_number is None else 128 + signal_number
+    if finished:
+        print(f"{folder} is finished: nothing is left to resume. biomamba evaluate {folder}")
+        return 0
+    run = Run.begin(experiment) if folder is None else Run.resume(experiment, folder)
     try:
         with redirect_stdout(sys.stderr if settings.run.predictions == "-" else sys.stdout):  # which is for lines alone
             return learn(run, parsed.notes, watching)
@@ -66,11 +71,13 @@ def print_summary(run: Run, notes: Sequence[str]) -> None:
         print(note)
     parameters = sum(p.numel() for p in experiment.model.parameters())
     backend = resolve(own.run.backend, torch.device(own.run.device).type)
+    ranks = experiment.learner.ranks
     print(f"{own.task.name}: {experiment.task.source}")
     print(
         f"{own.stream.batch} streams of {experiment.total:,} steps, {own.stream.length} per update; "
         f"{own.model.block}, {parameters:,} parameters; {own.rule.name}; "
-        f"backend {backend}{', compiled' if own.run.compile else ''}; {run.folder}"
+        f"backend {backend}{', compiled' if own.run.compile else ''}"
+        f"{f', {ranks.size} ranks' if ranks else ''}; {run.folder}"
     )
     if scales := timescales(own, experiment.task):
         print(f"states begin with time constants of {scales[0]:.0f} to {scales[1]:.0f} steps")

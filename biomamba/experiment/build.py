@@ -18,6 +18,7 @@ from ..loop import evaluate, online
 from ..loop_state import LoopState
 from ..model import Model
 from ..ops.backend import resolve
+from ..ranks import Ranks
 from ..rules import RULES
 from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
@@ -72,8 +73,10 @@ class Experiment:
     average: Average | None = None
 
     @classmethod
-    def from_config(cls, config: Config, task: Task | None = None) -> "Experiment":
+    def from_config(cls, config: Config, task: Task | None = None, ranks: Ranks | None = None) -> "Experiment":
         """Build what the config says; `task` stands for the config's own where it is given.
+
+        ranks: the processes among which its streams are spread.
 
         Sets the threads of the process. Raises ValueError and FileNotFoundError for what cannot be built.
         """
@@ -83,10 +86,14 @@ class Experiment:
         if window is not None and window < length:
             raise ValueError(f"rule.window: got {window} steps, expected at least stream.length, {length} steps")
         total = steps_to_take(task, config.stream.split, config.stream.batch, config.run.seed, config.stream.steps)
+        if ranks is not None:
+            ranks.rows(config.stream.batch)
+            if not task.replayable:
+                raise ValueError(f"task: {task.source} is read as it comes, by one process: leave torchrun out")
         if total < length:
             raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
         schedule.check(config.optim, total)
-        learner, decay = build_learner(config, task), config.optim.average
+        learner, decay = build_learner(config, task, ranks=ranks), config.optim.average
         average = None if decay is None else Average(task, learner.model, decay, total, config.run.threads)
         return cls(config, task, learner, total, average)
 

@@ -6,15 +6,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
 PARENT = "BIOMAMBA_PARENT"  # the process without which this one has nothing to do
+
+
+class Job(Protocol):
+    """A command that was started: what run_all asks of it, as subprocess.Popen has it."""
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+
+    def terminate(self) -> None:
+        """Tell it to stop."""
+
+    def wait(self) -> int:
+        """Return its exit code, once it has ended."""
 
 
 @contextmanager
@@ -53,36 +67,45 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-P", "-m", "biomamba", *words]
 
 
-def run_all(commands: Mapping[str, Sequence[str]], folder: Path, jobs: int) -> None:
+def run_all(
+    commands: Mapping[str, Sequence[str]],
+    folder: Path,
+    jobs: int,
+    launch: Callable[[Sequence[str], Path], Job] | None = None,
+) -> None:
     """Run the commands, `jobs` at a time, the words of each in folder/<name>.log.
 
+    launch: starts a command, given where its words go (default: as a process of this machine).
     Raises ChildProcessError with the last words of one that fails, and KeyboardInterrupt on a signal; those still
     running are told to stop.
     """
-    waiting, running = list(commands), dict[str, subprocess.Popen[bytes]]()
+    waiting, running, launch = list(commands), dict[str, Job](), launch or start
     with tqdm(total=len(commands), unit=" runs", disable=None) as bar, signals() as caught:
         try:
             while (waiting or running) and not caught:
                 while waiting and len(running) < jobs:
                     name = waiting.pop(0)
-                    running[name] = _start(commands[name], folder / f"{name}.log")
+                    running[name] = launch(commands[name], folder / f"{name}.log")
                 time.sleep(0.05)
-                for name in [name for name, process in running.items() if process.poll() is not None]:
-                    _check(running.pop(name), name, folder / f"{name}.log")
+                for name, code in [(name, job.poll()) for name, job in running.items()]:
+                    if code is None:
+                        continue
+                    del running[name]
+                    _check(code, name, folder / f"{name}.log")
                     bar.update()
                     if bar.disable:
                         print(f"{name} done, {len(waiting) + len(running)} to go", flush=True)
         finally:
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
+            for job in running.values():
+                job.terminate()
+            for job in running.values():
+                job.wait()
         if caught:
             raise KeyboardInterrupt
 
 
-def _start(command: Sequence[str], words: Path) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own, so that a Ctrl-C reaches it once, through us."""
+def start(command: Sequence[str], words: Path) -> subprocess.Popen[bytes]:
+    """Start a command, its words going to a file, in a session of its own: a Ctrl-C reaches it once, through us."""
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # the same biomamba, installed or a checkout
     with words.open("wb") as file:
         return subprocess.Popen(  # noqa: S603 - the caller's own program
@@ -95,8 +118,8 @@ def _start(command: Sequence[str], words: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _check(process: subprocess.Popen[bytes], name: str, words: Path) -> None:
-    """Raise ChildProcessError where a process that ended did not end well."""
-    if process.returncode:
+def _check(code: int, name: str, words: Path) -> None:
+    """Raise ChildProcessError for a command that did not end well."""
+    if code:
         last = words.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise ChildProcessError(f"{name} failed: {' '.join(last)} (all it said: {words})")

@@ -1,6 +1,7 @@
 """A run: an experiment that learns, and the folder that keeps what it leaves behind (see `log`)."""
 
 import itertools
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,7 +15,6 @@ from tqdm import tqdm
 
 from .. import checkpoint
 from ..durable import clear
-from ..inputs import checked
 from ..loop_state import LoopState
 from ..state import nbytes
 from . import config, jobs, log, outcome, trackers
@@ -23,6 +23,7 @@ from .config import Config
 from .digest import Digest
 from .lock import LOCK, Lock
 from .predictions import Predictions
+from .resume import resumed
 
 RUN_FILES = (
     "config.yaml",
@@ -46,6 +47,7 @@ class Run:
     threads: int = 1  # that an update takes
     lock: Lock | None = None
     digest: Digest = field(default_factory=Digest)
+    trace_bytes: int = 0  # of all streams, at the end
     made: Path | None = None  # the uppermost folder that was made for it
     predictions: Predictions | None = None
 
@@ -92,33 +94,15 @@ class Run:
         """Go on from the folder's checkpoint, where there is one."""
         experiment, folder = self.experiment, self.folder
         clear(folder)
-        if not (folder / "checkpoint.safetensors").exists():
+        self.state, self.stream_state, facts = resumed(experiment, folder)
+        if not facts:
             (folder / "metrics.jsonl").write_text("")
             self.predictions = Predictions.of(experiment.config.run, experiment.task, {"bytes": 0})
             return
-        tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
-        if not isinstance(facts, dict) or "config" not in facts:
-            raise ValueError(f"{folder / 'checkpoint.safetensors'} is no checkpoint: restore it, or begin anew")
-        differs = config.difference(facts["config"], config.to_dict(experiment.config))
-        if differs:
-            raise ValueError(f"{differs}; the run in {folder} learned otherwise: put it back, or begin a new run")
-        if facts["source"] != experiment.task.source:
-            raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
         self.digest = Digest.load(facts["digest"])
-        if experiment.task.replayable and not facts["stateful"]:
-            again = checked(experiment.stream(steps=self.digest.steps), experiment.model)
-            if not self.digest.fits(again):
-                raise ValueError(f"task: {experiment.task.source} holds other data than the run began with: give those")
         self.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
         self.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))
-        own = experiment.learner
-        parts = own.task, own.model, own.rule, own.optimizer
-        self.state = checkpoint.restore(tensors, facts["loop"], *parts)
-        torch.set_rng_state(tensors["rng"])
-        self.stream_state = checkpoint.under(tensors, "stream.")
-        if experiment.average:
-            experiment.average.restore(tensors, facts["average"])
 
     def close(self) -> None:
         """Let the folder go."""
@@ -141,7 +125,8 @@ class Run:
         try:
             caught = self._learn(chunks, tracked)
         except (ValueError, OSError):
-            if self.state is not None and self.done > done:
+            # of several ranks others may not be here: the last checkpoint stays
+            if self.state is not None and self.done > done and self.experiment.learner.ranks is None:
                 self.save(chunks, last=True)
             raise
         if caught is None and self.state is not None and self.done < total:  # as a live stream may end
@@ -152,6 +137,7 @@ class Run:
     def _learn(self, chunks: limit, tracked: Sequence[trackers.Tracker]) -> int | None:
         """Learn to the end of the chunks, or until a signal; return the signal. Raises ValueError for no step."""
         options, total, done = self.experiment.config.run, self.experiment.total, self.done
+        ranks = self.experiment.learner.ranks
         bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
         with bar, self.predictions or nullcontext(), jobs.signals() as caught:
@@ -168,11 +154,12 @@ class Run:
                     if bar.disable:
                         print(log.progress_line(record, total), flush=True)
                 due = options.save_every is not None and now - saved >= options.save_every
-                if caught or steps == total or due:
-                    self.save(chunks, last=bool(caught) or steps == total)
+                stop, due = ranks.agree(bool(caught), due) if ranks else (bool(caught), due)
+                if stop or steps == total or due:
+                    self.save(chunks, last=stop or steps == total)
                     saved = now
-                if caught:
-                    return caught[0]
+                if stop:
+                    return caught[0] if caught else signal.SIGTERM
         if self.state is None:
             raise ValueError(f"{self.experiment.task.source}: it ended before its first step, expected at least one")
         return None
@@ -188,10 +175,11 @@ class Run:
 
     def save(self, chunks: limit, last: bool = False) -> None:
         """Write a checkpoint; the last one says what a row of the task is too."""
-        assert self.state is not None
         experiment, progress = self.experiment, self.progress
         progress.peak = progress.peak or log.peak_rss_bytes()
-        tensors, loop = checkpoint.collect(experiment.model, experiment.learner.optimizer, self.state)
+        state = experiment.learner.gathered()
+        assert state is not None and self.state is not None
+        tensors, loop = checkpoint.collect(experiment.model, experiment.learner.optimizer, state)
         tensors |= {"rng": torch.get_rng_state()}
         stream = chunks.state_dict()
         tensors |= {f"stream.{name}": tensor for name, tensor in stream.items()}
@@ -205,10 +193,11 @@ class Run:
         facts["metrics_bytes"] = log.sync(self.folder / "metrics.jsonl")
         if last:
             own = experiment.config.stream
-            rows = experiment.task.row_format(own.split, batch=own.batch, steps=self.state.steps)
+            rows = experiment.task.row_format(own.split, batch=own.batch, steps=state.steps)
             if rows is not None:
                 tensors |= {f"rows.{name}": tensor for name, tensor in rows.state.items()}
                 facts["rows"] = {**rows._asdict(), "state": None}
+            self.trace_bytes = nbytes(state.trace)
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
 
     def finish(self) -> log.Summary:
@@ -251,7 +240,7 @@ class Run:
             baselines=experiment.baselines() if own.run.baselines else {},
             confusion=log.confusion(loop_state.meters),
             steps_per_second=loop_state.steps / progress.seconds,
-            trace_bytes=nbytes(loop_state.trace),
+            trace_bytes=self.trace_bytes,
             peak_rss_bytes=peak,
             parameters=sum(p.numel() for p in experiment.model.parameters()),
             spike_rate=progress.spike_rate(),

@@ -45,6 +45,7 @@ class LearningRule(ABC):
 
     reads_h: ClassVar[bool] = False  # whether `gradient` wants the signal of every step
     local: ClassVar[bool] = False  # whether chunks are to be read with no gradient from a state to the one before
+    counts_streams: ClassVar[bool] = False  # whether what it does for a stream depends on the stream's number
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         """Take the blocks of a model, in order.

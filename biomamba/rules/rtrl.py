@@ -10,7 +10,7 @@ the window) is dropped: depth is approximate.
 Weights move while Z remembers older ones: inherent in RTRL.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,27 +27,42 @@ class RTRL(LearningRule):
     The trace of a block is {name: Z} for each of its influences, laid out as `ops.influence` says.
     """
 
-    def __init__(self, blocks: Iterable[Block], trace_dtype: str | None = None) -> None:
+    def __init__(
+        self, blocks: Iterable[Block], trace_dtype: str | None = None, influences: Sequence[str] | None = None
+    ) -> None:
         """Take the blocks, and the precision the traces are kept in: bfloat16, or None for that of the weights.
 
         bfloat16 halves memory and traffic and rounds at each update; all arithmetic stays in the weights' precision.
-        Raises ValueError for another precision.
+        influences: of these alone, by the blocks' names, a trace is kept (None: of all); what else learns gets the
+        share of the chunk.
+        Raises ValueError for another precision, and for an influence that no block has.
         """
         super().__init__(blocks)
+        known = {name: None for block in self.blocks for name in block.influences}
+        strange = [name for name in influences or () if name not in known]
+        if strange:
+            raise ValueError(f"influences: got {strange[0]!r}, expected some of {', '.join(known)}")
+        self.influences = None if influences is None else list(influences)
         if trace_dtype not in (None, "bfloat16"):
             raise ValueError(f"trace_dtype: got {trace_dtype!r}, expected bfloat16, or null for that of the weights")
         self.trace_dtype = torch.bfloat16 if trace_dtype else None
 
     def init(self, batch: int) -> Tree:
         """Return zero traces."""
-        return [{name: self._zeros(block, name, batch) for name in block.influences} for block in self.blocks]
+        kept = (
+            [name for block in self.blocks for name in block.influences] if self.influences is None else self.influences
+        )
+        return [
+            {name: self._zeros(block, name, batch) for name in block.influences if name in kept}
+            for block in self.blocks
+        ]
 
     def gradient(self, block: Block, tape: Tape, signal: Signal, trace: Tree, new: int) -> Gradients:
         """Return signal . Z for all before the chunk."""
         gradients = {}
-        for name, axes in block.influences.items():
+        for name, Z in trace.items():
             reached = signal.h0[:, block.reach.get(name, slice(None))]
-            gradients[name] = contract_naive(reached, trace[name].to(tape.h.dtype), axes)
+            gradients[name] = contract_naive(reached, Z.to(tape.h.dtype), block.influences[name])
         return gradients
 
     def advance(self, block: Block, tape: Tape, trace: Tree, steps: int, go: Tensor) -> Tree:
@@ -63,7 +78,7 @@ class RTRL(LearningRule):
         if span.steps == 0:
             return RTRL.gradient(self, block, tape, signal, trace, span.new), trace  # of Z alone, in a subclass too
         gradients, moved = block.contract_and_advance(head(tape, span.steps), trace, signal.h0, span.go)
-        return dict(zip(block.influences, gradients, strict=True)), moved
+        return dict(zip(trace, gradients, strict=True)), moved
 
     def _zeros(self, block: Block, name: str, batch: int) -> Tensor:
         """Return the zero influence of one effective parameter."""

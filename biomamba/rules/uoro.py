@@ -31,6 +31,8 @@ class UORO(LearningRule):
     The trace of a block is {"h": (b, e, n), "theta": {influence: (b, ...) as the parameter}, "chunks": (b,) int64}.
     """
 
+    counts_streams = True
+
     def __init__(self, blocks: Iterable[Block], seed: int = 0) -> None:
         """Take the blocks, and what the signs are drawn by."""
         super().__init__(blocks)

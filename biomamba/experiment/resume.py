@@ -1,0 +1,51 @@
+"""What a run goes on from: the checkpoint in its folder, given to an experiment."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import checkpoint
+from ..inputs import checked
+from ..loop_state import LoopState
+from . import config
+from .build import Experiment
+from .digest import Digest
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class Resumed(NamedTuple):
+    """Where a run was at its last checkpoint."""
+
+    state: LoopState | None = None  # None: it had not begun
+    stream_state: checkpoint.Tensors = {}  # noqa: RUF012 - nobody writes into it
+    facts: dict[str, Any] = {}  # noqa: RUF012 - the same
+
+
+def resumed(experiment: Experiment, folder: Path) -> Resumed:
+    """Give weights, optimiser, averages and random numbers of a folder's checkpoint to an experiment; return the rest.
+
+    Raises ValueError where file, config or data do not fit.
+    """
+    if not (folder / CHECKPOINT).exists():
+        return Resumed()
+    tensors, facts = checkpoint.load(folder / CHECKPOINT)
+    if not isinstance(facts, dict) or "config" not in facts:
+        raise ValueError(f"{folder / CHECKPOINT} is no checkpoint: restore it, or begin anew")
+    differs = config.difference(facts["config"], config.to_dict(experiment.config))
+    if differs:
+        raise ValueError(f"{differs}; the run in {folder} learned otherwise: put it back, or begin a new run")
+    if facts["source"] != experiment.task.source:
+        raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
+    digest = Digest.load(facts["digest"])
+    if experiment.task.replayable and not facts["stateful"]:
+        again = checked(experiment.stream(steps=digest.steps), experiment.model)
+        if not digest.fits(again):
+            raise ValueError(f"task: {experiment.task.source} holds other data than the run began with: give those")
+    own = experiment.learner
+    state = checkpoint.restore(tensors, facts["loop"], own.task, own.model, own.rule, own.optimizer)
+    torch.set_rng_state(tensors["rng"])
+    if experiment.average:
+        experiment.average.restore(tensors, facts["average"])
+    return Resumed(state, checkpoint.under(tensors, "stream."), facts)
