@@ -18,11 +18,12 @@ import pytest
 import yaml
 from matplotlib.image import imread
 
+from biomamba.metrics import direction
 from biomamba.report import figures
 from biomamba.report import page as html
 from biomamba.report import text as report
 from biomamba.report.data import POINTS, Curve, curve, read, thin
-from biomamba.report.learning import bold, direction
+from biomamba.report.learning import bold
 from biomamba.report.markup import NOTHING, count, number, pair, quantity
 
 ROOT = Path(__file__).parents[1]

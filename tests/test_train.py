@@ -18,7 +18,7 @@ from biomamba import checkpoint
 from biomamba.cli import evaluate
 from biomamba.cli.compare import Compare
 from biomamba.cli.main import main
-from biomamba.cli.variants import variants
+from biomamba.cli.variants import variants, with_seeds
 from biomamba.experiment import build, jobs, log
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import RUN_FILES, Run
@@ -518,8 +518,8 @@ def test_compare_takes_every_rule_length_and_window_that_fit():
     asked = Compare(rules="rtrl, bptt", lengths="1,8", windows="4,none", seeds=2)
     plan = variants(TINY, asked, parse(TINY).config)
     assert list(plan) == [f"{rule}-length{end}" for rule in ("rtrl", "bptt") for end in ("1-window4", "1", "8")]
-    assert [one.run.seed for one in plan["bptt-length8"]] == [0, 1]
-    assert plan["rtrl-length1-window4"][0].rule.window == 4
+    assert [one.run.seed for one in with_seeds(plan["bptt-length8"], 2)] == [0, 1]
+    assert plan["rtrl-length1-window4"].rule.window == 4
 
 
 def test_compare_tells_why_a_run_failed_and_what_to_install(tmp_path, monkeypatch, capsys):

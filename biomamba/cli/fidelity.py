@@ -21,6 +21,7 @@ class Fidelity(Variants):
     rules: names, separated by commas
     lengths: time steps per update, separated by commas; null: the config's
     windows: steps or none, separated by commas; null: the config's; those shorter than a length are left out there
+    vary: KEY=v1,v2,... of any value of the config, several after each other
     depths: numbers of blocks, separated by commas; null: the config's
     segment: time steps of each stream
     updates: that the config's own rule makes before, on what comes before the segment
@@ -39,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
     for depth in words(asked.depths or str(settings.model.n_layers)):
         given = [*argv, "--model.n_layers", depth]
         base = parse(given, Fidelity).config
-        plan = {label: seeds[0] for label, seeds in variants(given, asked, base).items()}
+        plan = variants(given, asked, base)
         weights, done = learned_weights(base, asked.updates, asked.segment)
         rows += [
             gradient_row(label, own, weights, asked.segment, done) for label, own in watched(plan, f"{depth} blocks")

@@ -14,6 +14,7 @@ from types import FrameType
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
+USER_ERROR = 2  # the exit code of a command whose user can mend what is wrong
 PARENT = "BIOMAMBA_PARENT"  # the process without which this one has nothing to do
 
 
@@ -53,9 +54,10 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-P", "-m", "biomamba", *words]
 
 
-def run_all(commands: Mapping[str, Sequence[str]], folder: Path, jobs: int) -> None:
+def run_all(commands: Mapping[str, Sequence[str]], folder: Path, jobs: int, tolerant: bool = False) -> None:
     """Run the commands, `jobs` at a time, the words of each in folder/<name>.log.
 
+    tolerant: one that ends with USER_ERROR, as a run whose rate is too high, does not stop the others.
     Raises ChildProcessError with the last words of one that fails, and KeyboardInterrupt on a signal; those still
     running are told to stop.
     """
@@ -68,7 +70,7 @@ def run_all(commands: Mapping[str, Sequence[str]], folder: Path, jobs: int) -> N
                     running[name] = _start(commands[name], folder / f"{name}.log")
                 time.sleep(0.05)
                 for name in [name for name, process in running.items() if process.poll() is not None]:
-                    _check(running.pop(name), name, folder / f"{name}.log")
+                    _check(running.pop(name), name, folder / f"{name}.log", tolerant)
                     bar.update()
                     if bar.disable:
                         print(f"{name} done, {len(waiting) + len(running)} to go", flush=True)
@@ -95,8 +97,8 @@ def _start(command: Sequence[str], words: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _check(process: subprocess.Popen[bytes], name: str, words: Path) -> None:
+def _check(process: subprocess.Popen[bytes], name: str, words: Path, tolerant: bool) -> None:
     """Raise ChildProcessError where a process that ended did not end well."""
-    if process.returncode:
+    if process.returncode and not (tolerant and process.returncode == USER_ERROR):
         last = words.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise ChildProcessError(f"{name} failed: {' '.join(last)} (all it said: {words})")

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..metrics import direction
 from . import figures
 from .data import Record, Section, curve
 from .figures import Scale
 from .markup import NOTHING, Column, Part, Style, count, details, figure, key, keys, missing, number, pair, table
+from .text import tuning_lines
 
 OVER = {"all": "whole stream", "last_tenth": "last tenth", "held_out": "held out"}
-LOWER = {"loss", "bits", "cer", "wer", "mse", "mae", "latency", "recovery"}  # words in the names of scores
-HIGHER = {"accuracy", "f1", "kappa", "j", "jk", "r2", "sensitivity", "predictivity", "running"}
 WIDE = 9  # columns of scores, beyond which their table is turned on its side
 ROWS = 24  # parameters in a heat map, beyond which it shows layers alone
 MUCH = 4  # times as long as the shortest run: then time is drawn by factors
@@ -66,6 +66,10 @@ def scores(section: Section, looks: Mapping[str, Style]) -> Part:
         cells = [pair(own.get(name), write) for own in settings.values()]
         if any(cell != NOTHING for cell in cells):
             columns.append(Column(name.replace("_", " "), [*cells, *[""] * len(baselines)], "runs"))
+    tuning = section.result.get("tuning")
+    if tuning:
+        chosen = [escape(tuning["rows"].get(label, {}).get("chosen", "")) for label in settings]
+        columns.append(Column("tuned", [*chosen, *[""] * len(baselines)], "runs"))
     heads = [key(label, looks[label]) + _tag(_kind(own)) for label, own in settings.items()]
     heads += [escape(name) + _tag("untrained" if name == "frozen" else "trivial") for name in baselines]
     lead = (
@@ -78,7 +82,7 @@ def scores(section: Section, looks: Mapping[str, Style]) -> Part:
         body += missing("The frozen and the trivial baselines are", f"{TRAIN} --run.baselines true")
     if not any("held_out" in parts for parts in rows[0].values()):
         body += missing("Scores of held-out data are", f"{TRAIN} --run.held_out true")
-    return Part("Scores", lead, body)
+    return Part("Scores", lead, body + (_tuned(tuning, looks) if tuning else ""))
 
 
 def fidelity(section: Section) -> Part:
@@ -129,12 +133,6 @@ def stability(section: Section, looks: Mapping[str, Style]) -> Part:
     return Part("Stability", lead, shown + body)
 
 
-def direction(score: str) -> int:
-    """Return 1 where more of a score is better, -1 where less is, 0 where that is not known."""
-    words = set(score.split("_"))
-    return -1 if words & LOWER else 1 if words & HIGHER else 0
-
-
 def bold(values: Sequence[Mapping[str, float | None] | None], better: int) -> list[str]:
     """Return the cells of a column, those that read like the best one in bold."""
     means = [value["mean"] for value in values if value and value["mean"] is not None]
@@ -168,6 +166,17 @@ def _of_depth(depth: str, name: str, rows: Mapping[str, Mapping[str, Any]]) -> s
     ]
     numbers = table([escape(head) for _, head in every], columns)
     return figure(plots, caption) + details(f"{depth.capitalize()}: every layer and parameter", numbers)
+
+
+def _tuned(tuning: Mapping[str, Any], looks: Mapping[str, Style]) -> str:
+    """Return what was tuned, on what, and what each value reached."""
+    said = "".join(f"<p>{escape(line)}</p>\n" for line in tuning_lines(tuning))
+    names = dict.fromkeys(name for own in tuning["rows"].values() for name in own["reached"])
+    columns = [
+        Column(escape(name), [number(own["reached"].get(name)) for own in tuning["rows"].values()], tuning["score"])
+        for name in names
+    ]
+    return said + details("Every value tried", table([key(label, looks[label]) for label in tuning["rows"]], columns))
 
 
 def _at(row: Mapping[str, Any], group: str, head: str) -> Mapping[str, float | None]:

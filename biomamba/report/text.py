@@ -101,14 +101,19 @@ def cost_table(cost: Cost) -> str:
     return f"{table(rows)}\n{line}; learning measured: {joules_text(cost.measured_joules)}"
 
 
-def gather(settings: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """Return the means and spreads of finished runs: `settings` names the run folders of each setting."""
+def gather(settings: Mapping[str, Sequence[Path]], about: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the means and spreads of finished runs: `settings` names the run folders of each setting.
+
+    about: in what the baselines of a setting differ from those of others, in words; empty where in nothing.
+    """
     runs = {label: [_summary(folder) for folder in folders] for label, folders in settings.items()}
     first = next(iter(runs.values()))[0]
     baselines: dict[str, list[Scores]] = {}
     for label, summary in ((label, summary) for label, own in runs.items() for summary in own):
+        own = (about or {}).get(label)
+        trivial = {f"{name}, {own}" if own else name: scores for name, scores in summary["baselines"].items()}
         averaged = {f"{label}, averaged": summary["averaged"]} if summary.get("averaged") else {}
-        for name, scores in (averaged | summary["baselines"]).items():
+        for name, scores in (averaged | trivial).items():
             baselines.setdefault(name, []).append(scores)
     return {
         "task": first["task"],
@@ -120,14 +125,34 @@ def gather(settings: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
 
 def compare_table(result: Mapping[str, Any]) -> str:
     """Return the table of a comparison: one row per setting, then the baselines; the first scores only."""
-    settings, baselines = result["settings"], result["baselines"]
+    settings, baselines, tuning = result["settings"], result["baselines"], result.get("tuning")
     columns = _columns(own["scores"] for own in settings.values())[:WIDE]
-    rows = [["", *(name + PARTS[part] for name, part in columns), "samples", "seconds", "trace", "peak memory"]]
+    head = ["", *(name + PARTS[part] for name, part in columns), "samples", "seconds", "trace", "peak memory"]
+    rows = []
     for label, own in settings.items():
         costs = [f"{own['samples']:,}", _both(own["wall_seconds"], 1), bytes_text(own["trace_bytes"])]
         rows.append([label, *_cells(own["scores"], columns), *costs, bytes_text(own["peak_rss_bytes"]["mean"])])
     rows += [[label, *_cells(scores, columns), *[""] * 4] for label, scores in baselines.items()]
-    return table(rows)
+    if tuning is None:
+        return table([head, *rows])
+    chosen = [tuning["rows"].get(row[0], {}).get("chosen", "") for row in rows]
+    told = [[*row, value] for row, value in zip(rows, chosen, strict=True)]
+    return "\n".join([table([[*head, "tuned"], *told]), *tuning_lines(tuning)])
+
+
+def tuning_lines(tuning: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said of values that were chosen for each setting."""
+    lines = [f"tuned for each setting: {' '.join(tuning['keys'])}, by {tuning['score']} of {tuning['on']}"]
+    edge = [label for label, own in tuning["rows"].items() if own["edge"]]
+    if edge:
+        lines.append(f"the best value lies at the edge of those tried, a further one may be better: {', '.join(edge)}")
+    failed = [f"{label} with {name}" for label, own in tuning["rows"].items() for name in _unscored(own["reached"])]
+    return [*lines, *([f"came to no score: {'; '.join(failed)}"] if failed else [])]
+
+
+def _unscored(reached: Mapping[str, float | None]) -> list[str]:
+    """Return the values whose tuning runs came to no score."""
+    return [name for name, value in reached.items() if value is None]
 
 
 def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> str:

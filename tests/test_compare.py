@@ -1,0 +1,219 @@
+"""Comparisons: what varies, what is tuned, what is taken up again, and what is said of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from biomamba.cli import compare
+from biomamba.cli.compare import Compare, grounds
+from biomamba.cli.main import main
+from biomamba.cli.tuning import candidates, choose, run_name, tuning_runs
+from biomamba.cli.variants import variants, words
+from biomamba.experiment import jobs
+from biomamba.experiment.build import Experiment
+from biomamba.experiment.parse import parse
+from biomamba.experiment.run import Run
+
+TINY = ["--config", "delay", "--config", str(Path(__file__).parent / "tiny.yaml")]
+BARE = ["--costs", "false", "--fidelity", "0", "--run.baselines", "false"]
+
+
+def plan_of(*given):
+    argv = [*TINY, *given]
+    parsed = parse(argv, Compare)
+    return variants(argv, parsed.command, parsed.config)
+
+
+def learn_here(commands, folder, at_once, tolerant=False):
+    """Stand for `jobs.run_all`: the same runs one after another in this process, which starts sooner."""
+    for command in commands.values():
+        code = main(command[command.index("train") :])
+        if code and not (tolerant and code == jobs.USER_ERROR):
+            raise ChildProcessError("failed")
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr(jobs, "run_all", learn_here)
+
+
+def test_every_combination_of_what_varies_is_a_setting():
+    plan = plan_of("--rules", "rtrl,bptt", "--vary", "optim.lr=1e-3,0.1", "model.d_state=4,8")
+    assert len(plan) == 8
+    assert plan["bptt-length1-lr0.1-d_state8"].optim.lr == 0.1
+    assert plan["bptt-length1-lr0.1-d_state8"].model.options["d_state"] == 8
+    assert plan == plan_of("--rules=rtrl,bptt", "--vary=optim.lr=1e-3,0.1", "--vary=model.d_state=4,8")
+    assert len({str(own) for own in plan.values()}) == 8
+
+
+def test_what_a_rule_or_block_does_not_have_does_not_multiply_it():
+    assert list(plan_of("--rules", "bptt,rtrl_stdp", "--vary", "rule.a_post=0,0.1")) == [
+        "bptt-length1",
+        "rtrl_stdp-length1-a_post0",
+        "rtrl_stdp-length1-a_post0.1",
+    ]
+    blocks = plan_of("--rules", "bptt", "--vary", "model.block=mamba,diagonal", "model.conv=exact,direct")
+    assert list(blocks) == [
+        "bptt-length1-blockmamba-convexact",
+        "bptt-length1-blockmamba-convdirect",
+        "bptt-length1-blockdiagonal",
+    ]
+
+
+def test_lists_are_values_too():
+    assert words("[1,2],3, null") == ["[1,2]", "3", "null"]
+    plan = plan_of("--rules", "bptt", "--vary", "model.ngrams=[1,2],[3]")
+    assert [own.model.ngrams for own in plan.values()] == [(1, 2), (3,)]
+
+
+@pytest.mark.parametrize(
+    "given, line",
+    [
+        (["--vary", "optim.lr"], "vary: got 'optim.lr', expected KEY=v1,v2,... such as optim.lr=1e-3,3e-3"),
+        (["--vary", "optim.lr=1,"], "vary: got 'optim.lr=1,', expected KEY"),
+        (["--vary", "rule.name=rtrl"], "vary: got rule.name: give --rules"),
+        (["--vary", "run.seed=1,2"], "vary: got run.seed: give --seeds"),
+        (["--vary", "run.dir=a,b"], "vary: got run.dir which changes no score, expected another key"),
+        (["--vary", "optim.lr=1", "optim.lr=2"], "vary: got optim.lr twice"),
+        (["--vary", "optim.lr=1e-3,x"], "optim.lr: got 'x', expected a number above 0"),
+        (["--vary", "optim.rate=1"], "optim.rate: unknown key"),
+        (["--vary", "rule.a_post=1", "--rules", "rtrl"], "rule.a_post: rule.name rtrl has no such option"),
+        (["--vary", "model.from=a/b,a_b"], "vary: two settings are called"),
+        (["--tune", "optim.lr"], "tune: got 'optim.lr', expected KEY"),
+        (["--tune_on", "half", "--tune", "optim.lr=1,2"], "tune_on: got 'half', expected"),
+    ],
+)
+def test_what_cannot_vary_is_one_line(given, line, capsys):
+    assert main(["compare", *TINY, *given]) == 2
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == 1
+
+
+def test_baselines_are_told_apart_where_they_differ():
+    assert set(grounds(plan_of("--vary", "optim.lr=1e-3,1e-2")).values()) == {""}
+    varied = grounds(plan_of("--rules", "rtrl", "--vary", "task.delay=4,5", "optim.lr=1e-3,1e-2"))
+    assert varied["rtrl-length1-delay4-lr1e-3"] == varied["rtrl-length1-delay4-lr1e-2"] == "delay 4"
+    assert varied["rtrl-length1-delay5-lr1e-3"] == "delay 5"
+
+
+def scored(tmp_path, scores):
+    """Return what learns nothing, but leaves a summary with the score of each run where it has one."""
+
+    def learn(plan, tolerant=False):
+        assert tolerant
+        for name in plan:
+            folder = tmp_path / name
+            folder.mkdir(parents=True)
+            value = scores(name)
+            if value is not None:
+                text = {"scores": {"accuracy": {"all": value}, "loss": {"all": value}, "drifts": {"all": value}}}
+                (folder / "summary.json").write_text(json.dumps(text))
+        return {name: tmp_path / name for name in plan if (tmp_path / name / "summary.json").exists()}
+
+    return learn
+
+
+def tuned(tmp_path, scores, *given):
+    argv = [*TINY, "--rules", "rtrl,rtrl_stdp", *given]
+    parsed = parse(argv, Compare)
+    return choose(candidates(argv, parsed.command, parsed.config), parsed.command, scored(tmp_path, scores))
+
+
+def test_each_setting_gets_the_value_that_is_best_for_it(tmp_path):
+    def scores(name):
+        return {True: {"1e-3": 0.2, "1e-2": 0.4, "0.1": 0.3}, False: {"1e-3": 0.5, "1e-2": 0.4, "0.1": None}}[
+            name.startswith("rtrl-")
+        ][name.split("-seed")[0].split("lr_")[1]]
+
+    plan, said = tuned(tmp_path / "up", lambda name: scores(name), "--tune", "optim.lr=1e-3,1e-2,0.1")
+    assert {label: own.optim.lr for label, own in plan.items()} == {"rtrl-length1": 0.01, "rtrl_stdp-length1": 0.001}
+    assert said["score"] == "accuracy" and said["on"] == "the whole stream, seeds 1000, 1001"
+    assert said["rows"]["rtrl_stdp-length1"] == {
+        "chosen": "lr 1e-3",
+        "reached": {"lr 1e-3": 0.5, "lr 1e-2": 0.4, "lr 0.1": None},
+        "edge": True,
+    }
+    assert not said["rows"]["rtrl-length1"]["edge"]
+    down, _ = tuned(tmp_path / "down", scores, "--tune", "optim.lr=1e-3,1e-2,0.1", "--score", "loss")
+    assert {label: own.optim.lr for label, own in down.items()} == {"rtrl-length1": 0.001, "rtrl_stdp-length1": 0.01}
+    for text, line in (("accuarcy", "expected one of accuracy, loss"), ("drifts", "nobody knows which way")):
+        with pytest.raises(ValueError, match=line):
+            tuned(tmp_path / text, scores, "--tune", "optim.lr=1e-3,1e-2", "--score", text)
+    with pytest.raises(ValueError, match="no run of rtrl-length1 came to a score"):
+        tuned(tmp_path / "none", lambda name: None, "--tune", "optim.lr=1e-3,1e-2")
+
+
+def test_tuning_sees_no_seed_that_is_scored_and_what_a_rule_lacks_is_not_tuned():
+    argv = [*TINY, "--rules", "bptt,rtrl_stdp", "--tune", "rule.a_post=0,0.1", "--tune_on", "tenth", "--seeds", "900"]
+    parsed = parse(argv, Compare)
+    found = candidates(argv, parsed.command, parsed.config)
+    assert {label: list(own) for label, own in found.items()} == {
+        "bptt-length1": [""],
+        "rtrl_stdp-length1": ["a_post 0", "a_post 0.1"],
+    }
+    runs = tuning_runs(found["rtrl_stdp-length1"]["a_post 0.1"], parsed.command)
+    assert [one.run.seed for one in runs] == [1000, 1001] and {one.stream.steps for one in runs} == {6}
+    assert run_name("rtrl", "a_post 0.1, x a/b", runs[0]) == "rtrl-a_post_0.1_x_a_b-seed1000"
+
+
+@pytest.mark.slow
+def test_a_comparison_is_taken_up_again_where_it_was_broken_off(tmp_path, here, monkeypatch, capsys):
+    """In the midst of a tuning run and between two scored ones; finished runs stay, and the numbers are the same."""
+    words = ["compare", *TINY, "--rules", "rtrl", "--vary", "model.d_state=4,8", "--tune", "optim.lr=1e-3,1e-2", "1e30"]
+    words[-1:] = ["--tune_seeds", "1", "--seeds", "2", *BARE]
+    assert main([*words, "--run.dir", str(tmp_path / "whole")]) == 0
+    parts = [*words, "--run.dir", str(tmp_path / "parts")]
+
+    def stop_after(count):
+        def stopping(commands, folder, at_once, tolerant=False):
+            for i, command in enumerate(commands.values()):
+                if i == count:
+                    raise KeyboardInterrupt
+                assert main(command[command.index("train") :]) == 0
+
+        return stopping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "run_all", stop_after(1))
+        assert main(parts) == 130
+    tuning = tmp_path / "parts" / "tuning"
+    assert [path.parent.name for path in tuning.glob("*/summary.json")] == ["rtrl-length1-d_state4-lr_1e-3-seed1000"]
+    begun = tuning / "rtrl-length1-d_state4-lr_1e-2-seed1000"
+    settings = parse(["--config", str(begun) + ".yaml"]).config
+    experiment = Experiment.from_config(settings)
+    half = Run.begin(experiment)
+    for i, report in enumerate(experiment.online(chunks := experiment.stream())):
+        half.state = report.state
+        half.digest.update(report.chunk)
+        half.progress.update(report, 1.0)
+        if i == 20:
+            half.save(chunks)
+            break
+    half.close()
+    monkeypatch.setattr(compare, "plot", lambda path, result: None)  # the numbers are what is looked at
+    monkeypatch.setattr(compare.page, "write", lambda path, folders: None)
+    done = next(tuning.glob("*/summary.json"))
+    before = done.stat().st_mtime_ns
+    assert main([*parts, "--run.resume", "true"]) == 0
+    assert "resumed at step 21" in capsys.readouterr().out
+    assert done.stat().st_mtime_ns == before
+    whole, again = (json.loads((tmp_path / name / "compare.json").read_text()) for name in ("whole", "parts"))
+    assert whole["tuning"] == again["tuning"]
+    assert {k: v["scores"] for k, v in whole["settings"].items()} == {
+        k: v["scores"] for k, v in again["settings"].items()
+    }
+    assert main([*parts, "--run.resume", "true", "--optim.clip", "2"]) == 2
+    assert "optim.clip: the run has 1.0, given is 2.0" in capsys.readouterr().err
+
+
+def test_a_rate_that_leads_nowhere_is_not_chosen_and_the_table_says_so(tmp_path, here, capsys):
+    words = ["--rules", "rtrl", "--tune", "optim.lr=1e-3,1e30", "--tune_seeds", "1", "--seeds", "1", *BARE]
+    assert main(["compare", *TINY, *words, "--run.dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "tuned for each setting: optim.lr=1e-3,1e30, by accuracy of the whole stream, seed 1000" in out
+    assert "came to no score: rtrl-length1 with lr 1e30" in out
+    assert "optim.lr=1e-3,1e30" in (tmp_path / "report.html").read_text()
+    assert main(["compare", *TINY, *words[:2], "--seeds", "1", *BARE, "--run.dir", str(tmp_path / "plain")]) == 0
+    out = capsys.readouterr().out
+    assert "tuned" not in out  # control
