@@ -1,10 +1,13 @@
 """Comparisons: what varies, what is tuned, what is taken up again, and what is said of it."""
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from biomamba.analysis.paired import interval, paired
 from biomamba.cli import compare
 from biomamba.cli.compare import Compare, grounds
 from biomamba.cli.main import main
@@ -14,6 +17,7 @@ from biomamba.experiment import jobs
 from biomamba.experiment.build import Experiment
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import Run
+from biomamba.report.verdict import verdict
 
 TINY = ["--config", "delay", "--config", str(Path(__file__).parent / "tiny.yaml")]
 BARE = ["--costs", "false", "--fidelity", "0", "--run.baselines", "false"]
@@ -137,8 +141,8 @@ def test_each_setting_gets_the_value_that_is_best_for_it(tmp_path):
     assert not said["rows"]["rtrl-length1"]["edge"]
     down, _ = tuned(tmp_path / "down", scores, "--tune", "optim.lr=1e-3,1e-2,0.1", "--score", "loss")
     assert {label: own.optim.lr for label, own in down.items()} == {"rtrl-length1": 0.001, "rtrl_stdp-length1": 0.01}
-    for text, line in (("accuarcy", "expected one of accuracy, loss"), ("drifts", "nobody knows which way")):
-        with pytest.raises(ValueError, match=line):
+    for text in ("accuarcy", "drifts"):  # of the second nobody knows which way it is better
+        with pytest.raises(ValueError, match=f"score: got '{text}', expected one of accuracy, loss$"):
             tuned(tmp_path / text, scores, "--tune", "optim.lr=1e-3,1e-2", "--score", text)
     with pytest.raises(ValueError, match="no run of rtrl-length1 came to a score"):
         tuned(tmp_path / "none", lambda name: None, "--tune", "optim.lr=1e-3,1e-2")
@@ -217,3 +221,87 @@ def test_a_rate_that_leads_nowhere_is_not_chosen_and_the_table_says_so(tmp_path,
     assert main(["compare", *TINY, *words[:2], "--seeds", "1", *BARE, "--run.dir", str(tmp_path / "plain")]) == 0
     out = capsys.readouterr().out
     assert "tuned" not in out  # control
+
+
+# statistics
+
+
+def write_runs(folder, scores, baselines=None, score="accuracy"):
+    """Write the summaries of runs, a row of scores a setting, and return their folders."""
+    runs = {}
+    for label, values in scores.items():
+        for seed, value in enumerate(values):
+            run = folder / f"{label}-seed{seed}"
+            run.mkdir(parents=True)
+            parts = {score: {"all": value, "last_tenth": value}}
+            trivial = {"chance": {score: {"all": baselines}}} if baselines is not None else {}
+            summary = {"seed": seed, "rule": label.split("-")[0], "scores": parts, "baselines": trivial}
+            (run / "summary.json").write_text(json.dumps(summary))
+            runs.setdefault(label, []).append(run)
+    return runs
+
+
+def said(folder, scores, baselines=None, score="accuracy", **given):
+    runs = write_runs(folder, scores, baselines, score)
+    found = verdict(runs, dict.fromkeys(runs, ""), **given)
+    return found["groups"][0]
+
+
+def test_differences_are_taken_seed_by_seed():
+    """Seeds that differ widely leave a narrow difference; unpaired, the same numbers tell nothing."""
+    own, other = [0.1, 0.5, 0.9, 0.3, 0.7], [0.05, 0.44, 0.86, 0.26, 0.65]
+    found = paired(own, other, 1)
+    assert found["mean"] == pytest.approx(0.048) and 0.04 < found["low"] < found["mean"] < found["high"] < 0.06
+    assert found["gains"] == 5 and paired(own, other, -1)["gains"] == 0
+    shuffled = paired(own, [other[i] for i in (3, 0, 1, 4, 2)], 1)
+    assert shuffled["mean"] == pytest.approx(0.048) and shuffled["low"] < 0 < shuffled["high"]
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says():
+    draws = np.random.default_rng(1).normal(0.3, 1.0, size=(200, 12))
+    held = sum(low <= 0.3 <= high for low, high in (interval(list(row)) for row in draws))
+    assert 0.85 < held / 200 <= 0.98
+    assert interval(list(draws[0])) == interval(list(draws[0]))
+    assert interval([0.2, 0.2, 0.2]) == (0.2, 0.2)
+
+
+def test_the_verdict_says_what_is_above_what(tmp_path):
+    scores = {"bptt-length1": [0.1, 0.2, 0.15, 0.12], "rtrl-length1": [0.41, 0.52, 0.44, 0.44]}
+    group = said(tmp_path / "a", scores, 0.05)
+    assert group["verdict"].startswith("rtrl-length1 above bptt-length1 in accuracy by 0.31 (0.")
+    assert group["verdict"].endswith("), 4 of 4 seeds")
+    assert said(tmp_path / "b", scores, 0.9)["verdict"] == "no setting is above chance (accuracy 0.9)"
+    turned = said(tmp_path / "c", scores, 0.05, reference="rtrl-length1")["verdict"]
+    assert turned.startswith("rtrl-length1 above all others in accuracy, bptt-length1 by 0.31")
+    alike = {"bptt-length1": [0.5, 0.6, 0.7], "rtrl-length1": [0.6, 0.5, 0.7]}
+    assert said(tmp_path / "d", alike, 0.05)["verdict"] == "no setting is above bptt-length1 in accuracy at 95%"
+    down = said(tmp_path / "e", scores, 2.0, score="loss")["verdict"]
+    assert down.startswith("bptt-length1 below all others in loss, rtrl-length1 by 0.31")
+
+
+def test_of_fewer_than_three_seeds_no_spread_is_told(tmp_path):
+    for seeds, begins in ((1, "1 seed:"), (2, "2 seeds:")):
+        scores = {"bptt-length1": [0.1, 0.2][:seeds], "rtrl-length1": [0.9, 0.8][:seeds]}
+        group = said(tmp_path / str(seeds), scores, 0.05)
+        assert group["verdict"].startswith(f"{begins} no spread can be told, 3 or more can; accuracy: rtrl-length1 0.")
+        assert group["rows"]["rtrl-length1"]["reference"]["all"]["low"] is None
+    three = said(tmp_path / "3", {"bptt-length1": [0.1, 0.2, 0.1], "rtrl-length1": [0.9, 0.8, 0.9]}, 0.05)
+    assert three["rows"]["rtrl-length1"]["reference"]["all"]["low"] > 0  # control
+
+
+def test_settings_of_other_streams_are_not_told_apart(tmp_path):
+    scores = {f"{rule}-delay{d}": [0.1 * d, 0.2, 0.3] for rule in ("rtrl", "bptt") for d in (4, 5)}
+    runs = write_runs(tmp_path, scores)
+    groups = verdict(runs, {label: f"delay {label[-1]}" for label in runs})["groups"]
+    assert [(group["reference"], list(group["rows"])) for group in groups] == [
+        ("bptt-delay4", ["rtrl-delay4", "bptt-delay4"]),
+        ("bptt-delay5", ["rtrl-delay5", "bptt-delay5"]),
+    ]
+    with pytest.raises(ValueError, match="reference: got 'rtrl', expected one of rtrl-delay4"):
+        verdict(runs, dict.fromkeys(runs, ""), reference="rtrl")
+
+
+def test_intervals_without_scipy_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(ImportError, match=r'pip install "biomamba\[compare\]"'):
+        interval([0.1, 0.2, 0.3])

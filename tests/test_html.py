@@ -25,6 +25,7 @@ from biomamba.report import text as report
 from biomamba.report.data import POINTS, Curve, curve, read, thin
 from biomamba.report.learning import bold
 from biomamba.report.markup import NOTHING, count, number, pair, quantity
+from biomamba.report.verdict import verdict
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("rtrl-length1", "rtrl-length8", "bptt-length1", "bptt-length8-window64")
@@ -43,6 +44,7 @@ PLOTS = {
     "Estimated energy",
     "Memory traffic",
     "Norm of the gradient",
+    "Every seed, accuracy",
 }
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 CHROMIUM = shutil.which("chromium")
@@ -195,6 +197,7 @@ def make_comparison(
             make_run(runs[label][-1], label, seed, reports, source, rng)
     result = report.gather(runs)
     if not bare:
+        result["statistics"] = verdict(runs, dict.fromkeys(labels, ""))
         for i, own in enumerate(result["settings"].values()):
             own["cost"] = cost(rng, measured=i == 1) | {"trace_bytes": own["trace_bytes"]}
         operations = {name: rng.uniform(1, 1e4) for name in ("Effective_MACs", "Effective_ACs", "Dense")}
@@ -344,7 +347,7 @@ def test_parts_that_are_missing_say_what_adds_them(tmp_path: Path, text: str) ->
         assert f"{words} not there" not in text
     costs = {"Time per step", "Estimated energy", "Memory traffic", "Memory against stream length"}
     assert {name.removesuffix(" (cmp)") for name in Page(bare).plots} == {
-        name for name in PLOTS if name not in costs and "Fidelity" not in name
+        name for name in PLOTS if name not in costs and not name.startswith(("Fidelity", "Every seed"))
     }
     for run in (tmp_path / "cmp").glob("*-seed*"):
         shutil.rmtree(run)

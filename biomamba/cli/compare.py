@@ -25,6 +25,7 @@ from ..experiment.run import find_run_dir
 from ..loop import evaluate
 from ..report import page
 from ..report.text import compare_table, gather, plot
+from ..report.verdict import verdict
 from ..rules import RULES, LearningRule
 from ..stream import Chunk
 from .tuning import Tuned, candidates, choose
@@ -45,6 +46,7 @@ class Compare(Tuned):
     tune_seeds: how many for each value, counted from run.seed + 1000
     tune_on: whole streams, or the first tenth of their steps
     score: by which settings are tuned and told apart, over the whole stream; null: the task's first
+    reference: label of the setting that others are compared with, seed by seed; null: the first of bptt, else the first
     seeds: how many, counted from run.seed
     jobs: runs at the same time
     costs: count operations, memory, time and energy of each setting at the end
@@ -52,6 +54,7 @@ class Compare(Tuned):
     """
 
     seeds: PositiveInt = 3
+    reference: str | None = None
     jobs: PositiveInt = 1
     costs: bool = True
     fidelity: NonNegativeInt = 256
@@ -63,6 +66,8 @@ def run(argv: Sequence[str]) -> int:
     settings, asked = parsed.config, parsed.command
     found = candidates(argv, asked, settings)
     Experiment.from_config(next(iter(next(iter(found.values())).values())))
+    if asked.reference is not None and asked.reference not in found:
+        raise ValueError(f"reference: got {asked.reference!r}, expected one of {', '.join(found)}")
     folder = create_comparison_dir(settings, "compare")
     with Lock(folder):
         learning = partial(learn, folder=folder, at_once=asked.jobs)
@@ -80,6 +85,10 @@ def run(argv: Sequence[str]) -> int:
     result = gather(runs, about)
     if tuning is not None:
         result["tuning"] = tuning
+    try:
+        result["statistics"] = verdict(runs, grounds(plan, ("task.", "stream.")), asked.score, asked.reference)
+    except ImportError as error:
+        print(error)
     if asked.fidelity:
         result["fidelity"] = compare_gradients(plan, runs, about, asked.fidelity)
     if asked.costs:
@@ -117,10 +126,10 @@ def learn(plan: Mapping[str, Config], tolerant: bool = False, *, folder: Path, a
     return {name: folder / name for name in plan if (folder / name / "summary.json").exists()}
 
 
-def grounds(plan: Mapping[str, Config]) -> dict[str, str]:
-    """Return, by setting, in what its baselines differ from others': values of task, model and streams, in words."""
+def grounds(plan: Mapping[str, Config], sections: tuple[str, ...] = GROUNDS) -> dict[str, str]:
+    """Return, by setting, in what some sections differ from others', in words: by default those of its baselines."""
     values = {
-        label: {key: value for key, value in config.flatten(config.to_dict(own)).items() if key.startswith(GROUNDS)}
+        label: {key: value for key, value in config.flatten(config.to_dict(own)).items() if key.startswith(sections)}
         for label, own in plan.items()
     }
     keys = dict.fromkeys(key for own in values.values() for key in own if key != "stream.length")

@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 from ..experiment.build import steps_to_take, task_of
 from ..experiment.config import Config, flatten, to_dict
 from ..metrics import direction
+from ..report.verdict import chosen_score
 from .variants import Variants, keyed_values, short, variants, with_seeds, written
 
 FIRST = 1000  # tuning seeds are so far from those that are scored: more of these may be asked for later
@@ -79,14 +80,15 @@ def choose(found: Mapping[str, Mapping[str, Config]], asked: Tuned, learn: Learn
         for name, config in own.items():
             runs = [folders.get(run_name(label, name, one)) for one in tuning_runs(config, asked)]
             summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs if run]
-            score = score or (next(iter(summaries[0]["scores"])) if summaries else None)
-            reached[name] = _mean(summaries, len(runs), score)
+            if summaries:
+                score = chosen_score(summaries[0]["scores"], score)
+            reached[name] = _mean(summaries, len(runs), score) if score else None
         usable = {name: value for name, value in reached.items() if value is not None}
         if not usable or score is None:
             raise ValueError(
                 f"tune: no run of {label} came to a score, expected one: give other values of {asked.tune}"
             )
-        best = max(usable, key=lambda name: usable[name] * better(score))
+        best = max(usable, key=lambda name: usable[name] * direction(score))
         chosen[label] = own[best]
         names = list(own)
         at_edge = len(asked.tune) == 1 and len(own) > 2 and best in (names[0], names[-1])
@@ -114,21 +116,8 @@ def run_name(label: str, name: str, config: Config) -> str:
     return f"{label}-{written(name)}-seed{config.run.seed}"
 
 
-def better(score: str) -> int:
-    """Return 1 where more of a score is better and -1 where less is. Raises ValueError where that is not known."""
-    found = direction(score)
-    if not found:
-        raise ValueError(f"score: got {score}, of which nobody knows which way it is better: give loss or another")
-    return found
-
-
-def _mean(summaries: Sequence[Mapping[str, Any]], runs: int, score: str | None) -> float | None:
-    """Return the mean of a score over the whole streams; None where a run is missing or has none.
-
-    Raises ValueError for a score that there is not.
-    """
-    if summaries and score not in summaries[0]["scores"]:
-        raise ValueError(f"score: got {score!r}, expected one of {', '.join(summaries[0]['scores'])}")
+def _mean(summaries: Sequence[Mapping[str, Any]], runs: int, score: str) -> float | None:
+    """Return the mean of a score over the whole streams; None where a run is missing or has none."""
     values = [summary["scores"][score]["all"] for summary in summaries]
     known = [value for value in values if value is not None and math.isfinite(value)]
     return statistics.fmean(known) if len(known) == runs else None

@@ -154,6 +154,24 @@ def bars(
     return _svg(name, PANEL[0], 12 + 17 * tall * len(values), paint)
 
 
+def dots(name: str, values: Mapping[str, Sequence[float | None]], looks: Mapping[str, Style], x: Scale) -> str:
+    """Return a row of dots for each setting, one a seed, and a line at their mean."""
+
+    def paint(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for i, (label, own) in enumerate(values.items()):
+            known = [value for value in own if value is not None]
+            axes.text(0.005, i - 0.34, label, va="center", fontsize=9.5, transform=axes.get_yaxis_transform())
+            if known:
+                mean = math.fsum(known) / len(known)
+                axes.plot([mean, mean], [i - 0.16, i + 0.3], color=looks[label].colour, linewidth=2)
+                axes.plot(known, [i + 0.07] * len(known), "o", color=looks[label].colour, markersize=5, alpha=0.6)
+        axes.set(ylim=(len(values) - 0.5, -0.7), yticks=[], xlabel=x.label)
+        axes.margins(x=0.06)
+
+    return _svg(name, PANEL[0], 60 + 34 * len(values), paint)
+
+
 def heat(
     name: str,
     heads: Sequence[str],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..analysis.paired import LEVEL
 from ..metrics import direction
 from . import figures
 from .data import Record, Section, curve
@@ -83,6 +84,50 @@ def scores(section: Section, looks: Mapping[str, Style]) -> Part:
     if not any("held_out" in parts for parts in rows[0].values()):
         body += missing("Scores of held-out data are", f"{TRAIN} --run.held_out true")
     return Part("Scores", lead, body + (_tuned(tuning, looks) if tuning else ""))
+
+
+def seeds(section: Section, looks: Mapping[str, Style]) -> Part:
+    """Return every seed as a dot, and the differences to the reference and to the best baseline, seed by seed."""
+    found = section.result.get("statistics")
+    if not found:
+        return Part("Seed by seed", "", missing("Differences seed by seed are"))
+    score, body = found["score"], ""
+    lead = (
+        f"Each seed's {escape(score)} over the whole stream, and how much each setting differs from the reference and "
+        "from the best baseline on the same seed: the mean of the differences, and its interval at "
+        f"{LEVEL:.0%} by the bootstrap (BCa), which of few seeds is rather too narrow than too wide."
+    )
+    for group in found["groups"]:
+        rows, words = group["rows"], escape(group["streams"])
+        values = {label: row["scores"]["all"] for label, row in rows.items()}
+        name = f"Every seed, {score}{f', {words}' if words else ''} ({section.name})"
+        plot = figures.dots(name, values, looks, Scale(score))
+        body += f"<p><strong>{escape(group['verdict'])}</strong></p>\n"
+        body += figure({f"Every seed{f', {words}' if words else ''}": plot}, "Dots: seeds; line: their mean.")
+        columns = []
+        for part in next(iter(rows.values()))["scores"]:
+            apart = [(row["reference"] or {}).get(part) for row in rows.values()]
+            columns += _difference(apart, f"{OVER[part]}, less {escape(group['reference'])}")
+        if group["baseline"]:
+            over = f"whole stream, less {escape(group['baseline'])}"
+            columns += _difference([row["baseline"] for row in rows.values()], over)
+        heads = [key(label, looks[label]) for label in rows]
+        body += table(heads, columns)
+        seeds = dict.fromkeys(seed for label in rows for seed in section.result["settings"][label]["seeds"])
+        each = [
+            Column(
+                str(seed),
+                [
+                    number(_of_seed(section.result["settings"][label]["seeds"], row["scores"][part], seed))
+                    for label, row in rows.items()
+                ],
+                f"{OVER[part]}, seed",
+            )
+            for part in next(iter(rows.values()))["scores"]
+            for seed in seeds
+        ]
+        body += details("Every seed's score", table(heads, each))
+    return Part("Seed by seed", lead, body)
 
 
 def fidelity(section: Section) -> Part:
@@ -166,6 +211,20 @@ def _of_depth(depth: str, name: str, rows: Mapping[str, Mapping[str, Any]]) -> s
     ]
     numbers = table([escape(head) for _, head in every], columns)
     return figure(plots, caption) + details(f"{depth.capitalize()}: every layer and parameter", numbers)
+
+
+def _difference(rows: Sequence[Mapping[str, float | None] | None], over: str) -> list[Column]:
+    """Return the columns of differences."""
+    titles = {"mean": "mean", "low": "from", "high": "to", "gains": "seeds that gain"}
+    return [
+        Column(title, [NOTHING if row is None else number(row[name]) for row in rows], over)
+        for name, title in titles.items()
+    ]
+
+
+def _of_seed(seeds: Sequence[int], values: Sequence[float | None], seed: int) -> float | None:
+    """Return the value of a seed, where there is one."""
+    return dict(zip(seeds, values, strict=True)).get(seed)
 
 
 def _tuned(tuning: Mapping[str, Any], looks: Mapping[str, Style]) -> str:

@@ -133,11 +133,16 @@ def compare_table(result: Mapping[str, Any]) -> str:
         costs = [f"{own['samples']:,}", _both(own["wall_seconds"], 1), bytes_text(own["trace_bytes"])]
         rows.append([label, *_cells(own["scores"], columns), *costs, bytes_text(own["peak_rss_bytes"]["mean"])])
     rows += [[label, *_cells(scores, columns), *[""] * 4] for label, scores in baselines.items()]
-    if tuning is None:
-        return table([head, *rows])
-    chosen = [tuning["rows"].get(row[0], {}).get("chosen", "") for row in rows]
-    told = [[*row, value] for row, value in zip(rows, chosen, strict=True)]
-    return "\n".join([table([[*head, "tuned"], *told]), *tuning_lines(tuning)])
+    if tuning is not None:
+        chosen = [tuning["rows"].get(row[0], {}).get("chosen", "") for row in rows]
+        head, rows = [*head, "tuned"], [[*row, value] for row, value in zip(rows, chosen, strict=True)]
+    lines = [*(tuning_lines(tuning) if tuning else []), *verdicts(result)]
+    return "\n".join([table([head, *rows]), *lines])
+
+
+def verdicts(result: Mapping[str, Any]) -> list[str]:
+    """Return what a comparison says, a line for each kind of stream; nothing where its scores tell nothing."""
+    return [group["verdict"] for group in (result.get("statistics") or {"groups": ()})["groups"]]
 
 
 def tuning_lines(tuning: Mapping[str, Any]) -> list[str]:
