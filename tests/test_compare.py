@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import biomamba
 from biomamba.analysis.paired import interval, paired
 from biomamba.cli import compare
 from biomamba.cli.compare import Compare, grounds
@@ -17,6 +19,7 @@ from biomamba.experiment import jobs
 from biomamba.experiment.build import Experiment
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import Run
+from biomamba.report import exports
 from biomamba.report.verdict import verdict
 
 TINY = ["--config", "delay", "--config", str(Path(__file__).parent / "tiny.yaml")]
@@ -305,3 +308,53 @@ def test_intervals_without_scipy_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ImportError, match=r'pip install "biomamba\[compare\]"'):
         interval([0.1, 0.2, 0.3])
+
+
+# exports
+
+
+def test_tables_hold_what_the_summaries_hold(tmp_path, here, capsys):
+    """Every score of every run, by csv, parquet and frame alike; means of them are the means of the comparison."""
+    frame = biomamba.compare(
+        TINY[1::2],
+        "rtrl,bptt",
+        vary={"optim.clip": [None, 1.0], "model.d_state": [4]},
+        seeds=3,
+        values={"run.dir": str(tmp_path), "stream.steps": 60},
+        costs=False,
+        fidelity=0,
+    )
+    result = json.loads((tmp_path / "compare.json").read_text())
+    table = pd.read_parquet(tmp_path / "runs.parquet")
+    assert list(table.columns) == list(frame.columns) and table["value"].equals(frame["value"])
+    runs = frame[frame["kind"] == "run"]
+    assert len(runs) == 4 * 3 * 4 and set(runs["score"]) == {"accuracy", "loss"}
+    for (setting, score, part), own in runs.groupby(["setting", "score", "part"]):
+        assert own["value"].mean() == pytest.approx(result["settings"][setting]["scores"][score][part]["mean"])
+        run = json.loads((Path(own["folder"].iloc[1]) / "summary.json").read_text())
+        assert own["value"].iloc[1] == pytest.approx(run["scores"][score][part])
+    assert set(runs["optim.clip"].fillna(0)) == {0, 1.0} and set(runs["model.d_state"]) == {4}
+    assert set(frame[frame["kind"] == "baseline"]["setting"]) == {"frozen", "chance"}
+    assert frame.attrs["verdict"] == [group["verdict"] for group in result["statistics"]["groups"]]
+    settings = pd.read_csv(tmp_path / "table.csv").set_index("setting")
+    mean = result["settings"]["rtrl-length1-clip1.0-d_state4"]["scores"]["loss"]["all"]["mean"]
+    assert settings.loc["rtrl-length1-clip1.0-d_state4", "loss_all_mean"] == pytest.approx(mean)
+    low = result["statistics"]["groups"][0]["rows"]["rtrl-length1-clip1.0-d_state4"]["reference"]["all"]["low"]
+    assert settings.loc["rtrl-length1-clip1.0-d_state4", "less_reference_low"] == pytest.approx(low)
+    for name, begin in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
+        assert (tmp_path / f"compare.{name}").read_bytes().startswith(begin)
+    tex = (tmp_path / "table.tex").read_text()
+    assert tex.count("\\\\") == 7 and f"{mean:.3f}" in tex and "rtrl-length1-clip1.0-d\\_state4" in tex
+    assert "accuracy last tenth" in tex and "\\mathbf" in tex
+
+
+def test_text_is_safe_in_tex_and_columns_of_parquet_have_one_type():
+    assert exports.escape("a_b & 50% {c} \\d") == r"a\_b \& 50\% \{c\} \textbackslash{}d"
+    assert exports._column([1, None, 2.5]) == [1.0, None, 2.5]
+    assert exports._column([True, "auto", None, 3]) == ["true", "auto", None, "3"]
+
+
+def test_a_frame_without_pandas_says_what_to_install_before_anything_is_learned(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r'pip install "biomamba\[compare\]"'):
+        biomamba.compare("delay")

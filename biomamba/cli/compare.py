@@ -23,8 +23,8 @@ from ..experiment.lock import Lock
 from ..experiment.parse import parse
 from ..experiment.run import find_run_dir
 from ..loop import evaluate
-from ..report import page
-from ..report.text import compare_table, gather, plot
+from ..report import exports, page
+from ..report.text import compare_table, gather, plot, verdicts
 from ..report.verdict import verdict
 from ..rules import RULES, LearningRule
 from ..stream import Chunk
@@ -62,6 +62,12 @@ class Compare(Tuned):
 
 def run(argv: Sequence[str]) -> int:
     """Run every setting and seed as a process of its own, and put them in one table."""
+    compare(argv)
+    return 0
+
+
+def compare(argv: Sequence[str]) -> tuple[Path, list[str]]:
+    """Do what the command says; return the folder, and what comes of it, a line for each kind of stream."""
     parsed = parse(argv, Compare, "compare ")
     settings, asked = parsed.config, parsed.command
     found = candidates(argv, asked, settings)
@@ -95,14 +101,21 @@ def run(argv: Sequence[str]) -> int:
         add_costs(result, plan)
     log.write(folder / "compare.json", log.to_json(result))
     print(compare_table(result))
-    try:
-        plot(folder / "compare.png", result)
-        page.write(folder / "report.html", [folder])
-        print(f"{folder}/report.html")
-    except ImportError as error:
-        print(error)
-    print(f"{folder}/compare.json")
-    return 0
+    keys = [word.partition("=")[0] for word in (*asked.vary, *asked.tune)]
+    for write in (
+        partial(exports.write, folder, result, keys),
+        partial(plot, folder / "compare.png", result),
+        partial(page.write, folder / "report.html", [folder]),
+    ):
+        try:
+            write()
+        except ImportError as error:
+            print(error)
+    others = ("compare.json", "table.csv", "table.tex", "runs.csv", "runs.parquet", "compare.svg", "compare.pdf")
+    print(f"{folder}: {', '.join(name for name in others if (folder / name).exists())}")
+    page_there = (folder / "report.html").exists()
+    print(f"{folder}/{'report.html' if page_there else 'compare.json'}")
+    return folder, verdicts(result)
 
 
 def learn(plan: Mapping[str, Config], tolerant: bool = False, *, folder: Path, at_once: int) -> dict[str, Path]:

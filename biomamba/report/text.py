@@ -173,28 +173,36 @@ def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def plot(path: Path, result: Mapping[str, Any]) -> None:
     """Draw each setting's score between two reports against the samples seen, mean and spread over its seeds.
 
-    Raises ImportError, with what to install, where matplotlib is missing.
+    Beside `path`, the same as SVG and PDF; the same numbers give the same bytes. Raises ImportError, with what to
+    install, where matplotlib is missing.
     """
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('the plot needs matplotlib: pip install "biomamba[plot]"') from error
     name = next(iter(next(iter(result["settings"].values()))["scores"]))
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for label, own in result["settings"].items():
+    dashes, markers = ["-", "--", "-.", ":"], ["o", "s", "^", "D", "v", "P", "X"]  # lines that coincide stay apart
+    for i, (label, own) in enumerate(result["settings"].items()):
         samples, mean, spread = _curve([Path(folder) for folder in own["folders"]], own["streams"], name)
-        (line,) = axes.plot(samples, mean, label=label)
+        every = max(1, len(samples) // 12)
+        look: dict[str, Any] = {"linestyle": dashes[i % 4], "marker": markers[i % 7], "markevery": (i % every, every)}
+        (line,) = axes.plot(samples, mean, label=label, markersize=4, **look)
         low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(samples, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     for style, (label, scores) in zip(
         [":", "--", "-."] * len(result["baselines"]), result["baselines"].items(), strict=False
     ):
-        if name in scores:
+        if name in scores and scores[name]["all"]["mean"] is not None:
             axes.axhline(scores[name]["all"]["mean"], color="gray", linestyle=style, label=label)
     axes.set(xlabel="samples seen (steps times streams)", ylabel=name, title=f"{result['task']}: {result['source']}")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with matplotlib.rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(path, dpi=120)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def _summary(folder: Path) -> dict[str, Any]:
