@@ -33,9 +33,9 @@ WHOLE = "BPTT of the whole stream"
 PLOTS = {
     "Learning curves, accuracy against samples",
     "Learning curves, accuracy against wall time",
-    "Fidelity, cosine, 1 block",
+    "Fidelity, gap, 1 block",
     "Fidelity, ratio, 1 block",
-    "Fidelity, cosine, 4 blocks",
+    "Fidelity, gap, 4 blocks",
     "Fidelity, ratio, 4 blocks",
     "Memory against stream length",
     "Memory",
@@ -165,7 +165,7 @@ def fidelity(rng: random.Random, labels: Sequence[str]) -> dict[str, Any]:
     """Return a comparison of gradients, by hand; one gradient is zero."""
 
     def both() -> dict[str, float]:
-        return {"cosine": rng.uniform(-1, 1), "ratio": rng.uniform(0.1, 4)}
+        return {"cosine": rng.uniform(-1, 1), "ratio": rng.uniform(0.1, 4), "gap": rng.uniform(0, 2)}
 
     rows = []
     for depth in (1, 4):
@@ -174,9 +174,13 @@ def fidelity(rng: random.Random, labels: Sequence[str]) -> dict[str, Any]:
             parameters = {
                 f"{layer}.{name}": both() for layer in layers for name in ("weight", "A_log", "D", "dt_bias", "norm")
             }
-            parameters["blocks.0.A_log"] = {"cosine": None, "ratio": None}
-            rows.append({"label": label, **setting(label), "depth": depth, "all": both()})
+            parameters["blocks.0.A_log"] = {"cosine": None, "ratio": None, "gap": None}
+            rows.append({"label": label, **setting(label), "depth": depth, "updates": 4711, "all": both()})
             rows[-1] |= {"layers": layers, "parameters": parameters}
+            rows[-1]["past"] = {
+                "all": both(),
+                **{part: {n: both() for n in rows[-1][part]} for part in ("layers", "parameters")},
+            }
     return {"steps": 128, "streams": 4, "weights": "learned by rtrl-length1-seed0", "rows": rows}
 
 
@@ -237,7 +241,7 @@ def write_one(name: str, value: float) -> str:
             return quantity(value, unit)
     if name in ("multiply_accumulates", "accumulates", "elementwise"):
         return quantity(value)
-    return number(value, 4 if name in ("cosine", "ratio") else 3)
+    return number(value, 4 if name in ("cosine", "ratio", "gap") else 3)
 
 
 def absent(result: Mapping[str, Any], page: Page) -> list[str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of lines that may coincide
+SMALLEST = 1e-16  # of gaps by factors: below, float64 rounds
 GREY, INK, RULE = "#77808a", "#3a424b", "#e4e7eb"
 PANEL = (420, 280)  # points; a point is about a pixel on a wide screen
 WIDE = 900
@@ -170,6 +172,28 @@ def dots(name: str, values: Mapping[str, Sequence[float | None]], looks: Mapping
         axes.margins(x=0.06)
 
     return _svg(name, PANEL[0], 60 + 34 * len(values), paint)
+
+
+def points(
+    name: str, heads: Sequence[str], values: Mapping[str, Sequence[float | None]], looks: Mapping[str, Style]
+) -> str:
+    """Return a row for each head with a mark of each setting, by factors from left to right."""
+    left = 6.2 * max(map(len, heads)) + 8
+
+    def paint(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for i, (label, own) in enumerate(values.items()):
+            place = (i - (len(values) - 1) / 2) * 0.6 / max(1, len(values))
+            at = [(max(v, SMALLEST), r + place) for r, v in enumerate(own) if v is not None]
+            x, y = zip(*at, strict=True) if at else ((), ())
+            axes.plot(x, y, MARKERS[i % len(MARKERS)], color=looks[label].colour, markersize=5)
+        axes.set(xscale="log", ylim=(len(heads) - 0.5, -0.5), xlabel="1 - cosine")
+        axes.set_yticks(range(len(heads)), heads)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+
+    return _svg(name, max(PANEL[0], left + 240), 60 + 24 * len(heads), paint)
 
 
 def heat(

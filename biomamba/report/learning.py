@@ -9,7 +9,7 @@ from typing import Any
 from ..analysis.paired import LEVEL
 from ..metrics import direction
 from . import figures
-from .data import Record, Section, curve
+from .data import Curve, Record, Section, curve
 from .figures import Scale
 from .markup import NOTHING, Column, Part, Style, count, details, figure, key, keys, missing, number, pair, table
 from .text import tuning_lines
@@ -137,13 +137,24 @@ def fidelity(section: Section) -> Part:
         return Part("Fidelity of the gradient", "", missing("Comparisons with the gradient of full BPTT are"))
     lead = (
         f"Each rule's gradient beside that of full backpropagation, over {number(found['steps'])} steps of "
-        f"{number(found['streams'])} streams, weights held, {escape(found['weights'])}: the cosine of the "
-        "angle between them, 1 for the same direction, and the ratio of their norms, 1 for the same length."
+        f"{number(found['streams'])} streams, weights held, {escape(found['weights'])}. Most of a gradient may be "
+        "immediate, the same for every rule; rules differ in the credit <em>through the past alone</em>: what is left "
+        "of both gradients without the immediate one, of the state before each step held. 1 - cosine is 0 for the "
+        "same direction, and its scale counts by factors; the ratio of norms is 1 for the same length, 0 for none."
     )
-    body = ""
+    body, looks = "", figures.styles(dict.fromkeys(row["label"] for row in found["rows"]))
     for depth in sorted({row["depth"] for row in found["rows"]}):
-        rows = {row["label"]: row for row in found["rows"] if row["depth"] == depth}
-        body += _of_depth(f"{depth} block{'' if depth == 1 else 's'}", section.name, rows)
+        own = [row for row in found["rows"] if row["depth"] == depth]
+        counts = list(dict.fromkeys(row.get("updates") for row in own))
+        blocks = f"{depth} block{'' if depth == 1 else 's'}"
+        last = {row["label"]: row for row in own if row.get("updates") == counts[-1]}
+        body += _of_depth(blocks, section.name, last, looks)
+        if len(counts) > 1:
+            body += _along(blocks, section.name, own, looks)
+        for updates in counts:
+            rows = {row["label"]: row for row in own if row.get("updates") == updates}
+            after = "" if updates is None else f", after {number(updates)} updates"
+            body += details(f"{blocks.capitalize()}{after}: every layer and parameter", _every(rows))
     return Part("Fidelity of the gradient", lead, body)
 
 
@@ -188,29 +199,55 @@ def bold(values: Sequence[Mapping[str, float | None] | None], better: int) -> li
     return [f"<strong>{cell}</strong>" if mark else cell for cell, mark in zip(cells, marks, strict=True)]
 
 
-def _of_depth(depth: str, name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the heat maps of cosine and ratio of one depth, and the numbers of every layer and parameter."""
+def _of_depth(depth: str, name: str, rows: Mapping[str, Mapping[str, Any]], looks: Mapping[str, Style]) -> str:
+    """Return 1 - cosine and ratio of the credit through the past of one depth, by layers and parameters."""
     first = next(iter(rows.values()))
     inside = "parameters" if len(first["parameters"]) <= ROWS else "layers"
-    shades = {"cosine": lambda cosine: cosine, "ratio": lambda ratio: math.log(max(ratio, 1e-9), 4)}
     heads = ["all", *first[inside]]
-    plots = {}
-    for what, shade in shades.items():
-        drawn = {label: [_at(row, inside, head).get(what) for head in heads] for label, row in rows.items()}
-        title = f"{'Ratio of norms' if what == 'ratio' else 'Cosine'}, {depth}"
-        plots[title] = figures.heat(f"Fidelity, {what}, {depth} ({name})", heads, drawn, shade, 3)
+    past = {label: row.get("past") or row for label, row in rows.items()}  # older pages' have the whole alone
+    gaps = {label: [_at(row, inside, head).get("gap") for head in heads] for label, row in past.items()}
+    ratios = {label: [_at(row, inside, head).get("ratio") for head in heads] for label, row in past.items()}
+    plots = {
+        f"1 - cosine through the past, {depth}": figures.points(f"Fidelity, gap, {depth} ({name})", heads, gaps, looks),
+        f"Ratio of norms through the past, {depth}": figures.heat(
+            f"Fidelity, ratio, {depth} ({name})", heads, ratios, lambda ratio: math.log(max(ratio, 1e-9), 4), 3
+        ),
+    }
     caption = (
-        "Cosine: blue where the directions agree, white where they have nothing in common, orange where they are "
-        "opposed. Ratio: white at 1, blue above it, orange below it, full at 4 and at 1/4."
+        "1 - cosine: the further left, the nearer; no mark where a rule gives no credit through the past, or there is "
+        "none to give. Ratio: white at 1, blue above it, orange below it, full at 4 and at 1/4."
     )
+    return keys({label: looks[label] for label in rows}) + figure(plots, caption)
+
+
+def _along(depth: str, name: str, rows: Sequence[Mapping[str, Any]], looks: Mapping[str, Style]) -> str:
+    """Return 1 - cosine of the credit through the past along training."""
+    lines: dict[str, Curve] = {}
+    for row in rows:
+        gap = (row.get("past") or row)["all"].get("gap")
+        if gap is not None:
+            own = lines.setdefault(row["label"], Curve([], [], []))
+            own.x.append(row["updates"])
+            own.mean.append(max(gap, figures.SMALLEST))
+            own.spread.append(0.0)
+    title = f"1 - cosine through the past along training, {depth}"
+    x, y = Scale("updates"), Scale("1 - cosine", log=True)
+    plot = figures.curves(f"Fidelity along training, {depth} ({name})", lines, looks, x, y, together=len(lines) or 1)
+    return figure({title: plot}, "Of all parameters together, weights held at each mark.")
+
+
+def _every(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the numbers of every layer and parameter, of the whole gradient and through the past."""
+    first = next(iter(rows.values()))
     every = [("", "all"), *((group, head) for group in ("layers", "parameters") for head in first[group])]
     columns = [
-        Column(what, [number(_at(row, group, head).get(what), 4) for group, head in every], escape(label))
+        Column(f"{title} {what}", [number(_at(own, group, head).get(key), 4) for group, head in every], escape(label))
         for label, row in rows.items()
-        for what in shades
+        for title, own in {"whole": row, "past": row.get("past")}.items()
+        if own
+        for key, what in {"cosine": "cosine", "ratio": "ratio", "gap": "1 - cosine"}.items()
     ]
-    numbers = table([escape(head) for _, head in every], columns)
-    return figure(plots, caption) + details(f"{depth.capitalize()}: every layer and parameter", numbers)
+    return table([escape(head) for _, head in every], columns)
 
 
 def _difference(rows: Sequence[Mapping[str, float | None] | None], over: str) -> list[Column]:
@@ -239,7 +276,7 @@ def _tuned(tuning: Mapping[str, Any], looks: Mapping[str, Style]) -> str:
 
 
 def _at(row: Mapping[str, Any], group: str, head: str) -> Mapping[str, float | None]:
-    """Return cosine and ratio of a layer, of a parameter or of all."""
+    """Return cosine, ratio and gap of a layer, of a parameter or of all."""
     found: Mapping[str, float | None] = row["all"] if head == "all" else row[group].get(head, {})
     return found
 

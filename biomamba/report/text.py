@@ -161,12 +161,18 @@ def _unscored(reached: Mapping[str, float | None]) -> list[str]:
 
 
 def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return cosine and norm ratio to full BPTT of every setting and depth: over all parameters, then of each layer."""
+    """Return how near every setting's credit through the past comes to BPTT's: over all parameters, then each layer.
+
+    1 - cosine tells settings apart where cosines are all near 1; a dash where a setting has no such credit.
+    """
     layers = list(dict.fromkeys(name for row in rows for name in row["layers"]))
-    body = [["cosine, ratio to full BPTT", "blocks", "all", *layers]]
+    several = len({row.get("updates") for row in rows}) > 1
+    head = ["1 - cosine, ratio", "blocks", *(["updates"] if several else []), "whole", "through the past", *layers]
+    body = [head]
     for row in rows:
-        cells = [_near(row["all"]), *(_near(row["layers"].get(name)) for name in layers)]
-        body.append([row["label"], str(row["depth"]), *cells])
+        past = row.get("past") or {"all": None, "layers": {}}
+        cells = [_near(row["all"]), _near(past["all"]), *(_near(past["layers"].get(name)) for name in layers)]
+        body.append([row["label"], str(row["depth"]), *([str(row["updates"])] if several else []), *cells])
     return table(body)
 
 
@@ -272,10 +278,11 @@ def _both(value: Mapping[str, float | None], digits: int) -> str:
 
 
 def _near(value: Mapping[str, float | None] | None) -> str:
-    """Return cosine and ratio as text."""
+    """Return 1 - cosine and ratio as text."""
     if value is None:
         return ""
-    return ", ".join("-" if number is None else f"{number:.3f}" for number in (value["cosine"], value["ratio"]))
+    gap, ratio = value.get("gap"), value["ratio"]
+    return f"{'-' if gap is None else f'{gap:.1e}'}, {'-' if ratio is None else f'{ratio:.3f}'}"
 
 
 def _number(value: float | None) -> str:
