@@ -19,7 +19,8 @@ from biomamba.experiment import jobs
 from biomamba.experiment.build import Experiment
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import Run
-from biomamba.report import exports
+from biomamba.report import exports, figures
+from biomamba.report.text import loud
 from biomamba.report.verdict import verdict
 
 TINY = ["--config", "delay", "--config", str(Path(__file__).parent / "tiny.yaml")]
@@ -358,3 +359,29 @@ def test_a_frame_without_pandas_says_what_to_install_before_anything_is_learned(
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r'pip install "biomamba\[compare\]"'):
         biomamba.compare("delay")
+
+
+# what is shown
+
+
+def test_a_run_says_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv(jobs.PROGRESS, str(tmp_path / "a.progress"))
+    monkeypatch.setattr(jobs, "EVERY", 0.0)
+    said = []
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda path, text: said.append(text) or write(path, text))
+    told = jobs.Progress()
+    for share in (0.25, 0.5):
+        told.say(share)
+    assert jobs.share_of(tmp_path / "a.progress") == 0.5 and said == ["0.2500", "0.5000"]
+    monkeypatch.setattr(jobs, "EVERY", 60.0)
+    told.say(0.75)
+    assert jobs.share_of(tmp_path / "a.progress") == 0.5 and jobs.share_of(tmp_path / "b.progress") == 0.0
+
+
+def test_lines_that_coincide_are_told_apart_and_made_up_data_are_named():
+    looks = figures.styles(f"setting {i}" for i in range(12))
+    assert len(set(looks.values())) == 12
+    first = list(looks.values())[:6]
+    assert len({own.marker for own in first}) == 6 and len({own.dash for own in first}) >= 4
+    assert loud("simulated: store-recall") == "SIMULATED: store-recall" and loud("a.csv: 3 rows") == "a.csv: 3 rows"

@@ -83,26 +83,19 @@ def test_through_the_past_alone_rules_differ_where_the_whole_is_near_1() -> None
     assert longer["gap"] > 0.01 and 0 < longer["ratio"] < 1  # inside of 16 steps there is some
 
 
-class Summed(Delay):
-    """Store-recall whose loss is a sum over steps, not a mean: chunks of any length weigh each step alike."""
-
-    def loss(self, out: torch.Tensor, chunk: biomamba.Chunk) -> torch.Tensor:
-        return super().loss(out, chunk) * chunk.mask.sum()
-
-
 @pytest.mark.parametrize("length", [1, 5])
 def test_the_immediate_gradient_is_that_of_single_steps(length: int) -> None:
-    """It does not depend on how steps are put in chunks, but for the weights that chunks give losses."""
+    """Of a loss that is a sum over steps, it does not depend on how steps are put in chunks."""
     torch.manual_seed(0)
+    task = Delay(delay=4)
     model = biomamba.Model(vocab=21, d_out=8, d_model=8, d_state=3, headdim=4, dt_min=0.05)
-    chunks = list(islice(Summed(delay=4).stream("all", batch=2, length=length, seed=0), 20 // length))
-    summed = Summed(delay=4)
-    found = immediate(model, summed, chunks)
+    chunks = list(islice(task.stream("all", batch=2, length=length, seed=0), 20 // length))
+    found = immediate(model, task, chunks)
     single = [chunk.between(s, s + 1) for chunk in chunks for s in range(length)]
-    alone, _ = by_rule(model, summed, BPTT(model.blocks), iter(single), None)
+    alone, _ = by_rule(model, task, BPTT(model.blocks), iter(single), None)
     for name, own in alone.items():
         torch.testing.assert_close(found[name], own, rtol=1e-9, atol=1e-12)
-    whole = by_bptt(model, summed, chunks)
+    whole = by_bptt(model, task, chunks)
     assert not torch.allclose(whole["blocks.0.A_log"], found["blocks.0.A_log"], rtol=1e-3)  # control
 
 

@@ -270,7 +270,7 @@ def test_what_a_run_leaves_behind(tmp_path, capsys):
     folder = tmp_path / "run"
     assert {file.name for file in folder.iterdir()} == {*RUN_FILES, ".lock"} - {"average.safetensors"}
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
-    assert "simulated: store-recall, delay 4" in capsys.readouterr().out
+    assert "SIMULATED: store-recall, delay 4" in capsys.readouterr().out
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary) == {field.name for field in fields(log.Summary)}
     assert all(f"    {name}: " in log.Summary.__doc__ for name in summary)

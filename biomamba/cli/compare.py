@@ -24,7 +24,7 @@ from ..experiment.parse import parse
 from ..experiment.run import find_run_dir
 from ..loop import evaluate
 from ..report import exports, page
-from ..report.text import compare_table, gather, plot, verdicts
+from ..report.text import compare_table, gather, loud, plot, verdicts
 from ..report.verdict import verdict
 from ..rules import RULES, LearningRule
 from ..stream import Chunk
@@ -71,10 +71,13 @@ def compare(argv: Sequence[str]) -> tuple[Path, list[str]]:
     parsed = parse(argv, Compare, "compare ")
     settings, asked = parsed.config, parsed.command
     found = candidates(argv, asked, settings)
-    Experiment.from_config(next(iter(next(iter(found.values())).values())))
+    first = Experiment.from_config(next(iter(next(iter(found.values())).values())))
     if asked.reference is not None and asked.reference not in found:
         raise ValueError(f"reference: got {asked.reference!r}, expected one of {', '.join(found)}")
     folder = create_comparison_dir(settings, "compare")
+    print(f"{settings.task.name}: {loud(first.task.source)}")
+    tuned = f", each tuned with {asked.tune_seeds} seeds before" if asked.tune else ""
+    print(f"{len(found)} settings, {asked.seeds} seeds each{tuned}; {folder}", flush=True)
     with Lock(folder):
         learning = partial(learn, folder=folder, at_once=asked.jobs)
         plan, tuning = choose(found, asked, partial(learning, folder=folder / "tuning"))

@@ -10,7 +10,7 @@ from ..experiment import log
 from ..experiment.build import Experiment, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
-from ..report.text import fidelity_table
+from ..report.text import fidelity_table, loud
 from .variants import Variants, create_comparison_dir, gradient_row, variants, watched, words
 
 
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
     source = task_of(settings).source
     folder = create_comparison_dir(settings, "fidelity")
     log.write(folder / "fidelity.json", log.to_json({"task": settings.task.name, "source": source, **found}))
-    print(f"{source}: {asked.segment} steps of {settings.stream.batch} streams, weights {after}")
+    print(f"{loud(source)}: {asked.segment} steps of {settings.stream.batch} streams, weights {after}")
     print(fidelity_table(rows))
     print(f"{folder}/fidelity.json")
     return 0

@@ -124,10 +124,17 @@ def _section(anchor: str, section: Section) -> str:
     )
     return (
         f'<section id="{anchor}">\n<h2>{_title(section)}</h2>\n'
-        f'<p class="source">{escape(section.result["source"])}</p>\n<p class="facts">{_facts(section)}</p>\n'
+        f'<p class="source">{_source(section)}</p>\n<p class="facts">{_facts(section)}</p>\n'
         f"{said}"
         f"<nav>{links}</nav>\n{body}</section>"
     )
+
+
+def _source(section: Section) -> str:
+    """Return the data in use, marked where they are simulated."""
+    source = section.result["source"]
+    mark = '<strong class="mark">SIMULATED</strong> ' if "simulated" in source.lower() else ""
+    return mark + escape(source)
 
 
 def _facts(section: Section) -> str:

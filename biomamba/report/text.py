@@ -140,6 +140,11 @@ def compare_table(result: Mapping[str, Any]) -> str:
     return "\n".join([table([head, *rows]), *lines])
 
 
+def loud(source: str) -> str:
+    """Return what data were used; made-up ones nobody should take for recorded ones."""
+    return source.replace("simulated", "SIMULATED", 1)
+
+
 def verdicts(result: Mapping[str, Any]) -> list[str]:
     """Return what a comparison says, a line for each kind of stream; nothing where its scores tell nothing."""
     return [group["verdict"] for group in (result.get("statistics") or {"groups": ()})["groups"]]
