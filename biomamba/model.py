@@ -280,6 +280,15 @@ class Model(nn.Module):
             out = out + (y - y.detach()) @ F_l.T
         return out
 
+    def check_graphs(self, what: str) -> None:
+        """Raise ValueError where torch makes no graph of a block, which `what` needs."""
+        for block in self._blocks():
+            if not block.graphs:
+                raise ValueError(
+                    f"{what}: {type(block).__name__} has complex states, of which torch makes no graph: do without, or "
+                    "give another block"
+                )
+
     def spikes(self, tapes: Sequence[Tape], new: int) -> Tensor:
         """Return the share of ones that each out_proj received in the last `new` steps (l,), on the graph.
 

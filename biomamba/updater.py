@@ -79,6 +79,8 @@ class Updater:
         if max_drift is not None and not 0 < max_drift < float("inf"):
             raise ValueError(f"max_drift: got {max_drift}, expected a share above 0, such as 0.1, or None")
         check_parts(task, model, rule, optimizer)
+        if compile:
+            model.check_graphs("compile")
         self.task, self.model, self.rule, self.optimizer = task, model, rule, optimizer
         self.window, self.clip, self.threads = window, clip, threads
         self.horizon, self.max_drift, self.compile = horizon, max_drift, compile

@@ -342,5 +342,9 @@ def test_mamba3_says_which_sizes_it_takes() -> None:
     ):
         with pytest.raises(ValueError, match=line):
             biomamba.blocks.Mamba3(6, **{"d_state": 4, "headdim": 4} | given)
+    for what, block in (("compile", "mamba3"), ("export", "mamba3")):
+        with pytest.raises(ValueError, match=f"{what}: Mamba3 has complex states, of which torch makes no graph"):
+            random_model(block).check_graphs(what)
+    random_model("mamba2").check_graphs("compile")  # control
     with pytest.raises(ValueError, match="timescales: got 10 100, but the rates of Mamba3 depend on the input"):
         random_model("mamba3", timescales=(10, 100))

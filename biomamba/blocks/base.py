@@ -55,6 +55,7 @@ class Block(nn.Module, ABC):
     reach: dict[str, slice] = {}  # noqa: RUF012 - the channels e that an influence reaches; one not named, all: shared
     d_model: int
     backend: str = "auto"
+    graphs: bool = True  # whether torch makes graphs of it, as compiling and exporting ask
     threshold: float | None = None  # where the block spikes: out_proj then receives 0 or 1; None: real values
     steepness: float = 10.0  # of the surrogate derivative of a spike
 

@@ -57,6 +57,8 @@ class Mamba3(Block):
     It runs by torch operations; graphs of `run.compile` and exports do not take its complex numbers.
     """
 
+    graphs = False
+
     def __init__(
         self,
         d_model: int,
@@ -232,7 +234,8 @@ class Mamba3(Block):
         normed = own.B / own.size
         real, imaginary = (torch.cat([part, part], -1) for part in normed.chunk(2, -1))
         w_real, w_imaginary = (torch.cat([part, part], -1) for part in w.chunk(2, -1))
-        rows = {"": u[:, 1:], ".before": u[:, :-1]}
+        kept = own.kept.flatten(2)  # rules that keep pre apart from post must not see beyond a reset either
+        rows = {"": u[:, 1:], ".before": u[:, :-1] * kept}
         found = {
             "dt_bias": Drive(of_dt),
             "in_proj.dt": Drive(of_dt, rows[""]),
@@ -248,7 +251,7 @@ class Mamba3(Block):
         of_imaginary = self._pushed(own, unit * one * w_imaginary / own.size)
         of_norm = self._pushed(own, -own.x * w * own.B / (n * own.size**3))
         outer = (own.B.transpose(2, 3) * u.unsqueeze(2)).view(len(u), both, -1)  # (b, 1+t, n d)
-        wide = {"": outer[:, 1:], ".before": outer[:, :-1]}
+        wide = {"": outer[:, 1:], ".before": outer[:, :-1] * kept}
         for i, when in enumerate(("", ".before")):
             found[f"in_proj.x{when}"] = Drive(of_x[i], rows[when])
             found[f"in_proj.B.re{when}"] = Drive(of_real[i], rows[when])
