@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import blocks, metrics, pure, rules, state, stream, testing
+    from .cli.frame import compare
     from .deploy.export import export
     from .estimators import classifier, regressor
     from .experiment.build import make_task
@@ -41,6 +42,7 @@ __all__ = [
     "Task",
     "blocks",
     "classifier",
+    "compare",
     "cut",
     "evaluate",
     "export",
@@ -74,6 +76,7 @@ _MODULES = {
     **dict.fromkeys(("BlockState", "cut", "forget"), "state"),
     **dict.fromkeys(("Benchmark", "Chunk", "Spec", "StatefulStream", "Task"), "stream"),
     "make_task": "experiment.build",
+    "compare": "cli.frame",
     "export": "deploy.export",
 }
 

@@ -14,6 +14,16 @@ from .stream import Chunk
 CAPACITY = 1 << 14  # numbers of predictions that wait at most
 
 
+LOWER = {"loss", "bits", "cer", "wer", "mse", "mae", "latency", "recovery"}  # words in the names of scores
+HIGHER = {"accuracy", "f1", "kappa", "j", "jk", "r2", "sensitivity", "predictivity", "running"}
+
+
+def direction(score: str) -> int:
+    """Return 1 where more of a score is better, -1 where less is, 0 where its name does not tell."""
+    words = set(score.split("_"))
+    return -1 if words & LOWER else 1 if words & HIGHER else 0
+
+
 def labelled_cross_entropy(out: Tensor, chunk: Chunk) -> Tensor:
     """Return the cross entropy (nats) of `out` (b, t, d_out) to `y` (b, t), summed over the masked steps: a loss."""
     nothing = -100  # a target that F.cross_entropy leaves out, so that shapes do not depend on how many are labelled

@@ -11,6 +11,7 @@ straight to each part l by a fixed random matrix (direct feedback alignment, Noe
 Shapes: b streams, t steps, d model width.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -108,6 +109,11 @@ class Model(nn.Module):
             if not 1 <= shortest <= longest < math.inf:
                 raise ValueError(
                     f"timescales: got {shortest} and {longest}, expected steps, 1 <= shortest <= longest: give 10 200"
+                )
+            if "A_min" not in inspect.signature(make).parameters:
+                raise ValueError(
+                    f"timescales: got {shortest} {longest}, but the rates of {make.__name__} depend on the input: "
+                    "give dt_min and dt_max"
                 )
             options |= {"dt_min": 1 / longest, "dt_max": 1 / shortest, "A_min": 1.0, "A_max": 1.0}
         self.encoder = nn.Linear(d_in, d_model) if d_in is not None else nn.Embedding(vocab or 0, d_model)
@@ -281,6 +287,15 @@ class Model(nn.Module):
         for y, F_l in zip(parts, self.random_feedback, strict=True):
             out = out + (y - y.detach()) @ F_l.T
         return out
+
+    def check_graphs(self, what: str) -> None:
+        """Raise ValueError where torch makes no graph of a block, which `what` needs."""
+        for block in self._blocks():
+            if not block.graphs:
+                raise ValueError(
+                    f"{what}: {type(block).__name__} has complex states, of which torch makes no graph: do without, or "
+                    "give another block"
+                )
 
     def spikes(self, tapes: Sequence[Tape], new: int) -> Tensor:
         """Return the share of ones that each out_proj received in the last `new` steps (l,), on the graph.

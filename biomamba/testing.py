@@ -24,7 +24,12 @@ from .state import BlockState, Tree, copy, cut, leaves, tree_map
 from .stream import Benchmark, Chunk, Spec, StatefulStream, Task, join
 
 VOCAB, D_OUT, D_MODEL = 11, 7, 6  # of the models a rule is checked on
-SIZES: dict[str, dict[str, Any]] = {"diagonal": {}, "mamba": {"dt_rank": 2}, "mamba2": {"headdim": 4}}
+SIZES: dict[str, dict[str, Any]] = {
+    "diagonal": {},
+    "mamba": {"dt_rank": 2},
+    "mamba2": {"headdim": 4},
+    "mamba3": {"headdim": 4},
+}
 
 
 def check_task(task: Task, *, batch: int = 2, steps: int = 64, lengths: Sequence[int] = (1, 7), seed: int = 0) -> None:

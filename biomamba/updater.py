@@ -87,6 +87,8 @@ class Updater:
         if ranks is not None and (compile or rule.counts_streams):
             given = "compile: got true" if compile else f"rule: got {type(rule).__name__}, which counts streams"
             raise ValueError(f"{given}, expected none of it on several ranks: leave torchrun out, or do without")
+        if compile:
+            model.check_graphs("compile")
         self.task, self.model, self.rule, self.optimizer = task, model, rule, optimizer
         self.window, self.clip, self.threads = window, clip, threads
         self.horizon, self.max_drift, self.compile, self.ranks = horizon, max_drift, compile, ranks

@@ -16,7 +16,11 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "mamba2": {"d_state": 5, "headdim": 4},
     "mamba": {"d_state": 3, "dt_rank": 2},
     "diagonal": {"d_state": 4},
+    "mamba3": {"d_state": 4, "headdim": 4},
 }
+REAL = {
+    name: own for name, own in BLOCKS.items() if name != "mamba3"
+}  # whose decays are real: kernels, graphs and counts know them
 VOCAB, D_OUT, D_MODEL, BATCH, T = 11, 7, 6, 3, 60
 
 

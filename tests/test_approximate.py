@@ -72,7 +72,7 @@ def test_factored_is_its_formula(block: str, length: int) -> None:
         trace, state = rule.advance_traces(tapes, trace), copy(after)
     _, _, (tape,) = model(x, model.init_state(BATCH), reset)
     drives = layer.drives(tape)
-    abar = tape.log_a.detach().exp().masked_fill(reset[..., None, None], 0).mean((2, 3))
+    abar = tape.log_a.real.detach().exp().masked_fill(reset[..., None, None], 0).mean((2, 3))
     ones = torch.ones(BATCH, *layer.shape)
     for name, axes in layer.influences.items():
         drive = drives[name]

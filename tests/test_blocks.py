@@ -15,7 +15,7 @@ import biomamba
 from biomamba.blocks import BLOCKS as REGISTRY
 from biomamba.ops.influence import contract_naive, influence_naive, shape
 from biomamba.state import BlockState, copy, forget, leaves
-from sizes import BATCH, BLOCKS, D_MODEL, random_model, random_state, random_tokens
+from sizes import BATCH, BLOCKS, D_MODEL, REAL, random_model, random_state, random_tokens
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -155,7 +155,7 @@ def test_the_trace_is_the_jacobian(block: str, resets: bool) -> None:
     assert reached >= 4
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", REAL)
 def test_official_initialisation(block: str) -> None:
     layer = REGISTRY[block](32, **{"dt_min": 0.01, "dt_max": 0.02})
     bias = layer.dt_proj.bias if block == "mamba" else layer.dt_bias
@@ -246,7 +246,7 @@ def test_mamba_ssm_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
         biomamba.rules.RTRLSTDP(model.blocks)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", REAL)
 def test_time_constants_begin_between_the_two_that_are_given(block: str) -> None:
     """1 / -log a of an input of 0: the steps after which 1 / e of a state is left, log-uniform over the channels."""
     torch.manual_seed(0)
@@ -297,3 +297,54 @@ def test_a_scale_of_step_sizes_that_makes_no_sense_is_one_line(block: str, scale
     with pytest.raises(ValueError, match=r"dt_scale: got .*, expected a number above 0, finite: give") as error:
         biomamba.Model(vocab=5, d_out=5, d_model=4, block=block, dt_scale=scale)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rope_fraction", [0.5, 1.0])
+def test_mamba3_is_the_rotary_form_of_the_paper(rope_fraction: float) -> None:
+    """B and C turned by the sum of all angles so far, pairs of neighbours, and a state that only fades."""
+    layer = random_model("mamba3", d_state=8, rope_fraction=rope_fraction).blocks[0]
+    x = torch.randn(BATCH, 9, D_MODEL)
+    z, u, B, C, dt, A, share, angle = layer.in_proj(x).split(layer.sizes, dim=-1)
+    dt, share = F.softplus(dt + layer.dt_bias), share.sigmoid()
+    A = -F.softplus(A).clamp(min=1e-4)
+    theta = (math.pi * dt.unsqueeze(-1) * torch.tanh(angle).unsqueeze(2)).cumsum(1)  # (b, t, h, angles)
+
+    def turned(own: Tensor) -> Tensor:
+        own = own.clone()
+        even, odd = own[..., 0 : 2 * theta.shape[-1] : 2].clone(), own[..., 1 : 2 * theta.shape[-1] : 2].clone()
+        own[..., 0 : 2 * theta.shape[-1] : 2] = even * theta.cos() - odd * theta.sin()
+        own[..., 1 : 2 * theta.shape[-1] : 2] = even * theta.sin() + odd * theta.cos()
+        return own
+
+    k = turned(layer.B_norm(B).unsqueeze(2) + layer.B_bias.squeeze(1))
+    q = turned(layer.C_norm(C).unsqueeze(2) + layer.C_bias.squeeze(1))
+    u = u.unflatten(-1, (-1, layer.headdim))
+    h, ys = torch.zeros(BATCH, u.shape[2], layer.headdim, 8), []
+    into = u.unsqueeze(-1) * k.unsqueeze(3)
+    for s in range(9):
+        a, d, part = ((own[:, s, :, None, None]) for own in ((A * dt).exp(), dt, share))
+        before = into[:, s - 1] if s else torch.zeros_like(h)
+        h = a * h + (1 - part) * d * a * before + part * d * into[:, s]
+        ys.append((h * q[:, s].unsqueeze(2)).sum(-1) + layer.D[:, None] * u[:, s])
+    expected = layer.out_proj(torch.stack(ys, 1).flatten(2) * F.silu(z))
+    got, _, _ = layer.chunk(x, layer.init_state(BATCH))
+    close(got, expected)
+    layer.in_proj.weight.data[-angle.shape[-1] :] *= 2
+    assert not torch.allclose(layer.chunk(x, layer.init_state(BATCH))[0], expected, rtol=1e-3)  # control
+
+
+def test_mamba3_says_which_sizes_it_takes() -> None:
+    for given, line in (
+        ({"d_state": 5}, "d_state: got 5, expected an even number, 2 or more that rotate: give 6"),
+        ({"d_state": 2}, "d_state: got 2, expected an even number, 2 or more that rotate: give 4"),
+        ({"rope_fraction": 0.3}, "rope_fraction: got 0.3, expected 0.5 or 1"),
+        ({"headdim": 5}, "headdim 5 does not divide"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            biomamba.blocks.Mamba3(6, **{"d_state": 4, "headdim": 4} | given)
+    for what, block in (("compile", "mamba3"), ("export", "mamba3")):
+        with pytest.raises(ValueError, match=f"{what}: Mamba3 has complex states, of which torch makes no graph"):
+            random_model(block).check_graphs(what)
+    random_model("mamba2").check_graphs("compile")  # control
+    with pytest.raises(ValueError, match="timescales: got 10 100, but the rates of Mamba3 depend on the input"):
+        random_model("mamba3", timescales=(10, 100))

@@ -31,7 +31,7 @@ from biomamba.analysis.cost import (
 from biomamba.analysis.operations import KERNELS, OURS, Counter, Operations
 from biomamba.report.text import cost_table, joules_text
 from biomamba.rules import BPTT, RTRL, RULES, LearningRule
-from sizes import BATCH, BLOCKS, D_MODEL, SummedLoss, chunks, random_model, random_tokens
+from sizes import BATCH, D_MODEL, REAL, SummedLoss, chunks, random_model, random_tokens
 
 TAPS, EXPAND, RANK = 4, 2, 2
 
@@ -64,7 +64,7 @@ def flops(call: Callable[[], None]) -> int:
 
 @pytest.mark.parametrize("length", [1, 8])
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", REAL)
 def test_products_are_those_that_torch_counts(
     block: str, rule: str, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,16 +83,16 @@ def test_products_are_those_that_torch_counts(
 
 @pytest.mark.parametrize("backend", ["torch", "llvm"])
 @pytest.mark.parametrize("length", [1, 8])
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", REAL)
 def test_our_own_part_is_its_closed_formula(block: str, length: int, backend: str) -> None:
     model = random_model(block, n_layers=2, backend=backend)
     by_kernels = backend == "llvm" and (block == "mamba2" or (block == "mamba" and length > 1))
-    states = 2 * BATCH * length * EXPAND * D_MODEL * BLOCKS[block]["d_state"] if length > 1 or by_kernels else 0
+    states = 2 * BATCH * length * EXPAND * D_MODEL * REAL[block]["d_state"] if length > 1 or by_kernels else 0
     bptt, rtrl = (under_way(model, rule(model.blocks), length) for rule in (BPTT, RTRL))
     # our kernels of a selective block take in drive, reading and taps too: 3 and k; twice that in the adjoints
     forward, taps = states, 0
     if by_kernels:
-        channels = EXPAND * D_MODEL + (2 * BLOCKS[block]["d_state"] if block == "mamba2" else 0)
+        channels = EXPAND * D_MODEL + (2 * REAL[block]["d_state"] if block == "mamba2" else 0)
         forward, taps = 3 * states, 2 * BATCH * length * channels * TAPS
     assert counted(bptt.infer).multiply_accumulates == flops(bptt.infer) / 2 + forward + taps
     assert counted(bptt.update).multiply_accumulates == flops(bptt.update) / 2 + 3 * (forward + taps)
@@ -102,7 +102,7 @@ def test_our_own_part_is_its_closed_formula(block: str, length: int, backend: st
 
 def traces(block: str, t: int, backend: str) -> int:
     """Return the multiply-accumulates that a block's traces cost: Z meets the signal, decays, and takes in t drives."""
-    b, d, e, n, k = BATCH, D_MODEL, EXPAND * D_MODEL, BLOCKS[block]["d_state"], TAPS
+    b, d, e, n, k = BATCH, D_MODEL, EXPAND * D_MODEL, REAL[block]["d_state"], TAPS
     alone, own = 2 * b * e * n, b * e * n * (k + 1) * (2 + t)
     rows = t + k - 1 if t > 1 else 1  # that a projection before a convolution has outer products of
 
@@ -173,7 +173,7 @@ def test_spikes_are_added_and_not_multiplied(call: Callable[[Tensor], Tensor], o
     assert graded == silent  # zeros alone are no spikes
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", REAL)
 def test_a_spiking_block_adds_one_row_per_spike(block: str) -> None:
     model, graded = (random_model(block, threshold=threshold) for threshold in (0.5, None))
     loop, plain = (under_way(each, BPTT(each.blocks), 8) for each in (model, graded))
@@ -277,7 +277,7 @@ def test_activations_are_what_autograd_saves_each_once() -> None:
 
 
 @pytest.mark.parametrize("rule", [BPTT, RTRL])
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", REAL)
 def test_activations_grow_linearly_and_traces_do_not(block: str, rule: type[LearningRule]) -> None:
     model = random_model(block, n_layers=2)
     found = [costs(model, rule(model.blocks), t) for t in (8, 16, 24, 48)]
@@ -349,7 +349,7 @@ def test_costs_are_per_time_step_and_stream() -> None:
     model = random_model("diagonal")
     one, more = (costs(model, BPTT(model.blocks), 8, batch=batch) for batch in (2, 6))
     assert one.inference.multiply_accumulates == more.inference.multiply_accumulates
-    e, n = EXPAND * D_MODEL, BLOCKS["diagonal"]["d_state"]
+    e, n = EXPAND * D_MODEL, REAL["diagonal"]["d_state"]
     by_hand = D_MODEL * 2 * e + e * D_MODEL + D_MODEL * 7 + e * n  # in_proj, out_proj, head, recurrence
     assert one.inference.multiply_accumulates == by_hand
     assert 3 * one.state_bytes == more.state_bytes

@@ -17,7 +17,7 @@ from biomamba.deploy import decompose
 from biomamba.deploy.program import largest_difference, learning, trials
 from biomamba.rules import RULES
 from biomamba.tasks.delay import Delay
-from sizes import BLOCKS, random_model
+from sizes import REAL, random_model
 from test_pure import Labelled, learner, pure, stream
 
 onnx = pytest.importorskip("onnx", reason='pip install "biomamba[export]"')
@@ -59,7 +59,7 @@ class Session:
         ("mamba2", 1, 1, "adam"),
         *(
             pytest.param(block, length, layers, optimizer, marks=pytest.mark.slow)
-            for block in BLOCKS
+            for block in REAL
             for length, layers, optimizer in ((1, 2, "sgd"), (8, 1, "adam"), (8, 2, "adam"), (1, 1, "adam"))
             if (block, length, layers) != ("mamba2", 1, 1)
         ),

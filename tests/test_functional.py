@@ -15,7 +15,7 @@ from biomamba.pure import Formula, Update
 from biomamba.rules import RULES
 from biomamba.state import flat, tree_map
 from biomamba.update import UpdateInput
-from sizes import BLOCKS, SummedLoss, random_model, random_state, random_tokens
+from sizes import REAL, SummedLoss, random_model, random_state, random_tokens
 
 pytestmark = pytest.mark.usefixtures("float64")
 LEARNERS, STREAMS = 3, 2
@@ -96,7 +96,7 @@ def moved(tensor: Tensor, learner: int) -> Tensor:
 
 
 CASES = [
-    *((block, "rtrl", t, "adam") for block in BLOCKS for t in (1, 3)),
+    *((block, "rtrl", t, "adam") for block in REAL for t in (1, 3)),
     *(("mamba2", rule, 3, "sgd") for rule in RULES),
 ]
 
@@ -135,7 +135,7 @@ def test_many_learners_at_once_are_one_by_one(block: str, rule: str, t: int, opt
     assert not torch.allclose(together[0][0], together[0][1]), "the learners are the same"
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", REAL)
 def test_they_learn_in_the_loop_like_others(block: str) -> None:
     found = []
     for backend in ("torch", "functional"):

@@ -18,12 +18,14 @@ import pytest
 import yaml
 from matplotlib.image import imread
 
+from biomamba.metrics import direction
 from biomamba.report import figures
 from biomamba.report import page as html
 from biomamba.report import text as report
 from biomamba.report.data import POINTS, Curve, curve, read, thin
-from biomamba.report.learning import bold, direction
+from biomamba.report.learning import bold
 from biomamba.report.markup import NOTHING, count, number, pair, quantity
+from biomamba.report.verdict import verdict
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("rtrl-length1", "rtrl-length8", "bptt-length1", "bptt-length8-window64")
@@ -31,9 +33,9 @@ WHOLE = "BPTT of the whole stream"
 PLOTS = {
     "Learning curves, accuracy against samples",
     "Learning curves, accuracy against wall time",
-    "Fidelity, cosine, 1 block",
+    "Fidelity, gap, 1 block",
     "Fidelity, ratio, 1 block",
-    "Fidelity, cosine, 4 blocks",
+    "Fidelity, gap, 4 blocks",
     "Fidelity, ratio, 4 blocks",
     "Memory against stream length",
     "Memory",
@@ -42,6 +44,7 @@ PLOTS = {
     "Estimated energy",
     "Memory traffic",
     "Norm of the gradient",
+    "Every seed, accuracy",
 }
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 CHROMIUM = shutil.which("chromium")
@@ -162,7 +165,7 @@ def fidelity(rng: random.Random, labels: Sequence[str]) -> dict[str, Any]:
     """Return a comparison of gradients, by hand; one gradient is zero."""
 
     def both() -> dict[str, float]:
-        return {"cosine": rng.uniform(-1, 1), "ratio": rng.uniform(0.1, 4)}
+        return {"cosine": rng.uniform(-1, 1), "ratio": rng.uniform(0.1, 4), "gap": rng.uniform(0, 2)}
 
     rows = []
     for depth in (1, 4):
@@ -171,9 +174,13 @@ def fidelity(rng: random.Random, labels: Sequence[str]) -> dict[str, Any]:
             parameters = {
                 f"{layer}.{name}": both() for layer in layers for name in ("weight", "A_log", "D", "dt_bias", "norm")
             }
-            parameters["blocks.0.A_log"] = {"cosine": None, "ratio": None}
-            rows.append({"label": label, **setting(label), "depth": depth, "all": both()})
+            parameters["blocks.0.A_log"] = {"cosine": None, "ratio": None, "gap": None}
+            rows.append({"label": label, **setting(label), "depth": depth, "updates": 4711, "all": both()})
             rows[-1] |= {"layers": layers, "parameters": parameters}
+            rows[-1]["past"] = {
+                "all": both(),
+                **{part: {n: both() for n in rows[-1][part]} for part in ("layers", "parameters")},
+            }
     return {"steps": 128, "streams": 4, "weights": "learned by rtrl-length1-seed0", "rows": rows}
 
 
@@ -194,6 +201,7 @@ def make_comparison(
             make_run(runs[label][-1], label, seed, reports, source, rng)
     result = report.gather(runs)
     if not bare:
+        result["statistics"] = verdict(runs, dict.fromkeys(labels, ""))
         for i, own in enumerate(result["settings"].values()):
             own["cost"] = cost(rng, measured=i == 1) | {"trace_bytes": own["trace_bytes"]}
         operations = {name: rng.uniform(1, 1e4) for name in ("Effective_MACs", "Effective_ACs", "Dense")}
@@ -233,7 +241,7 @@ def write_one(name: str, value: float) -> str:
             return quantity(value, unit)
     if name in ("multiply_accumulates", "accumulates", "elementwise"):
         return quantity(value)
-    return number(value, 4 if name in ("cosine", "ratio") else 3)
+    return number(value, 4 if name in ("cosine", "ratio", "gap") else 3)
 
 
 def absent(result: Mapping[str, Any], page: Page) -> list[str]:
@@ -343,7 +351,7 @@ def test_parts_that_are_missing_say_what_adds_them(tmp_path: Path, text: str) ->
         assert f"{words} not there" not in text
     costs = {"Time per step", "Estimated energy", "Memory traffic", "Memory against stream length"}
     assert {name.removesuffix(" (cmp)") for name in Page(bare).plots} == {
-        name for name in PLOTS if name not in costs and "Fidelity" not in name
+        name for name in PLOTS if name not in costs and not name.startswith(("Fidelity", "Every seed"))
     }
     for run in (tmp_path / "cmp").glob("*-seed*"):
         shutil.rmtree(run)

@@ -11,7 +11,7 @@ from biomamba.metrics import labelled_cross_entropy
 from biomamba.pure import Memory, PureUpdate, graph
 from biomamba.rules import RULES
 from biomamba.state import flat, leaves
-from sizes import BLOCKS, SummedLoss, random_model, random_tokens
+from sizes import REAL, SummedLoss, random_model, random_tokens
 
 pytestmark = pytest.mark.usefixtures("float64")
 STREAMS = 2
@@ -57,7 +57,7 @@ def pure(own: biomamba.Learner, resets: bool = True) -> PureUpdate:
 
 
 CASES = [
-    *((block, "rtrl", "adam", length, layers) for block in BLOCKS for length, layers in ((1, 1), (3, 2))),
+    *((block, "rtrl", "adam", length, layers) for block in REAL for length, layers in ((1, 1), (3, 2))),
     *(("mamba2", rule, "sgd", 2, 1) for rule in RULES),
     ("diagonal", "rtrl", "plain sgd", 2, 1),
     ("diagonal", "rtrl", "groups", 2, 1),

@@ -34,7 +34,7 @@ class Tape(NamedTuple):
 
     h0: Tensor  # (b, e, n) the leaf the chunk began from; its .grad is the signal to all before it
     h: Tensor  # (b, t, e, n) every state
-    log_a: Tensor  # (b, t, e, n or 1) log of each step's decay, resets left out
+    log_a: Tensor  # (b, t, e, n or 1) log of each step's decay, resets left out; complex (b, t, e, n/2) where h rotates
     reset: Tensor | None  # (b, t) bool; None where no sequence begins inside the chunk
     inputs: Tensor  # (b, k-1+t, d) what the block saw, the conv state first
     own: Any  # whatever else the block needs to answer `drives`
@@ -57,6 +57,7 @@ class Block(nn.Module, ABC):
     d_model: int
     backend: str = "auto"
     adaptable: bool = False  # it asks `lowrank` for what in_proj's rows are and see
+    graphs: bool = True  # whether torch makes graphs of it, as compiling and exporting ask
     threshold: float | None = None  # where the block spikes: out_proj then receives 0 or 1; None: real values
     steepness: float = 10.0  # of the surrogate derivative of a spike
 
@@ -118,7 +119,7 @@ class Block(nn.Module, ABC):
             parts = [drives[name]._replace(post=drives[name].post[:, :, channels]) for name in names]
             arrived = [discount_to_end(part, own, a) for part, a in zip(parts, axes, strict=True)]
             given = Z, axes, arrived, own.start, signal[:, channels], go
-            if resolve(self.backend, signal.device.type) == "functional":
+            if own.start.is_complex() or resolve(self.backend, signal.device.type) == "functional":
                 gradients, Z = contract_and_advance_functional(*given)
             else:
                 gradients = contract_and_advance(*given, self.backend)

@@ -1,8 +1,14 @@
-"""`biomamba compare`: the same streams learned from the same weights by several rules."""
+"""`biomamba compare`: the same streams learned by several rules, from the same weights where these have one shape.
+
+    settings (rules x lengths x windows x varied)  ->  tuning runs, a value for each  ->  scored runs  ->  table, page
+
+Runs are processes that share nothing but the folder: each may be interrupted and taken up again by itself.
+"""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,21 +22,32 @@ from ..experiment.cluster import Cluster
 from ..experiment.config import Config
 from ..experiment.lock import Lock
 from ..experiment.parse import parse
+from ..experiment.run import find_run_dir
 from ..loop import evaluate
-from ..report import page
-from ..report.text import compare_table, gather, plot
+from ..report import exports, page
+from ..report.text import compare_table, gather, loud, plot, verdicts
+from ..report.verdict import verdict
 from ..rules import RULES, LearningRule
 from ..stream import Chunk
-from .variants import Variants, create_comparison_dir, gradient_row, variants, watched
+from .tuning import Tuned, candidates, choose
+from .variants import create_comparison_dir, gradient_row, short, watched, with_seeds
+
+GROUNDS = ("task.", "model.", "stream.")  # sections that baselines depend on
 
 
 @dataclass(frozen=True)
-class Compare(Variants):
-    """Learn the same streams from the same weights by several rules, each run a process of its own.
+class Compare(Tuned):
+    """Learn the same streams by several rules, each run a process of its own.
 
     rules: names, separated by commas
     lengths: time steps per update, separated by commas; null: the config's
     windows: steps or none, separated by commas; null: the config's; those shorter than a length are left out there
+    vary: KEY=v1,v2,... of any value of the config, several after each other: every combination is a setting
+    tune: KEY=v1,v2,... of any value of the config: each setting gets the best of its tuning runs, scored on other seeds
+    tune_seeds: how many for each value, counted from run.seed + 1000
+    tune_on: whole streams, or the first tenth of their steps
+    score: by which settings are tuned and told apart, over the whole stream; null: the task's first
+    reference: label of the setting that others are compared with, seed by seed; null: the first of bptt, else the first
     seeds: how many, counted from run.seed
     jobs: runs at the same time
     launcher: where runs go: local, processes of this machine; submitit, jobs of its scheduler (Slurm)
@@ -40,6 +57,7 @@ class Compare(Variants):
     """
 
     seeds: PositiveInt = 3
+    reference: str | None = None
     jobs: PositiveInt = 1
     launcher: Literal["local", "submitit"] = "local"
     launcher_options: dict[str, str | int] | None = None
@@ -48,52 +66,126 @@ class Compare(Variants):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run every rule, length, window and seed as a process of its own, and put them in one table."""
+    """Run every setting and seed as a process of its own, and put them in one table."""
+    compare(argv)
+    return 0
+
+
+def compare(argv: Sequence[str]) -> tuple[Path, list[str]]:
+    """Do what the command says; return the folder, and what comes of it, a line for each kind of stream."""
     parsed = parse(argv, Compare, "compare ")
-    settings, at_once, elsewhere = parsed.config, parsed.command.jobs, parsed.command.launcher == "submitit"
-    plan = variants(argv, parsed.command, settings)
-    Experiment.from_config(next(iter(plan.values()))[0])
+    settings, asked = parsed.config, parsed.command
+    found = candidates(argv, asked, settings)
+    first = Experiment.from_config(next(iter(next(iter(found.values())).values())))
+    if asked.reference is not None and asked.reference not in found:
+        raise ValueError(f"reference: got {asked.reference!r}, expected one of {', '.join(found)}")
     folder = create_comparison_dir(settings, "compare")
-    threads = settings.run.threads or (1 if elsewhere else max(1, (os.cpu_count() or 1) // at_once))
-    cluster = Cluster(folder / "jobs", threads, parsed.command.launcher_options or {}) if elsewhere else None
-    first, runs = next(iter(plan)), dict[str, list[Path]]()
-    commands: dict[str, list[str]] = {}
+    print(f"{settings.task.name}: {loud(first.task.source)}")
+    tuned = f", each tuned with {asked.tune_seeds} seeds before" if asked.tune else ""
+    print(f"{len(found)} settings, {asked.seeds} seeds each{tuned}; {folder}", flush=True)
     with Lock(folder):
-        for label, seeds in plan.items():
-            for variant in seeds:
-                name = f"{label}-seed{variant.run.seed}"
-                begun = settings.run.resume and (folder / name / "config.yaml").exists()
-                own = replace(
-                    variant.run, dir=str(folder / name), threads=threads, resume=begun, baselines=label == first
-                )
-                log.write(folder / f"{name}.yaml", config.to_yaml(replace(variant, run=own)))
-                commands[name] = jobs.command("train", "--config", str(folder / f"{name}.yaml"))
-                runs.setdefault(label, []).append(folder / name)
-        jobs.run_all(commands, folder, at_once, cluster.launch if cluster else None)
-    result = gather(runs)
-    firsts = {label: seeds[0] for label, seeds in plan.items()}
-    if segment := parsed.command.fidelity:
-        weights, _ = checkpoint.load(runs[first][0] / "model.safetensors")
-        segment = min(segment, Experiment.from_config(settings).total)
-        rows = [gradient_row(label, own, weights, segment) for label, own in watched(firsts, "fidelity")]
-        result["fidelity"] = {
-            "steps": segment,
-            "streams": settings.stream.batch,
-            "weights": f"learned by {runs[first][0].name}",
-            "rows": rows,
+        elsewhere = asked.launcher == "submitit"
+        threads = settings.run.threads or (1 if elsewhere else max(1, (os.cpu_count() or 1) // asked.jobs))
+        cluster = Cluster(folder / "jobs", threads, asked.launcher_options or {}) if elsewhere else None
+        start = cluster.launch if cluster else None
+        learning = partial(learn, folder=folder, at_once=asked.jobs, threads=threads, launch=start)
+        plan, tuning = choose(found, asked, partial(learning, folder=folder / "tuning"))
+        about = grounds(plan)
+        firsts = {text: label for label, text in reversed([*about.items()])}
+        seeds = {label: with_seeds(own, asked.seeds) for label, own in plan.items()}
+        scored = {
+            f"{label}-seed{one.run.seed}": replace(one, run=replace(one.run, baselines=firsts[about[label]] == label))
+            for label, own in seeds.items()
+            for one in own
         }
-    if parsed.command.costs:
-        add_costs(result, firsts)
-    log.write(folder / "compare.json", log.to_json(result))
-    print(compare_table(result))
+        done = learning(scored)
+    runs = {label: [done[f"{label}-seed{one.run.seed}"] for one in own] for label, own in seeds.items()}
+    result = gather(runs, about)
+    if tuning is not None:
+        result["tuning"] = tuning
     try:
-        plot(folder / "compare.png", result)
-        page.write(folder / "report.html", [folder])
-        print(f"{folder}/report.html")
+        result["statistics"] = verdict(runs, grounds(plan, ("task.", "stream.")), asked.score, asked.reference)
     except ImportError as error:
         print(error)
-    print(f"{folder}/compare.json")
-    return 0
+    if asked.fidelity:
+        result["fidelity"] = compare_gradients(plan, runs, about, asked.fidelity)
+    if asked.costs:
+        add_costs(result, plan)
+    log.write(folder / "compare.json", log.to_json(result))
+    print(compare_table(result))
+    keys = [word.partition("=")[0] for word in (*asked.vary, *asked.tune)]
+    for write in (
+        partial(exports.write, folder, result, keys),
+        partial(plot, folder / "compare.png", result),
+        partial(page.write, folder / "report.html", [folder]),
+    ):
+        try:
+            write()
+        except ImportError as error:
+            print(error)
+    others = ("compare.json", "table.csv", "table.tex", "runs.csv", "runs.parquet", "compare.svg", "compare.pdf")
+    print(f"{folder}: {', '.join(name for name in others if (folder / name).exists())}")
+    page_there = (folder / "report.html").exists()
+    print(f"{folder}/{'report.html' if page_there else 'compare.json'}")
+    return folder, verdicts(result)
+
+
+def learn(
+    plan: Mapping[str, Config],
+    tolerant: bool = False,
+    *,
+    folder: Path,
+    at_once: int,
+    threads: int,
+    launch: Callable[[Sequence[str], Path], jobs.Job] | None,
+) -> dict[str, Path]:
+    """Learn every run of a plan that is not finished, and return their folders by name.
+
+    tolerant: a run that comes to nothing, as of too high a rate, stops no other and is not among those returned.
+    threads: of each run. launch: starts a command, see `jobs.run_all`.
+    Raises ValueError where a folder holds another run, ChildProcessError where one fails.
+    """
+    folder.mkdir(exist_ok=True)
+    commands: dict[str, list[str]] = {}
+    for name, one in plan.items():
+        own = folder / name
+        begun = one.run.resume and (own / "config.yaml").exists()
+        settings = replace(one, run=replace(one.run, dir=str(own), threads=threads, resume=begun))
+        if begun and (find_run_dir(settings) / "summary.json").exists():
+            continue
+        log.write(folder / f"{name}.yaml", config.to_yaml(settings))
+        commands[name] = jobs.command("train", "--config", str(folder / f"{name}.yaml"))
+    jobs.run_all(commands, folder, at_once, tolerant, launch)
+    return {name: folder / name for name in plan if (folder / name / "summary.json").exists()}
+
+
+def grounds(plan: Mapping[str, Config], sections: tuple[str, ...] = GROUNDS) -> dict[str, str]:
+    """Return, by setting, in what some sections differ from others', in words: by default those of its baselines."""
+    values = {
+        label: {key: value for key, value in config.flatten(config.to_dict(own)).items() if key.startswith(sections)}
+        for label, own in plan.items()
+    }
+    keys = dict.fromkeys(key for own in values.values() for key in own if key != "stream.length")
+    differ = [key for key in keys if len({str(own.get(key)) for own in values.values()}) > 1]
+    return {
+        label: ", ".join(f"{short(key, differ)} {own[key]}" for key in differ if key in own)
+        for label, own in values.items()
+    }
+
+
+def compare_gradients(
+    plan: Mapping[str, Config], runs: Mapping[str, Sequence[Path]], about: Mapping[str, str], segment: int
+) -> dict[str, Any]:
+    """Return how near each setting's gradient comes to full BPTT's, with weights that the first of its kind learned."""
+    teachers = {text: runs[label][0] for label, text in reversed([*about.items()])}
+    rows = []
+    for label, own in watched(plan, "fidelity"):
+        segment = min(segment, Experiment.from_config(own).total)
+        weights, _ = checkpoint.load(teachers[about[label]] / "model.safetensors")
+        rows.append(gradient_row(label, own, weights, segment))
+    learned = ", ".join(folder.name for folder in dict.fromkeys(teachers[text] for text in about.values()))
+    streams = next(iter(plan.values())).stream.batch
+    return {"steps": segment, "streams": streams, "weights": f"learned by {learned}", "rows": rows}
 
 
 def add_costs(result: dict[str, Any], plan: Mapping[str, Config]) -> None:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from .. import checkpoint
 from ..experiment import log
 from ..experiment.build import Experiment, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
-from ..report.text import fidelity_table
+from ..report.text import fidelity_table, loud
 from .variants import Variants, create_comparison_dir, gradient_row, variants, watched, words
 
 
@@ -21,14 +21,16 @@ class Fidelity(Variants):
     rules: names, separated by commas
     lengths: time steps per update, separated by commas; null: the config's
     windows: steps or none, separated by commas; null: the config's; those shorter than a length are left out there
+    vary: KEY=v1,v2,... of any value of the config, several after each other
     depths: numbers of blocks, separated by commas; null: the config's
     segment: time steps of each stream
-    updates: that the config's own rule makes before, on what comes before the segment
+    updates: that the config's own rule makes before, on what comes before the segment, separated by commas: a curve;
+        null: a tenth of the stream's, so that learning has begun
     """
 
     depths: str | None = None
     segment: PositiveInt = 256
-    updates: NonNegativeInt = 0
+    updates: str | None = None
 
 
 def run(argv: Sequence[str]) -> int:
@@ -39,29 +41,49 @@ def run(argv: Sequence[str]) -> int:
     for depth in words(asked.depths or str(settings.model.n_layers)):
         given = [*argv, "--model.n_layers", depth]
         base = parse(given, Fidelity).config
-        plan = {label: seeds[0] for label, seeds in variants(given, asked, base).items()}
-        weights, done = learned_weights(base, asked.updates, asked.segment)
-        rows += [
-            gradient_row(label, own, weights, asked.segment, done) for label, own in watched(plan, f"{depth} blocks")
-        ]
-    after = f"after {asked.updates} updates of {settings.rule.name}" if asked.updates else "as drawn"
+        plan = variants(given, asked, base)
+        counts = counted(asked.updates, base)
+        for count, (weights, done) in learned_weights(base, counts, asked.segment).items():
+            what = f"{depth} blocks, {count} updates"
+            rows += [gradient_row(n, own, weights, asked.segment, done, count) for n, own in watched(plan, what)]
+    after = f"after {', '.join(map(str, counts))} updates of {settings.rule.name}"
     found = {"steps": asked.segment, "streams": settings.stream.batch, "weights": after, "rows": rows}
     source = task_of(settings).source
     folder = create_comparison_dir(settings, "fidelity")
     log.write(folder / "fidelity.json", log.to_json({"task": settings.task.name, "source": source, **found}))
-    print(f"{source}: {asked.segment} steps of {settings.stream.batch} streams, weights {after}")
+    print(f"{loud(source)}: {asked.segment} steps of {settings.stream.batch} streams, weights {after}")
     print(fidelity_table(rows))
     print(f"{folder}/fidelity.json")
     return 0
 
 
-def learned_weights(settings: Config, updates: int, segment: int) -> tuple[checkpoint.Tensors, int]:
+def counted(given: str | None, settings: Config) -> list[int]:
+    """Return the numbers of updates, in their order. Raises ValueError for others than whole numbers."""
+    if given is None:
+        return [Experiment.from_config(settings).total // settings.stream.length // 10]
+    if not all(word.isdecimal() for word in words(given)):
+        raise ValueError(f"updates: got {given!r}, expected whole numbers, 0 or more, separated by commas")
+    return sorted({int(word) for word in words(given)})
+
+
+def learned_weights(settings: Config, counts: Sequence[int], segment: int) -> dict[int, tuple[checkpoint.Tensors, int]]:
     """Return the weights after so many updates, and how many steps of the stream they took; a segment must be left."""
-    own, done = Experiment.from_config(settings), 0
-    for report in own.online(own.stream()) if updates else ():
-        done = report.state.steps
-        if report.state.updates == updates:
+    own, found = Experiment.from_config(settings), dict[int, tuple[checkpoint.Tensors, int]]()
+
+    def keep(count: int, done: int) -> None:
+        if done + segment > own.total:
+            left = own.total - done
+            raise ValueError(f"updates: after {count} only {left} steps are left, expected {segment} or more")
+        found[count] = {name: tensor.clone() for name, tensor in checkpoint.weights(own.model).items()}, done
+
+    if 0 in counts:
+        keep(0, 0)
+    for report in own.online(own.stream()) if counts[-1] else ():
+        if report.state.updates in counts and report.state.updates not in found:
+            keep(report.state.updates, report.state.steps)
+        if report.state.updates == counts[-1]:
             break
-    if done + segment > own.total:
-        raise ValueError(f"updates: after {updates} only {own.total - done} steps are left, expected {segment} or more")
-    return checkpoint.weights(own.model), done
+    else:
+        if counts[-1]:
+            raise ValueError(f"updates: after {counts[-1]} only 0 steps are left, expected {segment} or more")
+    return found

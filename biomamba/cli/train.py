@@ -15,7 +15,7 @@ from ..experiment.parse import parse
 from ..experiment.run import Run, find_run_dir
 from ..ops.backend import resolve
 from ..ranks import Ranks
-from ..report.text import bytes_text, confusion_table, score_table
+from ..report.text import bytes_text, confusion_table, loud, score_table
 
 
 def run(argv: Sequence[str]) -> int:
@@ -72,7 +72,7 @@ def print_summary(run: Run, notes: Sequence[str]) -> None:
     parameters = sum(p.numel() for p in experiment.model.parameters())
     backend = resolve(own.run.backend, torch.device(own.run.device).type)
     ranks = experiment.learner.ranks
-    print(f"{own.task.name}: {experiment.task.source}")
+    print(f"{own.task.name}: {loud(experiment.task.source)}")
     print(
         f"{own.stream.batch} streams of {experiment.total:,} steps, {own.stream.length} per update; "
         f"{own.model.block}, {parameters:,} parameters; {own.rule.name}; "

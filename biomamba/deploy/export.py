@@ -59,6 +59,7 @@ def export(
         raise ValueError(
             "learner: has a window or a max_drift, or is frozen, which no file does: give one without, or learns=False"
         )
+    learner.model.check_graphs("export")
     missing = [name for name in NEEDS[to] if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f'to: {to} needs {", ".join(missing)}: pip install "biomamba[export]"')

@@ -19,13 +19,13 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
-from ..rules import RULES
 from .config import SECTIONS, Config, from_values, key_of, to_yaml
 from .files import CONFIGS, locate, read
 from .registry import PLUGGABLE, REGISTRIES, Registry
 
 CHOSEN_BY = {"task": "name", "model": "block", "rule": "name", "optim": "name"}
 PRINTED = ("help", "print_config", "print_completion")  # keys that ask for something to be printed
+REPEATED = ("vary", "tune")  # keys that add to what they said before
 
 
 class Option(NamedTuple):
@@ -47,9 +47,9 @@ class Parsed(NamedTuple):
 def parse(argv: Sequence[str], command: type | None = None, usage: str = "") -> Parsed:
     """Read every `--config` (default: language), a later one over those before it, and the command line over all.
 
-    command is a dataclass of further options that belong to no section; where it has `rules`, options of any of them
-    may be given. Raises ValueError, one line that names the key, and FileNotFoundError. Prints what --help,
-    --print_config and --print_completion ask for, and raises SystemExit.
+    command is a dataclass of further options that belong to no section; where it tries several names, as `rules` and
+    `vary` say, options of any of them may be given. Raises ValueError, one line that names the key, and
+    FileNotFoundError. Prints what --help, --print_config and --print_completion ask for, and raises SystemExit.
     """
     files, typed = _command_line(argv)
     paths = [locate(name) for name in files or ["language"]]
@@ -96,7 +96,8 @@ def _command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]
             typed["help"] = []
         elif word.startswith("--"):
             key, equals, value = word[2:].partition("=")
-            typed[key] = [value] if equals else []
+            before = typed.get(key, []) if key in REPEATED else []
+            typed[key] = [*before, value] if equals else before
             if key == "config":
                 files.append(typed.pop(key))
         elif key is None:
@@ -151,19 +152,33 @@ def _others(written: Mapping[str, Any], typed: Mapping[str, Sequence[str]]) -> s
     found: set[str] = set()
     for section, registry in PLUGGABLE.items():
         key = f"{section}.{CHOSEN_BY[section]}"
-        given = {written.get(key), *typed.get(key, ()), *re.findall(r"[^\s,]+", " ".join(typed.get(f"{section}s", ())))}
+        given = {written.get(key), *typed.get(key, ()), *_alternatives(section, typed)}
         added = [registry[name] for name in registry.added if name in given]
         for entry in [*registry.own.values(), *added]:
             found |= _arguments(entry, f"{section}.").keys()
     return found
 
 
+def _alternatives(section: str, typed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the names that a command is to try in a section: --rules a,b, or --vary rule.name=a,b."""
+    start = f"{section}.{CHOSEN_BY[section]}="
+    given = [*typed.get(f"{section}s", ())]
+    given += [word.removeprefix(start) for key in REPEATED for word in typed.get(key, ()) if word.startswith(start)]
+    return re.findall(r"[^\s,]+", " ".join(given))
+
+
 def _tried(options: Mapping[str, Option], typed: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the options of the rules that a command tries one after the other; none where it has no `rules`."""
+    """Return the options of the names that a command tries one after the other; none where it has no `rules`."""
     if "rules" not in options:
         return set()
-    rules = " ".join(typed.get("rules", [options["rules"].default])).split(",")
-    return {key for rule in map(str.strip, rules) if rule in RULES for key in _arguments(RULES[rule], "rule.")}
+    given = {"rules": options["rules"].default.split(","), **typed}
+    return {
+        key
+        for section, registry in PLUGGABLE.items()
+        for name in _alternatives(section, given)
+        if name in registry
+        for key in _arguments(registry[name], f"{section}.")
+    }
 
 
 def _inapplicable(key: str, names: Mapping[str, str], options: Iterable[str]) -> str:

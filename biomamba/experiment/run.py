@@ -138,7 +138,8 @@ class Run:
         """Learn to the end of the chunks, or until a signal; return the signal. Raises ValueError for no step."""
         options, total, done = self.experiment.config.run, self.experiment.total, self.done
         ranks = self.experiment.learner.ranks
-        bar = tqdm(total=total, initial=done, unit=" steps", disable=None)
+        live = not self.experiment.task.replayable  # nobody knows when the rest of it comes
+        bar, told = tqdm(total=None if live else total, initial=done, unit=" steps", disable=None), jobs.Progress()
         began, saved = time.perf_counter() - self.progress.seconds, time.perf_counter()
         with bar, self.predictions or nullcontext(), jobs.signals() as caught:
             for report in self.experiment.online(chunks, self.state, self.predictions):
@@ -148,6 +149,7 @@ class Run:
                 steps = self.state.steps
                 self.progress.update(report, now - began)
                 bar.update(new)
+                told.say(steps / total)
                 if steps // options.report_every > (steps - new) // options.report_every or steps == total:
                     record = self.log_record(tracked)
                     bar.set_postfix(record.interval)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .backend import LIBRARY, call, module, resolve
 from .conv import fold, windows
+from .pairs import times
 
 OF_STATES = ("nj", "ek", "nk")  # axes of traces that lie as (b, n, ...)
 
@@ -48,7 +49,7 @@ class Drive(NamedTuple):
 
 
 class DecayProducts(NamedTuple):
-    """The decay that lies ahead of each step of a chunk, and of its start."""
+    """The decay that lies ahead of each step of a chunk, and of its start; complex (..., n / 2) where states rotate."""
 
     step: Tensor  # (b, t, e, n or 1)
     start: Tensor  # (b, e, n or 1)
@@ -96,8 +97,13 @@ def influence_naive(Z: Tensor, log_a: Tensor, reset: Tensor | None, axes: str, d
         elif axes == "nk":
             post, a = post.transpose(3, 4), a.transpose(3, 4)
     for s in range(post.shape[1]):
-        Z = a[:, s] * Z + post[:, s]
+        Z = times(a[:, s], Z, _states(axes)) + post[:, s]
     return Z
+
+
+def _states(axes: str) -> int:
+    """Return the axis of the states in Z."""
+    return 2 if axes[0] == "e" and axes not in OF_STATES else 1
 
 
 def contract_naive(signal: Tensor, Z: Tensor, axes: str) -> Tensor:
@@ -164,21 +170,21 @@ def contract_and_advance_functional(
     Z: Sequence[Tensor], axes: Sequence[str], arrived: Sequence[Drive], decay: Tensor, signal: Tensor, go: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return what `contract_and_advance` does, and every Z at the end of the chunk; where go is false, the Z given."""
-    start, gradients, moved = decay.expand_as(signal), [], []
+    start, gradients, moved = decay if decay.is_complex() else decay.expand_as(signal), [], []
     for z, a, drive in zip(Z, axes, arrived, strict=True):
         before, post = z.to(signal.dtype), drive.post
         gradients.append(contract_naive(signal, before, a))
         if drive.pre is None:
-            after = before * start + post
+            after = times(start, before) + post
         elif a[1] == "j":
             if drive.taps is None:
                 own = (post.flatten(2).transpose(1, 2) @ drive.pre).view(z.shape)
             else:  # of a single step
                 own = post[:, 0].unsqueeze(-1) * (drive.taps[:, 0] @ drive.pre).unsqueeze(2)
-            after = before * param_axis_first(start, a).unsqueeze(-1) + own
+            after = times(param_axis_first(start, a).unsqueeze(-1), before, _states(a)) + own
         else:
             own = torch.einsum("btne,btke->bnke" if a == "ek" else "btne,btnk->bnke", post, drive.pre)
-            after = before * param_axis_first(start, "n").unsqueeze(2) + own
+            after = times(param_axis_first(start, "n").unsqueeze(2), before, _states(a)) + own
         moved.append(torch.where(go, after.to(z.dtype), z))
     return gradients, moved
 
@@ -224,7 +230,7 @@ def _at_end(drive: Drive, ahead: DecayProducts, axes: str) -> Drive:
     post, pre, taps = drive
     if post.shape[1] == 1:
         return drive
-    post = post * ahead.step
+    post = times(ahead.step, post)
     if pre is None:
         return Drive(post.sum(1, keepdim=True))
     if taps is None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of lines that may coincide
+MARKED = 12  # marks of a long curve
+SMALLEST = 1e-16  # of gaps by factors: below, float64 rounds
 GREY, INK, RULE = "#77808a", "#3a424b", "#e4e7eb"
 PANEL = (420, 280)  # points; a point is about a pixel on a wide screen
 WIDE = 900
@@ -65,9 +68,12 @@ class Scale(NamedTuple):
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """Return a colour for each setting, and another dash for each time round the palette."""
-    rounds = len(PALETTE)
-    return {label: Style(PALETTE[i % rounds], DASHES[i // rounds % len(DASHES)]) for i, label in enumerate(labels)}
+    """Return a colour, a dash and a marker for each setting: of lines that coincide, all are to be seen."""
+    colours, dashes, marks = len(PALETTE), len(DASHES), len(MARKERS)
+    return {
+        label: Style(PALETTE[i % colours], DASHES[(i + i // colours) % dashes], MARKERS[i % marks])
+        for i, label in enumerate(labels)
+    }
 
 
 def greys(labels: Iterable[str]) -> dict[str, Style]:
@@ -110,7 +116,8 @@ def curves(
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
         for i, (label, own) in enumerate(curves.items()):
             axes = grid[i] if apart else grid[0]
-            _curve(axes, own, Style(looks[label].colour) if apart else looks[label], y.log, marker)
+            look = Style(looks[label].colour, marker=looks[label].marker) if apart else looks[label]
+            _curve(axes, own, look, y.log, marker, 0.0 if apart else i / len(curves))
             if apart:
                 axes.set_title(label, fontsize=9.5, loc="left")
         for axes in grid:
@@ -154,6 +161,46 @@ def bars(
     return _svg(name, PANEL[0], 12 + 17 * tall * len(values), paint)
 
 
+def dots(name: str, values: Mapping[str, Sequence[float | None]], looks: Mapping[str, Style], x: Scale) -> str:
+    """Return a row of dots for each setting, one a seed, and a line at their mean."""
+
+    def paint(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for i, (label, own) in enumerate(values.items()):
+            known = [value for value in own if value is not None]
+            axes.text(0.005, i - 0.34, label, va="center", fontsize=9.5, transform=axes.get_yaxis_transform())
+            if known:
+                mean = math.fsum(known) / len(known)
+                axes.plot([mean, mean], [i - 0.16, i + 0.3], color=looks[label].colour, linewidth=2)
+                axes.plot(known, [i + 0.07] * len(known), "o", color=looks[label].colour, markersize=5, alpha=0.6)
+        axes.set(ylim=(len(values) - 0.5, -0.7), yticks=[], xlabel=x.label)
+        axes.margins(x=0.06)
+
+    return _svg(name, PANEL[0], 60 + 34 * len(values), paint)
+
+
+def points(
+    name: str, heads: Sequence[str], values: Mapping[str, Sequence[float | None]], looks: Mapping[str, Style]
+) -> str:
+    """Return a row for each head with a mark of each setting, by factors from left to right."""
+    left = 6.2 * max(map(len, heads)) + 8
+
+    def paint(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for i, (label, own) in enumerate(values.items()):
+            place = (i - (len(values) - 1) / 2) * 0.6 / max(1, len(values))
+            at = [(max(v, SMALLEST), r + place) for r, v in enumerate(own) if v is not None]
+            x, y = zip(*at, strict=True) if at else ((), ())
+            axes.plot(x, y, looks[label].marker or "o", color=looks[label].colour, markersize=5)
+        axes.set(xscale="log", ylim=(len(heads) - 0.5, -0.5), xlabel="1 - cosine")
+        axes.set_yticks(range(len(heads)), heads)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+
+    return _svg(name, max(PANEL[0], left + 240), 60 + 24 * len(heads), paint)
+
+
 def heat(
     name: str,
     heads: Sequence[str],
@@ -186,11 +233,15 @@ def heat(
     return _svg(name, max(280, left + 52 * len(columns) + 0.72 * top), top + 24 * len(heads), paint)
 
 
-def _curve(axes: "Axes", curve: Curve, look: Style, log: bool, marker: str = "") -> None:
-    """Draw a curve and its band, which stays above 0 where the axis has no 0."""
+def _curve(axes: "Axes", curve: Curve, look: Style, log: bool, marker: str = "", shift: float = 0.0) -> None:
+    """Draw a curve and its band, which stays above 0 where the axis has no 0.
+
+    A mark stands at every point of a short curve, and at MARKED of a long one, from a share `shift` of their distance.
+    """
     line = (0, look.dash) if look.dash else "-"
-    marker = marker or "o" * (len(curve.x) == 1)  # a line of one point is not to be seen
-    axes.plot(curve.x, curve.mean, color=look.colour, linestyle=line, marker=marker, markersize=4)
+    apart = max(1, len(curve.x) // MARKED)
+    given: Any = {"linestyle": line, "marker": marker or look.marker, "markevery": (int(shift * apart), apart)}
+    axes.plot(curve.x, curve.mean, color=look.colour, markersize=4, **given)
     if any(curve.spread):
         low = [m - s if m > s or not log else m / 10 for m, s in zip(curve.mean, curve.spread, strict=True)]
         high = [m + s for m, s in zip(curve.mean, curve.spread, strict=True)]

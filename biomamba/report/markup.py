@@ -17,6 +17,16 @@ from typing import Any, NamedTuple
 NOTHING = "\u2013"  # en dash: there is no such number
 PREFIXES = ("p", "n", "\u00b5", "m", "", "k", "M", "G", "T")
 
+SHAPES = {  # of the markers, around (11, 5)
+    "o": "M14 5a3 3 0 1 1-6 0a3 3 0 1 1 6 0z",
+    "s": "M8 2h6v6h-6z",
+    "^": "M11 1.5l3.5 6.5h-7z",
+    "D": "M11 1l4 4l-4 4l-4-4z",
+    "v": "M11 8.5l3.5-6.5h-7z",
+    "P": "M9.7 1.5h2.6v2.2h2.2v2.6h-2.2v2.2h-2.6v-2.2h-2.2v-2.6h2.2z",
+    "X": "M8.4 1.6l2.6 2l2.6-2l1 1l-2 2.4l2 2.4l-1 1l-2.6-2l-2.6 2l-1-1l2-2.4l-2-2.4z",
+}
+
 COMPARE = "biomamba compare --config CONFIG"
 
 
@@ -25,6 +35,7 @@ class Style(NamedTuple):
 
     colour: str
     dash: tuple[float, ...] = ()  # lengths on and off, in line widths; empty: a whole line
+    marker: str = ""  # as matplotlib names it: o, s, ^, D, v, P, X; none where nothing is marked
 
 
 class Column(NamedTuple):
@@ -89,7 +100,8 @@ def key(label: str, style: Style) -> str:
     """Return a label with a piece of its line before it."""
     dash = ",".join(f"{2 * part:g}" for part in style.dash)
     line = f'<line x1="1" y1="5" x2="21" y2="5" stroke="{style.colour}" stroke-dasharray="{dash or "none"}"/>'
-    mark = f'<svg class="key" viewBox="0 0 22 10" aria-hidden="true">{line}</svg>'
+    shape = f'<path d="{SHAPES[style.marker]}" fill="{style.colour}"/>' if style.marker else ""
+    mark = f'<svg class="key" viewBox="0 0 22 10" aria-hidden="true">{line}{shape}</svg>'
     return f'<span class="keyed">{mark}{escape(label)}</span>'
 
 

@@ -15,8 +15,9 @@ from ..experiment import log
 from . import figures
 from .costs import energy, memory, time
 from .data import Section, read
-from .learning import fidelity, learning, scores, stability
+from .learning import fidelity, learning, scores, seeds, stability
 from .markup import NOTHING, Column, Part, Style, details, key, number, table
+from .text import verdicts
 
 OWN = ("run.dir", "run.seed", "run.baselines", "run.resume", "run.overwrite")  # what says nothing of the experiment
 MODEL = {
@@ -67,7 +68,7 @@ def parts(section: Section) -> list[Part]:
     looks = figures.styles(section.result["settings"])
     if not looks:
         return [fidelity(section)]
-    learned = [learning(section, looks), scores(section, looks), fidelity(section)]
+    learned = [learning(section, looks), scores(section, looks), seeds(section, looks), fidelity(section)]
     costs = [memory(section, looks), time(section, looks), energy(section, looks)]
     return [*learned, *costs, stability(section, looks), experiments(section, looks)]
 
@@ -113,6 +114,7 @@ def shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _section(anchor: str, section: Section) -> str:
     """Return a section: what it is, and its parts."""
     made = parts(section)
+    said = "".join(f"<p><strong>{escape(line)}</strong></p>\n" for line in verdicts(section.result))
     links = " ".join(f'<a href="#{anchor}-{i}">{part.title}</a>' for i, part in enumerate(made))
     body = "".join(
         f'<h3 id="{anchor}-{i}">{part.title}</h3>\n'
@@ -122,9 +124,17 @@ def _section(anchor: str, section: Section) -> str:
     )
     return (
         f'<section id="{anchor}">\n<h2>{_title(section)}</h2>\n'
-        f'<p class="source">{escape(section.result["source"])}</p>\n<p class="facts">{_facts(section)}</p>\n'
+        f'<p class="source">{_source(section)}</p>\n<p class="facts">{_facts(section)}</p>\n'
+        f"{said}"
         f"<nav>{links}</nav>\n{body}</section>"
     )
+
+
+def _source(section: Section) -> str:
+    """Return the data in use, marked where they are simulated."""
+    source = section.result["source"]
+    mark = '<strong class="mark">SIMULATED</strong> ' if "simulated" in source.lower() else ""
+    return mark + escape(source)
 
 
 def _facts(section: Section) -> str:

@@ -101,14 +101,19 @@ def cost_table(cost: Cost) -> str:
     return f"{table(rows)}\n{line}; learning measured: {joules_text(cost.measured_joules)}"
 
 
-def gather(settings: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """Return the means and spreads of finished runs: `settings` names the run folders of each setting."""
+def gather(settings: Mapping[str, Sequence[Path]], about: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the means and spreads of finished runs: `settings` names the run folders of each setting.
+
+    about: in what the baselines of a setting differ from those of others, in words; empty where in nothing.
+    """
     runs = {label: [_summary(folder) for folder in folders] for label, folders in settings.items()}
     first = next(iter(runs.values()))[0]
     baselines: dict[str, list[Scores]] = {}
     for label, summary in ((label, summary) for label, own in runs.items() for summary in own):
+        own = (about or {}).get(label)
+        trivial = {f"{name}, {own}" if own else name: scores for name, scores in summary["baselines"].items()}
         averaged = {f"{label}, averaged": summary["averaged"]} if summary.get("averaged") else {}
-        for name, scores in (averaged | summary["baselines"]).items():
+        for name, scores in (averaged | trivial).items():
             baselines.setdefault(name, []).append(scores)
     return {
         "task": first["task"],
@@ -120,51 +125,95 @@ def gather(settings: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
 
 def compare_table(result: Mapping[str, Any]) -> str:
     """Return the table of a comparison: one row per setting, then the baselines; the first scores only."""
-    settings, baselines = result["settings"], result["baselines"]
+    settings, baselines, tuning = result["settings"], result["baselines"], result.get("tuning")
     columns = _columns(own["scores"] for own in settings.values())[:WIDE]
-    rows = [["", *(name + PARTS[part] for name, part in columns), "samples", "seconds", "trace", "peak memory"]]
+    head = ["", *(name + PARTS[part] for name, part in columns), "samples", "seconds", "trace", "peak memory"]
+    rows = []
     for label, own in settings.items():
         costs = [f"{own['samples']:,}", _both(own["wall_seconds"], 1), bytes_text(own["trace_bytes"])]
         rows.append([label, *_cells(own["scores"], columns), *costs, bytes_text(own["peak_rss_bytes"]["mean"])])
     rows += [[label, *_cells(scores, columns), *[""] * 4] for label, scores in baselines.items()]
-    return table(rows)
+    if tuning is not None:
+        chosen = [tuning["rows"].get(row[0], {}).get("chosen", "") for row in rows]
+        head, rows = [*head, "tuned"], [[*row, value] for row, value in zip(rows, chosen, strict=True)]
+    lines = [*(tuning_lines(tuning) if tuning else []), *verdicts(result)]
+    return "\n".join([table([head, *rows]), *lines])
+
+
+def loud(source: str) -> str:
+    """Return what data were used; made-up ones nobody should take for recorded ones."""
+    return source.replace("simulated", "SIMULATED", 1)
+
+
+def verdicts(result: Mapping[str, Any]) -> list[str]:
+    """Return what a comparison says, a line for each kind of stream; nothing where its scores tell nothing."""
+    return [group["verdict"] for group in (result.get("statistics") or {"groups": ()})["groups"]]
+
+
+def tuning_lines(tuning: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said of values that were chosen for each setting."""
+    lines = [f"tuned for each setting: {' '.join(tuning['keys'])}, by {tuning['score']} of {tuning['on']}"]
+    edge = [label for label, own in tuning["rows"].items() if own["edge"]]
+    if edge:
+        lines.append(f"the best value lies at the edge of those tried, a further one may be better: {', '.join(edge)}")
+    failed = [f"{label} with {name}" for label, own in tuning["rows"].items() for name in _unscored(own["reached"])]
+    return [*lines, *([f"came to no score: {'; '.join(failed)}"] if failed else [])]
+
+
+def _unscored(reached: Mapping[str, float | None]) -> list[str]:
+    """Return the values whose tuning runs came to no score."""
+    return [name for name, value in reached.items() if value is None]
 
 
 def fidelity_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return cosine and norm ratio to full BPTT of every setting and depth: over all parameters, then of each layer."""
+    """Return how near every setting's credit through the past comes to BPTT's: over all parameters, then each layer.
+
+    1 - cosine tells settings apart where cosines are all near 1; a dash where a setting has no such credit.
+    """
     layers = list(dict.fromkeys(name for row in rows for name in row["layers"]))
-    body = [["cosine, ratio to full BPTT", "blocks", "all", *layers]]
+    several = len({row.get("updates") for row in rows}) > 1
+    head = ["1 - cosine, ratio", "blocks", *(["updates"] if several else []), "whole", "through the past", *layers]
+    body = [head]
     for row in rows:
-        cells = [_near(row["all"]), *(_near(row["layers"].get(name)) for name in layers)]
-        body.append([row["label"], str(row["depth"]), *cells])
+        past = row.get("past") or {"all": None, "layers": {}}
+        cells = [_near(row["all"]), _near(past["all"]), *(_near(past["layers"].get(name)) for name in layers)]
+        body.append([row["label"], str(row["depth"]), *([str(row["updates"])] if several else []), *cells])
     return table(body)
 
 
 def plot(path: Path, result: Mapping[str, Any]) -> None:
     """Draw each setting's score between two reports against the samples seen, mean and spread over its seeds.
 
-    Raises ImportError, with what to install, where matplotlib is missing.
+    Beside `path`, the same as SVG and PDF; the same numbers give the same bytes. Raises ImportError, with what to
+    install, where matplotlib is missing.
     """
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('the plot needs matplotlib: pip install "biomamba[plot]"') from error
     name = next(iter(next(iter(result["settings"].values()))["scores"]))
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for label, own in result["settings"].items():
+    dashes, markers = ["-", "--", "-.", ":"], ["o", "s", "^", "D", "v", "P", "X"]  # lines that coincide stay apart
+    for i, (label, own) in enumerate(result["settings"].items()):
         samples, mean, spread = _curve([Path(folder) for folder in own["folders"]], own["streams"], name)
-        (line,) = axes.plot(samples, mean, label=label)
+        every = max(1, len(samples) // 12)
+        look: dict[str, Any] = {"linestyle": dashes[i % 4], "marker": markers[i % 7], "markevery": (i % every, every)}
+        (line,) = axes.plot(samples, mean, label=label, markersize=4, **look)
         low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(samples, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     for style, (label, scores) in zip(
         [":", "--", "-."] * len(result["baselines"]), result["baselines"].items(), strict=False
     ):
-        if name in scores:
+        if name in scores and scores[name]["all"]["mean"] is not None:
             axes.axhline(scores[name]["all"]["mean"], color="gray", linestyle=style, label=label)
     axes.set(xlabel="samples seen (steps times streams)", ylabel=name, title=f"{result['task']}: {result['source']}")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with matplotlib.rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(path, dpi=120)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def _summary(folder: Path) -> dict[str, Any]:
@@ -234,10 +283,11 @@ def _both(value: Mapping[str, float | None], digits: int) -> str:
 
 
 def _near(value: Mapping[str, float | None] | None) -> str:
-    """Return cosine and ratio as text."""
+    """Return 1 - cosine and ratio as text."""
     if value is None:
         return ""
-    return ", ".join("-" if number is None else f"{number:.3f}" for number in (value["cosine"], value["ratio"]))
+    gap, ratio = value.get("gap"), value["ratio"]
+    return f"{'-' if gap is None else f'{gap:.1e}'}, {'-' if ratio is None else f'{ratio:.3f}'}"
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..blocks.base import Block, Tape, head
 from ..ops.influence import Drive, decay_products, param_axis_first
+from ..ops.pairs import times
 from ..ops.scan import to_decay
 from ..ops.traces import last_rows, pre_rows
 from ..state import Tree, where
@@ -40,12 +41,12 @@ class Factored(LearningRule):
             return trace
         part = head(tape, steps)
         drives, ahead = block.drives(part), decay_products(part.log_a, part.reset)
-        decay = to_decay(part.log_a, part.reset).mean((2, 3))
-        moved = {}
+        decay = to_decay(part.log_a.real, part.reset).mean((2, 3))  # of states that rotate how fast they fade
+        moved: dict[str, Tree] = {}
         for name in block.influences:
             drive, own = drives[name], trace[name]
             if drive.pre is None:
-                moved[name] = ahead.start * own + (drive.post * ahead.step).sum(1)
+                moved[name] = times(ahead.start, own) + times(ahead.step, drive.post).sum(1)
             else:
                 rows = pre_rows(drive, decay, own["pre"], block.backend)
                 factors = {"post": drive.post[:, -1], "pre": last_rows(rows, part.reset, steps, own["pre"].shape[1])}

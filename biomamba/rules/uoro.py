@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..blocks.base import Block, Tape, head
 from ..ops.influence import Drive, contract_now, decay_products
+from ..ops.pairs import times, times_transposed
 from ..state import Tree, where
 from .base import Gradients, LearningRule, Signal
 
@@ -62,9 +63,9 @@ class UORO(LearningRule):
         ahead, drives = decay_products(part.log_a, part.reset), block.drives(part)
         place = next(i for i, own in enumerate(self.blocks) if own is block)  # of a copied rule too
         nu = signs(self.seed, place, chunks, block.shape).to(h.dtype)
-        seen = nu.unsqueeze(1) * ahead.step
+        seen = times_transposed(ahead.step, nu.unsqueeze(1))
         pushed = {name: _through(seen, drives[name], axes) for name, axes in block.influences.items()}
-        kept = ahead.start * h
+        kept = times(ahead.start, h)
         rho_0, rho_1 = _scale(theta.values(), [kept]), _scale(pushed.values(), [nu])
         moved = {
             "h": _times(kept, rho_0) + _times(nu, rho_1),
