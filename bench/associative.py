@@ -36,7 +36,18 @@ TEMPOTRON: dict[str, tuple[float, dict[str, float]]] = {  # first rate, constant
         | {"subthreshold": 0.995, "gamma": 2.9},
     ),
 }
-CHRONOTRON: dict[str, tuple[float, dict[str, float]]] = {}
+CHRONOTRON: dict[str, tuple[float, dict[str, float]]] = {
+    EVERY: (
+        0.068,
+        {"tau_u": 5.9, "tau_s": 3.3, "tau_x": 15, "tau_y": 36.7, "tau_nu": 26.4, "nu_reset": -8.4, "reset": -0.1}
+        | {"subthreshold": 0.954, "gamma": 8.0},
+    ),
+    ERRS: (
+        0.0097,
+        {"tau_u": 38.9, "tau_s": 3.95, "tau_x": 34.4, "tau_y": 22.8, "tau_nu": 59.6, "nu_reset": -4.7}
+        | {"subthreshold": 0.979, "gamma": 4.2},
+    ),
+}
 TARGETS = (50, 160)  # the Chronotron's teacher spikes between these, ms
 SHOWS = 10  # of each pattern of a stream, in a row
 COLOURS = {EVERY: "#0072B2", ERRS: "#D55E00", GRADIENT: "#009E73", PERCEPTRON: "black"}
@@ -90,8 +101,11 @@ def described(row: Row) -> Row:
     if setting["stage"] == "stream":
         n = setting["inputs"]
         line = {"learner": setting["teacher"], "inputs": n, "draws": setting["draws"]}
-        ages = {"the last": 0, "10 before": 10, "25": 25, "50": 50, "100": 100, "200": 200}
-        return line | {name: f"{row['recall'][age]:.3f}" for name, age in ages.items()}
+        ages = {"the last": (0, 1), "1 to 10 before": (1, 11), "to 25": (11, 26), "to 50": (26, 51)}
+        ages |= {"to 100": (51, 101), "to 200": (101, 201), "to 300": (201, 300)}
+        return line | {
+            name: f"{sum(row['recall'][slice(*ends)]) / (ends[1] - ends[0]):.3f}" for name, ends in ages.items()
+        }
     if setting["stage"] == "synchronous":
         found = {who: [epochs for epochs in row[who] if epochs >= 0] for who in ("neuron", "perceptron")}
         return line | {
@@ -129,7 +143,9 @@ def draw_stage(ax: Any, stage: str, rows: list[Row]) -> None:
     """Draw one stage."""
     if stage == "stream":
         for row in rows:
-            ax.plot(row["recall"], color=COLOURS[row["setting"]["teacher"]], label=row["setting"]["teacher"])
+            smooth = torch.tensor(row["recall"]).view(-1, 5).mean(1)
+            ages = range(2, len(row["recall"]), 5)
+            ax.plot(ages, smooth, color=COLOURS[row["setting"]["teacher"]], label=row["setting"]["teacher"])
         return ax.set(title="A stream, N 100", xlabel="patterns learned since", ylabel="share recalled")
     curves = {(row["setting"].get("teacher"), row["setting"]["inputs"]): [] for row in rows}
     for row in rows:
