@@ -69,7 +69,7 @@ def modulated(duration: float, seed: int) -> tuple[Any, Any]:
     """Return spikes of two neurons with static coupling, whose rates drift and burst together.
 
     Rates drift by a factor of exp(0.5) either way within 30 s and rise fivefold in bursts of 0.3 s, one in 10 s; a
-    fifth of the pre spikes are followed by two more; once a second both hear a third neuron.
+    fifth of the pre spikes are followed by one more; once a second both hear a third neuron.
     """
     random, n = np.random.default_rng(seed + 1_000_000), round(duration * 1000)
     keep, drift = np.exp(-1 / 300), [random.normal()]
@@ -77,14 +77,14 @@ def modulated(duration: float, seed: int) -> tuple[Any, Any]:
         drift.append(keep * drift[-1] + np.sqrt(1 - keep**2) * shock)
     gain = np.exp(0.5 * np.repeat(drift, 100)[:n])
     for begin in random.integers(0, n, random.poisson(0.1 * duration)):
-        gain[begin : begin + 300] *= 5
+        gain[begin : begin + 300] = 5
     pre = np.flatnonzero(random.random(n) < 4e-3 * gain) / 1000 + random.random() / 1000
     first = pre[random.random(len(pre)) < 0.2]
     baseline, heard = 4 * gain, random.uniform(0, duration, random.poisson(duration))
     for at in (heard * 1000).astype(int):
-        baseline[at + 3 : at + 10] *= 6
-    extra = [first + after + 0.003 * random.random(len(first)) for after in (0.005, 0.012)]
-    pre = np.concatenate([pre, *extra, heard[random.random(len(heard)) < 0.6] + 0.002])
+        baseline[at + 3 : at + 10] = 30
+    second = first + 0.005 + 0.003 * random.random(len(first))
+    pre = np.concatenate([pre, second, heard[random.random(len(heard)) < 0.6] + 0.002])
     pre = np.sort(pre[pre < duration - 0.001])
     return pre, simulate(np.zeros_like, duration=duration, seed=seed, pre=pre, baseline=baseline)[1]
 

@@ -9,7 +9,7 @@ is in units of about its mean over the recording.
 
 That takes the static fit and the noise as known and w as smooth, so its interval is too narrow. The parametric
 bootstrap simulates post anew from what was found, given pre, and does all of it again: coupling, noise, filter and
-regression.
+regression. What that errs by is added: alone it would be sure of a dw that the prior has drawn to 0.
 
 Sizes: n bins with coupling; k as in `recording`.
 """
@@ -109,7 +109,9 @@ class PointProcessFilter:
         """Return w(t) and dw from the spikes from `start` to `duration` (s); spikes before `start` are context."""
         duration = length(pre, post, duration)
         fit = self._fit(pre, post, duration, start)
-        return replace(fit, covariance=self._resampled(fit, pre, post)) if self.bootstrap else fit
+        if self.bootstrap:
+            fit = replace(fit, covariance=fit.covariance + self._resampled(fit, pre, post))
+        return fit
 
     def _fit(self, pre: Any, post: Any, duration: float, start: float) -> FilteredFit:
         """Return the fit with the interval of the last regression."""
