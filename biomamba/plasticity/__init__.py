@@ -3,6 +3,6 @@
 Independent of the models of this library. Times are in milliseconds.
 """
 
-from . import associative, attention, hebbian, inference, latency, neurons, stdp, tempotron
+from . import associative, attention, hebbian, inference, latency, network, neurons, stdp, tempotron
 
-__all__ = ["associative", "attention", "hebbian", "inference", "latency", "neurons", "stdp", "tempotron"]
+__all__ = ["associative", "attention", "hebbian", "inference", "latency", "network", "neurons", "stdp", "tempotron"]
