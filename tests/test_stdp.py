@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from biomamba.ops.scan import scan
-from biomamba.plasticity import neurons, stdp
+from biomamba.plasticity import neurons, short_term, stdp
 
 pytestmark = pytest.mark.usefixtures("float64")
 STEPS, PRE, POST = 120, 3, 2
@@ -495,3 +495,23 @@ def test_numbers_and_arrays_are_taken_where_tensors_are() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert not torch.equal(results[0][2], torch.tensor(w))
     assert all(np.array_equal(a, b) for a, b in zip(given, (w, pre, post, x, y), strict=True))
+
+
+def test_short_term_plasticity_is_that_of_brian(brian: Any) -> None:
+    trains = BRIAN[0]
+    spikes = sorted((t, n) for n, train in enumerate(trains) for t in train)
+    times, which = zip(*spikes, strict=True)
+    source = brian.SpikeGeneratorGroup(PRE, which, times * brian.ms, dt=1 * brian.ms)
+    target = brian.NeuronGroup(PRE, "v : 1", dt=1 * brian.ms)
+    model = """du/dt = -u / (20*ms) : 1 (event-driven)
+    dx/dt = (1 - x) / (200*ms) : 1 (event-driven)"""
+    on_pre = "u += 0.5 * (1 - u); v_post += u * x; x -= u * x"
+    synapses = brian.Synapses(source, target, model, on_pre=on_pre, dt=1 * brian.ms)
+    synapses.connect(j="i")
+    synapses.x = 1
+    brian.Network(source, target, synapses).run(STEPS * brian.ms)
+    state, total = short_term.Resources(torch.zeros(PRE), torch.ones(PRE)), torch.zeros(PRE)
+    for row in raster(trains):
+        sent, state = short_term.tsodyks_markram(state, row, dt=1.0)
+        total = total + sent
+    assert torch.allclose(total, torch.tensor(np.array(target.v)), atol=1e-6) and float(total.min()) > 0.5

@@ -20,6 +20,7 @@ Shapes: w (..., i, j), post and what belongs to it (..., i), pre and what belong
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from .neurons import decay
 
-Values = Tensor | NDArray[Any] | float
+Values = Tensor | NDArray[Any] | Sequence[Any] | float
 
 
 def as_tensor(values: Values) -> Tensor:
