@@ -151,10 +151,10 @@ def report(rows: list[Row], by: list[str]) -> str:
         cells = [sum(value <= 0.05 for value in p), discoveries(p), sum(bool(row["warned"]) for row in own)]
         cells += [sum(row[test] <= 0.05 for row in own) for test in ("score", "score, no slow terms")]
         cells += [sum(row["slow"] > 0 for row in own)]
-        dw = [spread([row["dw"] for row in own], 2) if "dw" in own[0] else ""]
+        dw = [spread([row["dw"] for row in own], 2)] if "dw" in own[0] else []
         lines.append([*map(str, kind), str(len(own)), *map(str, cells), *dw])
     tests = ["jitter test, p <= 0.05", "after correction", "of those warned", "score test", "score test, no slow terms"]
-    return table([*by, "pairs", *tests, "slow terms chosen", "dw"], lines)
+    return table([*by, "pairs", *tests, "slow terms chosen", *(["dw"] if "dw" in rows[0] else [])], lines)
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=["null", "minutes", "recordings"], default="null")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--pairs", type=int, default=40, help="of each recording")
+    parser.add_argument("--recordings", default=",".join(RECORDINGS))
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--figure", type=Path, help="draw the nulls there")
     args = parser.parse_args()
@@ -193,7 +194,9 @@ def main() -> None:
         ]
     if args.stage == "recordings":
         settings = [
-            {"recording": name, "pair": pair, "seed": 0} for name in RECORDINGS for pair in coupled(name, args.pairs)
+            {"recording": name, "pair": pair, "seed": 0}
+            for name in args.recordings.split(",")
+            for pair in coupled(name, args.pairs)
         ]
     rows = run(measure, settings, args.out / "jitter.jsonl", jobs=1)
     print(heading(f"python -m bench.jitter --stage {args.stage} --seeds {args.seeds} --pairs {args.pairs}"))

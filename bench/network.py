@@ -23,8 +23,8 @@ from biomamba.plasticity.network import Network
 
 STEPS, BATCH = 100, 20  # ms an image is shown; images between two changes
 EPOCHS = {"digits": 8, "fashion": 1}
-SPIKES = {"digits": 10.0, "fashion": 60.0}  # a step from a whole image
-GAIN = {"digits": 0.1, "fashion": 0.02}
+SPIKES = {"digits": 10.0, "fashion": 20.0}  # a step from a whole image
+GAIN = {"digits": 0.1, "fashion": 0.05}
 FIRST = 10_000  # images of Fashion-MNIST
 
 
