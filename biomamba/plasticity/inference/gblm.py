@@ -25,6 +25,8 @@ from .likelihood import WEAK, Scored, climb, evidence_ridge, profiled, score, st
 from .recording import Pairs, length, record, seconds
 from .selection import choose
 
+WORTH = 1.0  # nats that plasticity should gain on the last third
+
 
 class ScoreTest(NamedTuple):
     """A score test: its statistic is chi-square of dof where the hypothesis holds; p is the chance of a larger one."""
@@ -119,20 +121,20 @@ class GBLM:
         """Test whether the times of spikes, within `width` (s), matter to changes of the coupling: see `jitter`.
 
         Without bases, slow rate terms are chosen by held-out likelihood (`choose`). Coupling must be there: without it
-        nothing can be said of its changes. Warns where p is below 0.05 and held-out spikes are no likelier with
-        plasticity: then what the test found is not what this model says.
+        nothing can be said of its changes. Warns where p is 0.05 and less and plasticity does not make held-out spikes
+        likelier by `WORTH` nats: then what the test found is not what this model says.
         """
         duration = length(pre, post, duration)
         bases = choose(pre, post, duration) if self.bases is None else self.bases
         found = jitter_test(seconds(pre), seconds(post), duration, bases, start, surrogates, width, seed)
-        if found.p >= 0.05:
+        if found.p > 0.05:
             return found
         split = start + (duration - start) * 2 / 3
         fits = [model.fit(pre, post, split, start) for model in (GLM(bases), GBLM(bases, self.ridge))]
         static_value, value = (fit.log_likelihood(pre, post, duration, split) for fit in fits)
-        if value <= static_value:
+        if value < static_value + WORTH:
             warnings.warn(
-                f"p is {found.p:.2g}, but with plasticity the last third is {value - static_value:+.1f} nats likelier: "
+                f"p is {found.p:.2g}, but plasticity makes the last third likelier by {value - static_value:.1f} nats: "
                 "do not take it for plasticity",
                 stacklevel=2,
             )

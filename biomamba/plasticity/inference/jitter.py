@@ -23,7 +23,7 @@ ENOUGH = 10  # surrogates with a statistic as large: p is no less than 0.1
 class JitterTest(NamedTuple):
     """A jitter test: p, the statistic and that of every surrogate.
 
-    held_out: by how many nats plasticity makes the last third of the recording likelier; None where p is 0.05 and more.
+    held_out: by how many nats plasticity makes the last third of the recording likelier; None where p is above 0.05.
     """
 
     p: float
