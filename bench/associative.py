@@ -1,198 +1,192 @@
-"""What share of random patterns a spiking neuron learns by STDP, by load: Tempotron and Chronotron beside a gradient.
+"""Associative learning by STDP: the Perceptron's capacity, Tempotron and Chronotron with two teachers, a stream.
 
-    python -m bench.associative [--inputs 100,200,500] [--loads 0.1,0.25,0.5,1,2,3] [--epochs 1000] [--neurons 4]
-        [--jobs 1] [--file runs/associative.jsonl] [--figure docs/associative.png] [--plot]
+    python -m bench.associative [--stage synchronous,tempotron,chronotron,stream] [--jobs 1]
+        [--file runs/associative.jsonl] [--figure docs/associative.png]
 
-Each of N inputs spikes once in a trial of 100 ms, at a fixed random time; P = load N patterns. Tempotron: half of the
-patterns, at random, should make the neuron fire, taught by a spike at time 0. Chronotron: a spike within 30 ms of the
-teacher's at 50 ms and none elsewhere, from every pattern. Gradient: the Tempotron's own rule on the same patterns.
-Recall is without a teacher. All trials of an epoch meet the same weights. The control ("others") is how many of 200
-patterns never learned a neuron answers as if it should fire. --plot draws the rows of the file.
+`synchronous`: all inputs of a pattern spike at once; the share of draws that the neuron and a perceptron of the same
+threshold and margin learn without an error, beside that of the draws which any weights could (a linear programme).
+`tempotron`: each input spikes once in 100 ms, half of the patterns should make the neuron fire. `chronotron`: 200 ms,
+and all spikes have to come within 30 ms after the teacher's, whose time is another for each pattern. `stream`: patterns
+come one after another, never in epochs. Scores are at the end of training, recall is without a teacher. Finished rows
+stay in the file. Constants and sizes are below.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench import grid
-from bench.grid import Row, heading, key, markdown, spread
-from biomamba.plasticity import associative, tempotron
+from bench import capacity, grid
+from bench.grid import Row, heading, markdown, spread
+from biomamba.plasticity.latency import Latency
 
-T, DT, TAU_U, TAU_S, TAU_X, TAU_Y = 100, 1.0, 10.0, 2.5, 20.0, 14.0  # steps; ms
-HYPER = {"tau_u": TAU_U, "subthreshold": 0.95, "tau_nu": 35.0, "nu_reset": -4.0}
-GAMMA, RATES = 1.4, {"tempotron": 0.15, "chronotron": 0.05, "gradient": 0.05}  # of the mean over patterns, at first
-MIDDLE, NEAR, EVERY = 50, 30, 10  # the Chronotron's teacher and window, ms; epochs between two recalls
-COLOURS = {"tempotron": "#0072B2", "chronotron": "#D55E00", "gradient": "#009E73"}
+EVERY, ERRS, GRADIENT, PERCEPTRON = "every trial", "where it errs", "gradient", "perceptron"
+DRAWS = {100: 10, 200: 4, 500: 3}
+TEMPOTRON: dict[str, tuple[float, dict[str, float]]] = {  # first rate, constants
+    EVERY: (
+        0.056,
+        {"tau_u": 17, "tau_s": 6.4, "tau_x": 53, "tau_y": 16, "tau_nu": 100, "nu_reset": -33, "subthreshold": 0.91}
+        | {"gamma": 11},
+    ),
+    ERRS: (
+        0.022,
+        {"tau_u": 43, "tau_s": 15.6, "tau_x": 466, "tau_y": 10.8, "tau_nu": 149, "nu_reset": -6.6}
+        | {"subthreshold": 0.995, "gamma": 2.9},
+    ),
+}
+CHRONOTRON: dict[str, tuple[float, dict[str, float]]] = {
+    EVERY: (
+        0.068,
+        {"tau_u": 5.9, "tau_s": 3.3, "tau_x": 15, "tau_y": 36.7, "tau_nu": 26.4, "nu_reset": -8.4, "reset": -0.1}
+        | {"subthreshold": 0.954, "gamma": 8.0},
+    ),
+    ERRS: (
+        0.0097,
+        {"tau_u": 38.9, "tau_s": 3.95, "tau_x": 34.4, "tau_y": 22.8, "tau_nu": 59.6, "nu_reset": -4.7}
+        | {"subthreshold": 0.979, "gamma": 4.2},
+    ),
+}
+TARGETS = (50, 160)  # the Chronotron's teacher spikes between these, ms
+SHOWS = 10  # of each pattern of a stream, in a row
+COLOURS = {EVERY: "#0072B2", ERRS: "#D55E00", GRADIENT: "#009E73", PERCEPTRON: "black"}
 LINES = {100: "-", 200: "--", 500: ":"}
 
 
-def main() -> None:
-    """Measure what the file lacks, print the table and draw it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", default="100,200,500")
-    parser.add_argument("--loads", default="0.1,0.25,0.5,1,2,3")
-    parser.add_argument("--epochs", type=int, default=1000)
-    parser.add_argument("--neurons", type=int, default=4, help="with labels of their own, on the same patterns")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--file", type=Path, default=Path("runs/associative.jsonl"))
-    parser.add_argument("--figure", type=Path, help="draw the shares there")
-    parser.add_argument("--plot", action="store_true", help="measure nothing, take all rows of the file")
-    args = parser.parse_args()
-    if args.plot:
-        rows = sorted(map(json.loads, args.file.read_text().splitlines()), key=lambda row: key(row["setting"]))
-    else:
-        sizes, loads = args.inputs.split(","), args.loads.split(",")
-        own = {"epochs": args.epochs, "neurons": args.neurons, "seed": 0}
-        settings = [
-            {"rule": r, "inputs": int(n), "load": float(p), **own} for r in COLOURS for n in sizes for p in loads
+def settings(stage: str) -> list[Row]:
+    """Return what a stage measures."""
+    if stage == "synchronous":
+        sizes = [(100, load, 3000) for load in (0.5, 1.0, 1.5, 1.75, 1.9, 2.0, 2.2)]
+        sizes += [(500, load, 500) for load in (0.5, 1.0, 1.5, 1.75)]
+        return [
+            {"stage": stage, "inputs": n, "load": load, "epochs": epochs, "draws": DRAWS[n], "seed": 0}
+            for n, load, epochs in sizes
         ]
-        rows = grid.run(measure, settings, args.file, args.jobs)
-    print(heading("python -m bench.associative " + " ".join(sys.argv[1:])))
-    print(markdown([described(row) for row in rows]))
-    if args.figure:
-        draw(rows, args.figure)
-
-
-def described(row: Row) -> Row:
-    """Return a row of the table: mean and deviation over neurons."""
-    setting = row["setting"]
-    near = torch.tensor(row["apart"], dtype=torch.float64)
-    return {
-        **{name: setting[name] for name in ("rule", "inputs", "load", "epochs", "neurons")},
-        "learned": spread(row["learned"]),
-        "at the end": spread(row["at the end"]) if "at the end" in row else "-",
-        "neurons with all": sum(share == 1 for share in row["learned"]),
-        "others": spread(row["others"]) if row["others"] else "-",
-        "ms from the teacher": f"{near.abs().mean():.1f}" if len(near) else "-",
-    }
+    if stage == "stream":
+        rates = {EVERY: 0.05, ERRS: 0.03, PERCEPTRON: 0.02}
+        own = {"stage": stage, "inputs": 100, "draws": 20, "seed": 0}
+        return [{"teacher": teacher, "rate": rate, **own} for teacher, rate in rates.items()]
+    loads, epochs = ((0.5, 1.0, 1.5), 1000) if stage == "tempotron" else ((0.1, 0.25, 0.5), 400)
+    teachers = [EVERY, ERRS, *([GRADIENT] if stage == "tempotron" else [])]
+    return [
+        {"stage": stage, "teacher": teacher, "inputs": n, "load": load, "epochs": epochs, "draws": draws, "seed": 0}
+        for teacher in teachers
+        for n, draws in DRAWS.items()
+        for load in loads
+        if (n, load) != (500, 1.5)
+    ]
 
 
 def measure(setting: Row) -> Row:
-    """Return the largest share of patterns each neuron recalled in training, and what it makes of others then."""
-    torch.manual_seed(setting["seed"])
-    n, rule, epochs = setting["inputs"], setting["rule"], setting["epochs"]
-    patterns = max(1, round(setting["load"] * n))
-    inputs, others = random_inputs(patterns, n), random_inputs(200, n)
-    labels, w = torch.rand(patterns, setting["neurons"]) < 0.5, torch.randn(setting["neurons"], n) / n**0.5
-    if rule == "gradient":
-        return {"learned": by_gradient(w, inputs, labels, epochs), "apart": [], "others": []}
-    if rule == "chronotron":
-        labels[:] = True
-    return by_stdp(w, inputs, others, labels, MIDDLE if rule == "chronotron" else 0, epochs, RATES[rule])
+    """Return what one setting gives."""
+    if setting["stage"] == "synchronous":
+        return capacity.synchronous(setting)
+    if setting["teacher"] == GRADIENT:
+        return capacity.by_gradient(setting, 100, {"tau_u": 10.0, "tau_s": 2.5})
+    timed = setting["stage"] == "chronotron"
+    rate, constants = (CHRONOTRON if timed else TEMPOTRON)[
+        setting["teacher"] if setting["teacher"] != PERCEPTRON else EVERY
+    ]
+    neuron = Latency(200 if timed else 100, **constants)
+    if setting["stage"] == "stream":
+        return capacity.stream(setting, neuron, SHOWS)
+    return capacity.spread_out(setting, neuron, rate, TARGETS if timed else None)
 
 
-def random_inputs(patterns: int, n: int) -> associative.Inputs:
-    """Return patterns in which each of n inputs spikes once, at any step but the first."""
-    sent = torch.zeros(patterns, T, n).scatter_(1, torch.randint(1, T, (patterns, 1, n)), 1.0)
-    return associative.encode(sent, tau_u=TAU_U, tau_s=TAU_S, tau_x=TAU_X, dt=DT)
-
-
-def by_stdp(
-    w: Tensor,
-    inputs: associative.Inputs,
-    others: associative.Inputs,
-    labels: Tensor,
-    at: int,
-    epochs: int,
-    rate: float,
-) -> Row:
-    """Return what neurons with a teacher at step `at` of the trials to fire in learn; at 0 any spike will do.
-
-    The rate falls to 0 in a straight line: the rule goes on changing weights where all is right.
-    """
-    teacher = torch.zeros(*inputs.spikes.shape[:2], labels.shape[1], dtype=torch.bool)
-    teacher[:, at] = labels
-    best, top, kept, apart = torch.zeros(labels.shape[1]), -1.0, w, labels.new_zeros(0)
-    for epoch in range(epochs + 1):
-        if epoch % EVERY == 0:
-            spikes = associative.present(w, inputs, **HYPER).spikes
-            right = (on_time(spikes, at) if at else spikes.any(1) == labels).float().mean(0)
-            best = torch.maximum(best, right)
-            if float(right.mean()) > top:
-                top, kept, apart = float(right.mean()), w, spikes.nonzero()[:, 1] - at
-        trial = associative.present(w, inputs, teacher, **HYPER)
-        change = associative.change(inputs, trial, gamma=GAMMA, tau_y=TAU_Y)
-        w = w + rate * (1 - epoch / epochs) / len(labels) * change
-    new = associative.present(kept, others, **HYPER).spikes
-    return {
-        "learned": best.tolist(),
-        "at the end": right.tolist(),
-        "apart": apart[apart.abs() <= NEAR].tolist() if at else [],
-        "others": (on_time(new, at) if at else new.any(1)).float().mean(0).tolist(),
+def described(row: Row) -> Row:
+    """Return a row of a stage's table: mean and deviation over the draws."""
+    setting = row["setting"]
+    line = {name: setting[name] for name in ("teacher", "inputs", "load", "draws") if name in setting}
+    if setting["stage"] == "stream":
+        n = setting["inputs"]
+        line = {"learner": setting["teacher"], "inputs": n, "draws": setting["draws"]}
+        ages = {"the last": (0, 1), "1 to 10 before": (1, 11), "to 25": (11, 26), "to 50": (26, 51)}
+        ages |= {"to 100": (51, 101), "to 200": (101, 201), "to 300": (201, 300)}
+        return line | {
+            name: f"{sum(row['recall'][slice(*ends)]) / (ends[1] - ends[0]):.3f}" for name, ends in ages.items()
+        }
+    if setting["stage"] == "synchronous":
+        found = {who: [epochs for epochs in row[who] if epochs >= 0] for who in ("neuron", "perceptron")}
+        return line | {
+            "separable": sum(row["separable"]),
+            **{f"{who} learns": len(epochs) for who, epochs in found.items()},
+            "epochs (median)": int(torch.tensor(found["neuron"]).median()) if found["neuron"] else "-",
+            "weights apart": f"{row['apart']:.0e}",
+        }
+    line |= {
+        "recalled": spread(row["learned"]),
+        "draws with all": sum(share == 1 for share in row["learned"]),
+        "epochs (median)": int(torch.tensor(row["epochs used"]).median()),
+        "never learned": spread(row["never learned"]) if row["never learned"] else "-",
     }
-
-
-def on_time(spikes: Tensor, at: int) -> Tensor:
-    """Return the trials (b, i) that have a spike within NEAR of the teacher's, and none elsewhere."""
-    window = slice(at - NEAR, at + NEAR + 1)
-    return spikes[:, window].any(1) & (spikes.sum(1) == spikes[:, window].sum(1))
-
-
-def by_gradient(w: Tensor, inputs: associative.Inputs, labels: Tensor, epochs: int) -> list[float]:
-    """Return the largest share of patterns that each neuron tells apart, with a momentum of 0.9."""
-    u = associative.membrane(inputs.current, tau=TAU_U, dt=DT)
-    best, moved = torch.zeros(len(w)), torch.zeros_like(w)
-    for epoch in range(epochs + 1):
-        if epoch % EVERY == 0:
-            best = torch.maximum(best, (tempotron.fires(w, u) == labels).float().mean(0))
-        moved = 0.9 * moved + RATES["gradient"] / len(labels) * tempotron.change(w, u, labels)
-        w = w + moved
-    return best.tolist()
+    if setting["stage"] == "chronotron":
+        line["ms after the teacher"] = f"{sum(row['apart']) / max(1, len(row['apart'])):.1f}"
+    return line
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    """Draw the share of patterns learned against the load, and when the Chronotron's recall spikes come."""
+    """Draw all stages that there are rows of."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5.2), layout="constrained")
-    shares, times = figure.subplots(1, 2, width_ratios=[3, 2])
-    for rule, colour in COLOURS.items():
-        for n in sorted({row["setting"]["inputs"] for row in rows if row["setting"]["rule"] == rule}):
-            own = sorted(
-                (row for row in rows if (row["setting"]["rule"], row["setting"]["inputs"]) == (rule, n)),
-                key=lambda row: row["setting"]["load"],
-            )
-            loads, label = [row["setting"]["load"] for row in own], f"{rule}, N {n}"
-            shares.plot(loads, means(own, "learned"), LINES.get(n, "-."), marker=".", color=colour, label=label)
-            if rule == "chronotron":
-                label = f"{label}, patterns never learned"
-                shares.plot(loads, means(own, "others"), LINES.get(n, "-."), marker="x", color="#77808a", label=label)
-    shares.axvline(2, color="#77808a", linewidth=0.8, label="limit of the Perceptron")
-    shares.set(xlabel="load P / N (patterns per input)", ylabel="share of patterns recalled", ylim=(0, 1.03))
-    shares.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
-    histogram(times, [row for row in rows if row["apart"]])
-    for axes in (shares, times):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=110)
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    axes = dict(zip(("synchronous", "tempotron", "chronotron", "stream"), figure.subplots(2, 2).flat, strict=True))
+    for stage, ax in axes.items():
+        draw_stage(ax, stage, [row for row in rows if row["setting"]["stage"] == stage])
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set(ylim=(0, 1.04))
+        ax.legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=100)
 
 
-def means(rows: list[Row], name: str) -> list[float]:
-    """Return the mean over the neurons of each row."""
-    return [sum(row[name]) / len(row[name]) for row in rows]
+def draw_stage(ax: Any, stage: str, rows: list[Row]) -> None:
+    """Draw one stage."""
+    if stage == "stream":
+        for row in rows:
+            smooth = torch.tensor(row["recall"]).view(-1, 5).mean(1)
+            ages = range(2, len(row["recall"]), 5)
+            ax.plot(ages, smooth, color=COLOURS[row["setting"]["teacher"]], label=row["setting"]["teacher"])
+        return ax.set(title="A stream, N 100", xlabel="patterns learned since", ylabel="share recalled")
+    curves = {(row["setting"].get("teacher"), row["setting"]["inputs"]): [] for row in rows}
+    for row in rows:
+        curves[row["setting"].get("teacher"), row["setting"]["inputs"]].append(row)
+    for (teacher, n), own in curves.items():
+        loads, style = [row["setting"]["load"] for row in own], LINES[n]
+        if stage == "synchronous":
+            for who, mark, colour in (
+                ("separable", "", "#77808a"),
+                ("perceptron", "x", "black"),
+                ("neuron", "o", "C0"),
+            ):
+                shares = [
+                    sum(k >= 1 if who == "separable" else k >= 0 for k in row[who]) / len(row[who]) for row in own
+                ]
+                ax.plot(loads, shares, style, marker=mark, mfc="none", color=colour, label=f"{who}, N {n}")
+            continue
+        shares = [sum(row["learned"]) / len(row["learned"]) for row in own]
+        ax.plot(loads, shares, style, marker=".", color=COLOURS[teacher], label=f"{teacher}, N {n}")
+        if stage == "chronotron":
+            shares = [sum(row["never learned"]) / len(row["never learned"]) for row in own]
+            ax.plot(loads, shares, style, color="#77808a", label=f"never learned, N {n}" if teacher == ERRS else None)
+    what = "share of draws without an error" if stage == "synchronous" else "share of patterns recalled"
+    return ax.set(title=stage.capitalize(), xlabel="load P / N", ylabel=what)
 
 
-def histogram(axes: Any, rows: list[Row]) -> None:
-    """Draw recall spikes from the teacher, for the lowest load of every number of inputs."""
-    for n in sorted({row["setting"]["inputs"] for row in rows}):
-        row = min((row for row in rows if row["setting"]["inputs"] == n), key=lambda row: row["setting"]["load"])
-        label = f"N {n}, load {row['setting']['load']:g}"
-        bins = range(-NEAR, NEAR + 2, 2)
-        axes.hist(
-            row["apart"],
-            bins=bins,
-            density=True,
-            histtype="step",
-            linestyle=LINES.get(n, "-."),
-            color=COLOURS["chronotron"],
-            label=label,
-        )
-    axes.set(xlabel="recall spike - teacher's (ms)", ylabel="density (1 / ms)", title="Chronotron")
-    axes.legend(frameon=False, fontsize=8)
+def main() -> None:
+    """Measure what the file lacks, print a table for each stage and draw them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", default="synchronous,tempotron,chronotron,stream")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--file", type=Path, default=Path("runs/associative.jsonl"))
+    parser.add_argument("--figure", type=Path, help="draw the stages there")
+    args = parser.parse_args()
+    print(heading("python -m bench.associative " + " ".join(sys.argv[1:])))
+    rows = []
+    for stage in args.stage.split(","):
+        rows += (own := grid.run(measure, settings(stage), args.file, args.jobs))
+        print(f"\n{stage}\n\n{markdown([described(row) for row in own])}", flush=True)
+    if args.figure:
+        draw(rows, args.figure)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ from biomamba.plasticity.inference import (
     simulate,
 )
 from biomamba.plasticity.inference.bases import Array
-from biomamba.plasticity.inference.gblm import WEAK, static
-from biomamba.plasticity.inference.likelihood import evidence_ridge, score
+from biomamba.plasticity.inference.likelihood import WEAK, evidence_ridge, score, static
 from biomamba.plasticity.inference.point_process import Course, changes, driven, follow, smooth
 from biomamba.plasticity.inference.recording import pair, record
 from biomamba.plasticity.inference.simulate import COUPLING, HISTORY
@@ -290,10 +289,10 @@ def test_held_out_spikes_are_likelier_with_plasticity(plastic: Any) -> None:
 
 
 def test_plasticity_is_told_from_none(plastic: Any) -> None:
-    assert GBLM().test(*plastic[:2], 60 * MINUTES).p < 1e-6
+    assert GBLM().score_test(*plastic[:2], 60 * MINUTES).p < 1e-6
     fixed = [simulate(none, duration=300, seed=seed) for seed in range(4)]
     assert all(np.all(w == 1) for _, _, w in fixed)
-    assert min(GBLM().test(pre, post, 300).p for pre, post, _ in fixed) > 0.01
+    assert min(GBLM().score_test(pre, post, 300).p for pre, post, _ in fixed) > 0.01
 
 
 @pytest.mark.slow
@@ -302,7 +301,7 @@ def test_seconds_in_another_order_have_coupling_but_no_plasticity(plastic: Any) 
     order = np.random.default_rng(0).permutation(60 * MINUTES)
     place = np.argsort(order)
     pre, post = (np.sort(place[train.astype(int)] + train % 1) for train in plastic[:2])
-    assert GBLM().test(pre, post, 60 * MINUTES).p > 0.01
+    assert GBLM().score_test(pre, post, 60 * MINUTES).p > 0.01
     fit = GBLM().fit(pre, post, 60 * MINUTES)
     truth = WINDOWS["double exponential"](DT)
     assert np.abs(fit.theta[6:11] - COUPLING).max() < 0.6

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from biomamba.ops.scan import scan
-from biomamba.plasticity import neurons, stdp
+from biomamba.plasticity import neurons, short_term, stdp
 
 pytestmark = pytest.mark.usefixtures("float64")
 STEPS, PRE, POST = 120, 3, 2
@@ -466,3 +466,52 @@ def test_triplets_are_those_of_brian(brian: Any) -> None:
     got = triplet(*map(raster, BRIAN), torch.full((POST, PRE), 0.5))
     assert torch.allclose(got, expected, rtol=0, atol=1e-6)
     assert (got - 0.5).abs().min() > 1e-3
+
+
+def test_numbers_and_arrays_are_taken_where_tensors_are() -> None:
+    """The same values as tensors, arrays and numbers give the same; nothing that was given is changed."""
+    dt = np.array([-7.0, 0.0, 3.0])
+    for window in (stdp.double_exponential, stdp.mexican_hat, stdp.jittered):
+        assert torch.equal(window(dt), window(torch.tensor(dt)))
+        assert float(window(3.0)) == pytest.approx(float(window(dt)[2]))
+    w, n = np.full((POST, PRE), 0.5), np.full((1, 1), 0.3)
+    pre, post, x, y = np.array([1, 0, 1]), np.array([True, False]), np.full(PRE, 0.4), np.full(POST, 0.7)
+    given = [each.copy() for each in (w, pre, post, x, y)]
+    results = []
+    for form in (np.asarray, torch.tensor):
+        traces = stdp.Traces(form(x), form(y))
+        pairs, after = stdp.pair(traces, form(pre), form(post), dt=1.0)
+        own = stdp.Dopamine(form(w), form(n))
+        triplets = stdp.TripletTraces(form(x), form(x), form(y), form(y))
+        results.append(
+            [
+                *after,
+                *(rule(form(w), pairs) for rule in (stdp.hard, stdp.soft, stdp.inhibitory)),
+                stdp.dopamine(form(w), own, pairs, 0.1, dt=1.0)[0],
+                stdp.triplet(form(w), triplets, form(pre), form(post), dt=1.0)[0],
+                stdp.stllr(traces, form(pre), form(post))[0],
+            ]
+        )
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert not torch.equal(results[0][2], torch.tensor(w))
+    assert all(np.array_equal(a, b) for a, b in zip(given, (w, pre, post, x, y), strict=True))
+
+
+def test_short_term_plasticity_is_that_of_brian(brian: Any) -> None:
+    trains = BRIAN[0]
+    spikes = sorted((t, n) for n, train in enumerate(trains) for t in train)
+    times, which = zip(*spikes, strict=True)
+    source = brian.SpikeGeneratorGroup(PRE, which, times * brian.ms, dt=1 * brian.ms)
+    target = brian.NeuronGroup(PRE, "v : 1", dt=1 * brian.ms)
+    model = """du/dt = -u / (20*ms) : 1 (event-driven)
+    dx/dt = (1 - x) / (200*ms) : 1 (event-driven)"""
+    on_pre = "u += 0.5 * (1 - u); v_post += u * x; x -= u * x"
+    synapses = brian.Synapses(source, target, model, on_pre=on_pre, dt=1 * brian.ms)
+    synapses.connect(j="i")
+    synapses.x = 1
+    brian.Network(source, target, synapses).run(STEPS * brian.ms)
+    state, total = short_term.Resources(torch.zeros(PRE), torch.ones(PRE)), torch.zeros(PRE)
+    for row in raster(trains):
+        sent, state = short_term.tsodyks_markram(state, row, dt=1.0)
+        total = total + sent
+    assert torch.allclose(total, torch.tensor(np.array(target.v)), atol=1e-6) and float(total.min()) > 0.5

@@ -3,6 +3,30 @@
 Independent of the models of this library. Times are in milliseconds.
 """
 
-from . import associative, attention, hebbian, inference, neurons, stdp, tempotron
+from . import (
+    associative,
+    attention,
+    hebbian,
+    inference,
+    latency,
+    network,
+    neurons,
+    short_term,
+    stdp,
+    tempotron,
+    voltage,
+)
 
-__all__ = ["associative", "attention", "hebbian", "inference", "neurons", "stdp", "tempotron"]
+__all__ = [
+    "associative",
+    "attention",
+    "hebbian",
+    "inference",
+    "latency",
+    "network",
+    "neurons",
+    "short_term",
+    "stdp",
+    "tempotron",
+    "voltage",
+]

@@ -1,11 +1,13 @@
-"""Small images with one class each: handwritten digits (scikit-learn's own), CIFAR-10 and CIFAR-100.
+"""Small images with one class each: handwritten digits (scikit-learn's own), Fashion-MNIST, CIFAR-10 and CIFAR-100.
 
-    digits(), cifar(10), cifar(100, "cifar-100-binary.tar.gz")         each the images to train on, and to test
+    digits(), fashion(), cifar(10), cifar(100, "cifar-100-binary.tar.gz")   each the images to train on, and to test
 
+Fashion-MNIST is read from the folder of the Debian package dataset-fashion-mnist (MIT), nothing is fetched.
 CIFAR is read from the official binary archive or its unpacked folder, else through Hugging Face datasets, from a folder
 or, without a path, from the hub or its cache. The official archives of the "python version" are pickles and not read.
 """
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -22,6 +24,8 @@ FILES = {  # (files to train on, file to test, labels before the pixels: the las
     10: ([f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin", 1),
     100: (["train.bin"], "test.bin", 2),
 }
+FASHION = "/usr/share/datasets/fashion-mnist"  # of the Debian package
+FASHION_PARTS = {"train": 60_000, "t10k": 10_000}
 HUB = {10: ("uoft-cs/cifar10", "label"), 100: ("uoft-cs/cifar100", "fine_label")}
 
 
@@ -46,6 +50,30 @@ def digits() -> tuple[Images, Images]:
     x, y = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16, torch.tensor(data.target)
     train, test = train_test_split(np.arange(len(y)), test_size=0.2, stratify=data.target, random_state=0)
     return Images(x[train], y[train]), Images(x[test], y[test])
+
+
+def fashion(folder: str | Path = FASHION) -> tuple[Images, Images]:
+    """Return the 60,000 images (28 x 28, ten classes of clothes) of Fashion-MNIST to train on and the 10,000 to test.
+
+    folder: where its four files lie (IDX, .gz). Raises FileNotFoundError, ValueError for a file of another kind.
+    """
+    parts, folder = [], Path(folder)
+    for name, number in FASHION_PARTS.items():
+        x = _idx(folder / f"{name}-images-idx3-ubyte.gz", 784 * number)
+        y = _idx(folder / f"{name}-labels-idx1-ubyte.gz", number)
+        parts.append(Images(x.view(-1, 1, 28, 28).float() / 255, y.long()))
+    return parts[0], parts[1]
+
+
+def _idx(path: Path, size: int) -> Tensor:
+    """Return the bytes of an IDX file after its header. Raises ValueError where there are not `size` of them."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; Debian has it: apt install dataset-fashion-mnist")
+    content = gzip.decompress(path.read_bytes())
+    header = 4 + 4 * content[3]  # the number of dimensions, then their sizes
+    if content[:3] != b"\0\0\x08" or len(content) - header != size:
+        raise ValueError(f"{path}: {len(content):,} bytes, expected an IDX file of {size:,} bytes")
+    return torch.tensor(np.frombuffer(content, dtype=np.uint8, offset=header))
 
 
 def cifar(classes: int, path: str | Path | None = None) -> tuple[Images, Images]:

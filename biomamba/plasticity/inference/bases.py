@@ -29,7 +29,7 @@ class Bases:
 
     history, coupling: of what a post and a pre spike do to the rate after them. window: of the modification function,
     on either side of dt = 0, which it may jump at. tau_f: how fast w relaxes to 1. bin: the rate is constant for so
-    long and takes in no spike of its own bin.
+    long and takes in no spike of its own bin. slow: time constants of slow rate terms (see `slow`), none by default.
     """
 
     history: int = 5
@@ -40,6 +40,7 @@ class Bases:
     window_span: float = 0.15
     tau_f: float = 60.0
     bin: float = 0.001
+    slow: tuple[float, ...] = ()
 
     def history_table(self) -> Array:
         """Return the bases (lags, history) at lags of 1, 2, ... bins."""

@@ -10,6 +10,7 @@ information and the priors.
 Sizes: as in `likelihood`.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ from numpy.typing import ArrayLike
 
 from .bases import Array, Bases
 from .inferred import Inferred
-from .likelihood import Scored, climb, evidence_ridge, profiled, score
-from .recording import Pairs, Recording, record
+from .jitter import JitterTest, jitter_test
+from .likelihood import WEAK, Scored, climb, evidence_ridge, profiled, score, static, statistic
+from .recording import Pairs, length, record, seconds
+from .selection import choose
 
-WEAK = 1e-2  # precision of alpha and beta: finite where a neuron never fires within its refractory time
+WORTH = 1.0  # nats that plasticity should gain on the last third
 
 
 class ScoreTest(NamedTuple):
@@ -56,14 +59,15 @@ class GLM:
 
     def __init__(self, bases: Bases | None = None) -> None:
         """Take the bases (those of `Bases()` without)."""
-        self.bases = bases or Bases()
+        self.bases = bases
 
-    def fit(self, pre: Any, post: Any, duration: float, start: float = 0.0) -> BilinearFit:
+    def fit(self, pre: Any, post: Any, duration: float | None = None, start: float = 0.0) -> BilinearFit:
         """Return the fit to the spikes from `start` to `duration` (s); spikes before `start` are context."""
-        recording, pairs = record(pre, post, duration, self.bases, start)
+        duration, bases = length(pre, post, duration), self.bases or Bases()
+        recording, pairs = record(pre, post, duration, bases, start)
         theta, _ = static(recording)
         k = recording.levels.shape[1]
-        return BilinearFit(self.bases, duration, np.zeros(k), np.zeros((k, k)), theta, np.inf, pairs)
+        return BilinearFit(bases, duration, np.zeros(k), np.zeros((k, k)), theta, np.inf, pairs)
 
 
 class GBLM:
@@ -78,11 +82,12 @@ class GBLM:
             raise ValueError(
                 f"ridge is a precision: got {ridge}, expected more than 0, or None to choose it by evidence"
             )
-        self.bases, self.ridge = bases or Bases(), ridge
+        self.bases, self.ridge = bases, ridge
 
-    def fit(self, pre: Any, post: Any, duration: float, start: float = 0.0) -> BilinearFit:
+    def fit(self, pre: Any, post: Any, duration: float | None = None, start: float = 0.0) -> BilinearFit:
         """Return the fit to the spikes from `start` to `duration` (s); spikes before `start` are context."""
-        recording, pairs = record(pre, post, duration, self.bases, start)
+        duration, bases = length(pre, post, duration), self.bases or Bases()
+        recording, pairs = record(pre, post, duration, bases, start)
         theta, scored = static(recording)
         x = len(theta) - recording.levels.shape[1]
         s, gamma = recording.history.shape[1], np.arange(len(theta)) >= x
@@ -100,24 +105,53 @@ class GBLM:
                 break
         theta, scored = climb(recording, theta, ridge, beta | ~beta)
         covariance = np.linalg.inv(scored.information + np.diag(ridge))[x:, x:]
-        return BilinearFit(self.bases, duration, theta[x:], covariance, theta, float(ridge[-1]), pairs)
+        return BilinearFit(bases, duration, theta[x:], covariance, theta, float(ridge[-1]), pairs)
 
-    def test(self, pre: Any, post: Any, duration: float, start: float = 0.0) -> ScoreTest:
-        """Test whether coupling is static: the score test of gamma = 0, from the fit of the GLM alone.
+    def test(
+        self,
+        pre: Any,
+        post: Any,
+        duration: float | None = None,
+        start: float = 0.0,
+        *,
+        surrogates: int = 99,
+        width: float = 0.025,
+        seed: int = 0,
+    ) -> JitterTest:
+        """Test whether the times of spikes, within `width` (s), matter to changes of the coupling: see `jitter`.
 
-        No regularised fit of gamma enters, so that the statistic is chi-square: gradient' information^-1 gradient at
-        gamma = 0, with the other parameters projected out (Rao 1948; Neyman's C(alpha), which their weak prior does
-        not disturb). Coupling must be there: without it nothing can be said of its changes.
+        Without bases, slow rate terms are chosen by held-out likelihood (`choose`). Coupling must be there: without it
+        nothing can be said of its changes. Warns where p is 0.05 and less and plasticity does not make held-out spikes
+        likelier by `WORTH` nats: then what the test found is not what this model says.
         """
-        recording, _ = record(pre, post, duration, self.bases, start)
+        duration = length(pre, post, duration)
+        bases = choose(pre, post, duration) if self.bases is None else self.bases
+        found = jitter_test(seconds(pre), seconds(post), duration, bases, start, surrogates, width, seed)
+        if found.p > 0.05:
+            return found
+        split = start + (duration - start) * 2 / 3
+        fits = [model.fit(pre, post, split, start) for model in (GLM(bases), GBLM(bases, self.ridge))]
+        static_value, value = (fit.log_likelihood(pre, post, duration, split) for fit in fits)
+        if value < static_value + WORTH:
+            warnings.warn(
+                f"p is {found.p:.2g}, but plasticity makes the last third likelier by {value - static_value:.1f} nats: "
+                "do not take it for plasticity",
+                stacklevel=2,
+            )
+        return found._replace(held_out=value - static_value)
+
+    def score_test(self, pre: Any, post: Any, duration: float | None = None, start: float = 0.0) -> ScoreTest:
+        """Test whether coupling is static by the score test of gamma = 0, from the fit of the GLM alone.
+
+        gradient' information^-1 gradient at gamma = 0, with the other parameters projected out (Rao 1948; Neyman's
+        C(alpha), which their weak prior does not disturb), is chi-square **where the model is true**: it is wrong by
+        any number of decades for real recordings, whose rates change and burst. `test` is for those.
+        """
+        recording, _ = record(pre, post, length(pre, post, duration), self.bases or Bases(), start)
         theta, scored = static(recording)
-        gradient, information = profiled(scored, len(theta) - recording.levels.shape[1])
-        values, vectors = np.linalg.eigh(information)
-        seen = values > 1e-9 * values.max()  # no pair may have met some basis
-        statistic = float(((vectors.T @ gradient)[seen] ** 2 / values[seen]).sum())
-        dof = int(seen.sum())
-        p = torch.special.gammaincc(torch.tensor(dof / 2.0).double(), torch.tensor(statistic / 2).double())
-        return ScoreTest(statistic, dof, float(p))
+        value, dof = statistic(*profiled(scored, len(theta) - recording.levels.shape[1]))
+        p = torch.special.gammaincc(torch.tensor(dof / 2.0).double(), torch.tensor(value / 2).double())
+        return ScoreTest(value, dof, float(p))
 
     def _ridge(self, theta: Array, scored: Scored, x: int) -> Array:
         """Return the precisions (p,) of the priors, gamma's as given or by the evidence around theta."""
@@ -126,16 +160,3 @@ class GBLM:
             gradient, information = profiled(scored, x)
             ridge = evidence_ridge(gradient + information @ theta[x:], information)
         return np.where(np.arange(len(theta)) < x, WEAK, ridge)
-
-
-def static(recording: Recording) -> tuple[Array, Scored]:
-    """Return the theta (p,) of the fit with gamma = 0, and the score there.
-
-    Raises ValueError where post never spikes.
-    """
-    if not recording.y.any():
-        raise ValueError("post has no spike in this stretch: nothing to fit")
-    s, c, k = (part.shape[1] for part in (recording.history, recording.coupling, recording.levels))
-    theta = np.zeros(1 + s + c + k)
-    theta[0] = np.log(recording.y.sum() / recording.exposure.sum())
-    return climb(recording, theta, np.full(len(theta), WEAK), np.arange(len(theta)) < 1 + s + c)

@@ -18,6 +18,7 @@ from .bases import Array
 from .recording import Recording
 
 BLOCK = 1 << 14  # rows at a time, so that they stay in the cache
+WEAK = 1e-2  # precision of alpha and beta: finite where a neuron never fires within its refractory time
 
 
 class Scored(NamedTuple):
@@ -88,6 +89,13 @@ def profiled(scored: Scored, x: int) -> tuple[Array, Array]:
     )
 
 
+def statistic(gradient: Array, information: Array) -> tuple[float, int]:
+    """Return gradient' information^-1 gradient of gamma, and in how many directions there is information."""
+    values, vectors = np.linalg.eigh(information)
+    seen = values > 1e-9 * values.max()  # no pair may have met some basis
+    return float(((vectors.T @ gradient)[seen] ** 2 / values[seen]).sum()), int(seen.sum())
+
+
 def evidence_ridge(gradient: Array, information: Array) -> float:
     """Return the precision r of gamma ~ N(0, 1 / r) under which the data are likeliest (MacKay 1992).
 
@@ -97,3 +105,16 @@ def evidence_ridge(gradient: Array, information: Array) -> float:
     squares, ridges = (vectors.T @ gradient) ** 2, 10.0 ** np.arange(-2, 8.05, 0.1)[:, None]
     evidence = (np.log(ridges / (ridges + values.clip(min=0))) + squares / (ridges + values.clip(min=0))).sum(1) / 2
     return float(ridges[evidence.argmax(), 0])
+
+
+def static(recording: Recording) -> tuple[Array, Scored]:
+    """Return the theta (p,) of the fit with gamma = 0, and the score there.
+
+    Raises ValueError where post never spikes.
+    """
+    if not recording.y.any():
+        raise ValueError("post has no spike in this stretch: nothing to fit")
+    s, c, k = (part.shape[1] for part in (recording.history, recording.coupling, recording.levels))
+    theta = np.zeros(1 + s + c + k)
+    theta[0] = np.log(recording.y.sum() / recording.exposure.sum())
+    return climb(recording, theta, np.full(len(theta), WEAK), np.arange(len(theta)) < 1 + s + c)

@@ -14,16 +14,39 @@ from numpy.typing import NDArray
 
 from ...ops.scan import scan
 from .bases import Array, Bases
+from .slow import Index, slow_steps, slow_terms
 
-Index = NDArray[np.int64]
+FEW = 0.02  # of the spikes inside the duration: fewer, and the times are in another unit
 
 
 def seconds(times: Any) -> Array:
-    """Return spike times in seconds, sorted: an array is taken as it is, a Neo SpikeTrain counted from its t_start."""
+    """Return spike times in seconds, sorted: an array is taken as it is, a Neo SpikeTrain counted from its t_start.
+
+    Raises ValueError for times that are not finite, and for a train of 0 and 1.
+    """
     if hasattr(times, "rescale"):
         start = times.t_start.rescale("s").magnitude if hasattr(times, "t_start") else 0.0
         times = times.rescale("s").magnitude - start
-    return np.sort(np.asarray(times, dtype=float).reshape(-1))
+    times = np.asarray(times).reshape(-1)
+    if times.dtype == bool or (len(times) > 2 and np.isin(times, (0, 1)).all()):
+        raise ValueError("spikes: got a train of 0 and 1, expected times in seconds: np.flatnonzero(train) * step")
+    if not np.isfinite(times := times.astype(float)).all():
+        raise ValueError(f"spikes: got {np.sum(~np.isfinite(times))} times that are not finite, expected seconds")
+    return np.sort(times)
+
+
+def length(pre: Any, post: Any, duration: float | None) -> float:
+    """Return the duration of a recording (s): as given, or to the earlier t_stop of Neo SpikeTrains.
+
+    Raises ValueError where it is not given and a train does not know it.
+    """
+    if duration is not None:
+        return duration
+    if not all(hasattr(train, "t_stop") for train in (pre, post)):
+        raise ValueError("duration: got none, expected seconds (only Neo SpikeTrains know when they stop)")
+    return min(
+        float(train.t_stop.rescale("s").magnitude - train.t_start.rescale("s").magnitude) for train in (pre, post)
+    )
 
 
 @dataclass(frozen=True)
@@ -43,11 +66,15 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Recording:
-    """The rows. exposure: seconds that a row stands for. row and decay: what `Pairs.at` says of each."""
+    """The rows. exposure: seconds that a row stands for. row and decay: what `Pairs.at` says of each.
+
+    history holds the columns of the slow rate terms too, after the bases. Bins without a spike in sight share rows of
+    bin -1, the first ones: one row, or with slow terms one for each of their steps.
+    """
 
     y: Array  # (n,) post spikes
     exposure: Array  # (n,)
-    bins: Index  # (n,) rising; the first row, -1, is all bins without a spike in sight
+    bins: Index  # (n,) rising
     history: Array  # (n, s)
     coupling: Array  # (n, c)
     row: Index  # (n,)
@@ -58,29 +85,42 @@ class Recording:
 def record(pre: Any, post: Any, duration: float, bases: Bases, start: float = 0.0) -> tuple[Recording, Pairs]:
     """Return the rows of the bins from `start` to `duration` (s), and the pairs; spikes before `start` are context.
 
-    Raises ValueError for spikes before 0 and where there is nothing between start and duration.
+    Raises ValueError for spikes before 0, where there is nothing between start and duration, and where nearly all
+    spikes come after it.
     """
     pre, post, n, first = seconds(pre), seconds(post), round(duration / bases.bin), round(start / bases.bin)
     if not 0 <= first < n:
         raise ValueError(f"start {start} s, duration {duration} s: expected 0 <= start < duration")
     if min(pre.min(initial=0), post.min(initial=0)) < 0:
         raise ValueError("a spike comes before 0 s: give times from the start of the recording")
+    for train in (pre, post):
+        if len(train) and (inside := np.mean(train < duration)) < FEW:
+            raise ValueError(
+                f"{1 - inside:.1%} of the spikes come after the duration of {duration:g} s: expected seconds, got "
+                "milliseconds?"
+            )
     pre, post = (train[train < duration] for train in (pre, post))
     pairs = pair(pre, post, bases)
     pre_bins, post_bins = (np.minimum((train / bases.bin).astype(np.int64), n - 1) for train in (pre, post))
     history, coupling = bases.history_table(), bases.coupling_table()
     remembered = _reach(post_bins, len(history), n) | _reach(pre_bins, len(coupling), n)
     remembered[:first] = False
-    bins = np.append(-1, np.flatnonzero(remembered))
+    counts, places = np.bincount(post_bins, minlength=n), np.flatnonzero(remembered)
+    step = slow_steps(n, bases)  # (n,)
+    idle = np.flatnonzero(~remembered[first:]) + first
+    idle_steps, exposed = np.unique(np.append(step[idle], step[first]), return_counts=True)
+    exposed[idle_steps == step[first]] -= 1  # there is a row, though of 0 s, where all bins are remembered
+    quiet, rest = len(idle_steps), len(places)
+    bins = np.append(np.full(quiet, -1), places)
     index = np.zeros(n, dtype=np.int64)
-    index[bins[1:]] = np.arange(1, len(bins))
-    counts, idle = np.bincount(post_bins[post_bins >= first], minlength=n), n - first - len(bins) + 1
+    index[places] = np.arange(quiet, len(bins))
     row, decay = pairs.at(bins)
+    terms = slow_terms([post_bins, pre_bins], n, bases)[np.append(idle_steps, step[places])]
     return Recording(
-        y=np.append(counts.sum() - counts[bins[1:]].sum(), counts[bins[1:]]).astype(float),
-        exposure=bases.bin * np.append(idle, np.ones(len(bins) - 1)),
+        y=np.append(np.bincount(np.searchsorted(idle_steps, step[idle]), counts[idle], quiet), counts[places]),
+        exposure=bases.bin * np.append(exposed.astype(float), np.ones(rest)),
         bins=bins,
-        history=_filtered(post_bins, history, index, len(bins)),
+        history=np.column_stack([_filtered(post_bins, history, index, len(bins)), terms]),
         coupling=_filtered(pre_bins, coupling, index, len(bins)),
         row=row,
         decay=decay,

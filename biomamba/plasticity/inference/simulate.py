@@ -43,22 +43,26 @@ def simulate(
     duration: float,
     seed: int,
     rate: float = 5.0,
-    baseline: float = 5.0,
-    history: Sequence[float] = HISTORY,
-    coupling: Sequence[float] = COUPLING,
+    baseline: float | Array = 5.0,
+    pre: Array | None = None,
+    history: Sequence[float] | Array = HISTORY,
+    coupling: Sequence[float] | Array = COUPLING,
     bases: Bases | None = None,
 ) -> tuple[Array, Array, Array]:
     """Return the spike times of pre and post (s), and w in every bin: w[k] from k bin to (k + 1) bin.
 
-    window: dw of dt = t_pre - t_post (s), 0 beyond the bases' window_span. rate: of pre, Hz. baseline: of post without
-    a spike in sight, Hz. Raises ValueError where post runs away, to more than `MANY` spikes in a bin.
+    window: dw of dt = t_pre - t_post (s), 0 beyond the bases' window_span. rate: of pre, Hz, unless its spikes `pre`
+    (s) are given. baseline: of post without a spike in sight, Hz, a number or one for each bin. Raises ValueError where
+    post runs away, to more than `MANY` spikes in a bin.
     """
     bases = bases or Bases()
     rng, n, step = np.random.default_rng(seed), round(duration / bases.bin), bases.bin
-    pre = np.sort(rng.uniform(0, n * step, rng.poisson(rate * duration)))
+    if pre is None:
+        pre = np.sort(rng.uniform(0, n * step, rng.poisson(rate * duration)))
     stops = np.append((pre / step).astype(int), n - 1) + 1
     by_pre, by_post = bases.coupling_table() @ np.array(coupling), bases.history_table() @ np.array(history)
-    coupled, drive = np.zeros(n + len(by_pre)), np.full(n + len(by_post), np.log(baseline))
+    coupled, drive = np.zeros(n + len(by_pre)), np.zeros(n + len(by_post))
+    drive[:n] = np.log(baseline)
     for stop in stops[:-1]:
         coupled[stop : stop + len(by_pre)] += by_pre
     w, decay = np.ones(n), np.exp(-step / bases.tau_f) ** np.arange(n + 1)

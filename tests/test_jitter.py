@@ -1,0 +1,147 @@
+"""Laws of tests on real spike trains: slow rate terms, jittered surrogates, what is refused, and wider intervals."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.jitter import discoveries, modulated
+from biomamba.plasticity import stdp
+from biomamba.plasticity.inference import GBLM, GLM, WINDOWS, Bases, PointProcessFilter, choose, paper, simulate
+from biomamba.plasticity.inference.bases import Array
+from biomamba.plasticity.inference.jitter import Told
+from biomamba.plasticity.inference.likelihood import score, static
+from biomamba.plasticity.inference.recording import length, pair, record
+from biomamba.plasticity.inference.slow import STEP, slow_terms
+
+BASES, SLOW = Bases(), Bases(slow=(1.0, 10.0))
+MINUTES = 6
+
+
+@pytest.fixture(scope="module")
+def plastic() -> tuple[Array, Array]:
+    """Return minutes of spikes of a plastic synapse."""
+    return simulate(WINDOWS["double exponential"], duration=120 * MINUTES, seed=3)[:2]
+
+
+@pytest.fixture(scope="module")
+def restless() -> tuple[Any, Any]:
+    """Return minutes of spikes of a static synapse between neurons that drift and burst together."""
+    return modulated(60 * MINUTES, 0)
+
+
+def test_slow_terms_are_traces_of_the_spikes_before() -> None:
+    bins = np.array([0, 40, 250, 260, 900])
+    found = slow_terms([bins, bins[:1]], 1000, SLOW)
+    assert found.shape == (10, 4)
+    for k in range(10):
+        past = (bins // 100 < k) & (bins < 1000)
+        for column, tau in enumerate(SLOW.slow):
+            trace = np.exp(-(k - 1 - bins[past] // 100) * STEP / tau).sum()
+            assert found[k, column] == pytest.approx(np.log1p(trace))
+    assert found[0].max() == 0 < found[3, 0]
+    assert slow_terms([bins, bins], 1000, BASES).shape == (1, 0)
+
+
+@pytest.mark.parametrize("start", [0.0, 7.03])
+def test_rows_with_slow_terms_are_the_same_recording(plastic: Any, start: float) -> None:
+    few, many = (record(*plastic, 30, bases, start)[0] for bases in (BASES, SLOW))
+    for recording in (few, many):
+        assert recording.exposure.sum() == pytest.approx(30 - start)
+    assert few.y.sum() == many.y.sum() and len(many.y) > len(few.y)
+    theta = np.random.default_rng(0).normal(0, 0.1, 1 + 5 + 5 + 14)
+    wide = np.insert(theta, [6] * 4, 0.0)
+    assert score(many, wide).value == pytest.approx(score(few, theta).value, rel=1e-12)
+    wide[6] = 0.3
+    assert abs(score(many, wide).value - score(few, theta).value) > 1
+    terms = slow_terms([(train[train < 30] / 0.001).astype(int) for train in plastic[::-1]], 30_000, SLOW)
+    coupled = many.bins >= 0
+    assert np.array_equal(many.history[coupled, 5:], terms[many.bins[coupled] // 100])
+
+
+def test_slow_terms_are_chosen_where_rates_change(restless: Any) -> None:
+    assert choose(*restless, 60 * MINUTES).slow
+    assert not choose(*simulate(np.zeros_like, duration=120, seed=0)[:2], 120).slow
+
+
+@pytest.mark.parametrize("bases", [BASES, SLOW], ids=["fast", "slow"])
+def test_what_surrogates_are_told_is_the_score_test(plastic: Any, bases: Bases) -> None:
+    pre, post = (train[train < 120] for train in plastic)
+    recording, pairs = record(pre, post, 120, bases)
+    told = Told(recording, *static(recording))
+    real = GBLM(bases).score_test(pre, post, 120).statistic
+    assert told(pairs) == pytest.approx(real, rel=1e-6)
+    assert abs(told(pair(np.sort(pre + 0.01), post, bases)) - real) > 0.1
+
+
+def test_the_jitter_test_tells_plasticity_from_restless_rates(plastic: Any, restless: Any) -> None:
+    duration = 60 * MINUTES
+    found = GBLM(BASES).test(*plastic, 2 * duration, surrogates=24)
+    assert found.p == pytest.approx(1 / 25) and found.statistic > found.surrogates.max()
+    assert found.held_out is not None and found.held_out > 1
+    none = GBLM(SLOW).test(*restless, duration, surrogates=39)
+    assert none.p > 0.05 and none.held_out is None
+    assert GBLM(SLOW).score_test(*restless, duration).p < 1e-6  # which a chi-square calls plasticity
+    assert len(none.surrogates) <= 39
+
+
+def test_a_small_p_without_a_gain_is_warned_of() -> None:
+    """The first of fifteen minutes without plasticity that the test takes for some."""
+    pre, post, _ = simulate(np.zeros_like, duration=60, seed=14)
+    with pytest.warns(UserWarning, match="do not take it for plasticity"):
+        found = GBLM(BASES).test(pre, post, 60, surrogates=25)
+    assert found.p <= 0.05 and found.held_out is not None and found.held_out < 1
+
+
+def test_trains_that_are_no_times_are_refused(plastic: Any) -> None:
+    pre, post = plastic
+    with pytest.raises(ValueError, match="got a train of 0 and 1"):
+        GLM().fit(np.zeros(1000, dtype=bool), post, 10)
+    with pytest.raises(ValueError, match="got a train of 0 and 1"):
+        GLM().fit(np.array([0, 1, 1, 0]), post, 10)
+    with pytest.raises(ValueError, match="1 times that are not finite"):
+        GLM().fit(np.append(pre, np.nan), post, 10)
+    with pytest.raises(ValueError, match="expected seconds, got milliseconds"):
+        GLM().fit(1000 * pre, 1000 * post, 120 * MINUTES)
+    with pytest.raises(ValueError, match="duration: got none"):
+        GLM().fit(pre, post)
+    with pytest.raises(ValueError, match="bootstrap: got 1"):
+        PointProcessFilter(bootstrap=1)
+
+
+class Time:
+    """What is read of a Neo quantity, in milliseconds."""
+
+    def __init__(self, magnitude: Any) -> None:
+        self.magnitude = magnitude
+
+    def rescale(self, unit: str) -> "Time":
+        assert unit == "s"
+        return Time(self.magnitude / 1000)
+
+
+def test_neo_trains_know_their_duration(plastic: Any) -> None:
+    trains = []
+    for train, stop in zip(plastic, (21.0, 20.0), strict=True):
+        neo = Time(1000 * train[train < 20] + 500)
+        neo.t_start, neo.t_stop = Time(500.0), Time(500 + 1000 * stop)  # type: ignore[attr-defined]
+        trains.append(neo)
+    assert length(*trains, None) == 20 and length(*trains, 7.0) == 7
+    np.testing.assert_allclose(GLM().fit(*trains).theta, GLM().fit(*plastic, 20).theta, atol=1e-6)
+
+
+def test_the_bootstrap_widens_the_interval_and_keeps_the_rest() -> None:
+    strong = paper(stdp.double_exponential, A_plus=0.2, A_minus=0.3)
+    pre, post, _ = simulate(strong, duration=100, seed=1)
+    plain, wide, again = (PointProcessFilter(noise=1e-3, bootstrap=n).fit(pre, post, 100) for n in (0, 5, 5))
+    assert np.array_equal(plain.gamma, wide.gamma) and np.array_equal(plain.w, wide.w)
+    assert np.array_equal(wide.covariance, again.covariance)
+    added = np.linalg.eigvalsh(wide.covariance - plain.covariance)
+    assert added.min() > -1e-12 and added.max() > 1e-5
+    other = PointProcessFilter(noise=1e-3, bootstrap=5, seed=1).fit(pre, post, 100)
+    assert not np.allclose(other.covariance, wide.covariance, rtol=1e-3)
+
+
+def test_discoveries_are_those_of_benjamini_and_hochberg() -> None:
+    assert discoveries([0.01, 0.02, 0.03, 0.9]) == 3
+    assert discoveries([0.02, 0.6, 0.7, 0.9]) == 0 == discoveries([])
