@@ -29,12 +29,18 @@ COUNTERS = ("steps", "updates", "skipped", "base")  # of the loop's state
 
 
 def save(path: Path, tensors: Tensors, facts: Any = None) -> None:
-    """Write tensors and facts (anything JSON can hold) so that at every moment `path` is a whole file, old or new."""
+    """Write tensors and facts (anything JSON can hold) so that at every moment `path` is a whole file, old or new.
+
+    Raises OSError where it cannot be written, on a full disk say; what was there stays.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts)
     with replacing(path) as beside:
         # one entry only: of several, each file would have an order of its own, and equal runs unequal files
-        save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
+        try:
+            save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
+        except SafetensorError as error:  # its own kind, for what the system refused
+            raise OSError(f"{path} cannot be written, what was there stays ({error}): make room on the disk") from error
 
 
 def load(path: Path) -> tuple[Tensors, Any]:

@@ -23,6 +23,8 @@ def run(argv: Sequence[str]) -> int:
     settings = parsed.config
     watching = trackers.choose(settings.run.trackers)
     experiment = Experiment.from_config(settings)
+    if not (settings.run.baselines or settings.run.held_out):
+        experiment.task.read_once()
     if settings.run.resume:
         folder = find_run_dir(settings)
         if (folder / "summary.json").exists():
