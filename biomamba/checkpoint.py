@@ -8,6 +8,8 @@ The file is written aside and takes the place of an old one only when it is whol
 
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +67,29 @@ def weights(model: Model) -> Tensors:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Raise ValueError, one line that names the file, for whatever it leads to where it holds something else."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path} does not hold what goes on here ({told}): restore a copy, or begin again") from error
+
+
 def load_weights(model: Model, saved: Tensors) -> None:
     """Give the model saved weights. Raises ValueError where they are another model's."""
+    check_weights(model, saved)
+    model.load_state_dict(saved)
+
+
+def check_weights(model: Model, saved: Tensors) -> None:
+    """Raise ValueError where saved weights are another model's."""
     own = model.state_dict()
     for name in [*own, *saved]:
         rows = slice(1 if name.startswith("ngrams.") else 0, None)  # of n-grams, those that were learned are there
         if name not in own or name not in saved or own[name].shape[rows] != saved[name].shape[rows]:
             raise ValueError(f"weight {name} does not fit the model: expected the weights of this config")
-    model.load_state_dict(saved)
 
 
 def collect(model: Model, optimizer: Optimizer, loop_state: LoopState | None) -> tuple[Tensors, dict[str, Any]]:
@@ -94,9 +111,12 @@ def restore(
 ) -> LoopState | None:
     """Put weights and optimiser back, and return the loop's state; None where it had not begun.
 
-    Raises ValueError or TypeError where weights, state or trace are of another model and rule.
+    Raises ValueError or TypeError where weights, state or trace are of another model and rule, and what `fitting`
+    makes one line of; the weights are then as they were.
     """
-    load_weights(model, under(tensors, "model."))
+    weights = under(tensors, "model.")
+    check_weights(model, weights)
+    loop_state = restored_loop(tensors, facts, task, model, rule) if "loop.x" in tensors else None
     state = {int(index): dict(values) for index, values in facts["optimizer"]["state"].items()}
     for key, tensor in under(tensors, "optimizer.").items():
         index, _, name = key.partition(".")
@@ -106,7 +126,8 @@ def restore(
         for group in facts["optimizer"]["groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return restored_loop(tensors, facts, task, model, rule) if "loop.x" in tensors else None
+    load_weights(model, weights)  # last: where anything does not fit, they are as they were
+    return loop_state
 
 
 def loop_tensors(loop_state: LoopState) -> Tensors:

@@ -29,6 +29,7 @@ COMMANDS = (
     "train", "compare", "fidelity", "report", "evaluate", "export", "compress", "decompress", "sample", "serve", "info"
 )  # fmt: skip
 
+LONGEST = 1000  # characters of an error, which may quote what a user's file holds
 NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed", "out of memory", "not enough memory")
 SMALLER = "give a smaller model.d_model, stream.batch or stream.length"
 
@@ -62,7 +63,8 @@ def _run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"biomamba: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(str(error).split()) or type(error).__name__
+        print(f"biomamba: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:  # torch has no kind of its own for memory that there is not
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):

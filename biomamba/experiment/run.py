@@ -103,20 +103,28 @@ class Run:
             (folder / "metrics.jsonl").write_text("")
             self.predictions = Predictions.of(experiment.config.run, experiment.task, {"bytes": 0})
             return
-        tensors, facts = checkpoint.load(folder / "checkpoint.safetensors")
+        path, task = folder / "checkpoint.safetensors", experiment.task
+        tensors, facts = checkpoint.load(path)
         if not isinstance(facts, dict) or "config" not in facts:
-            raise ValueError(f"{folder / 'checkpoint.safetensors'} is no checkpoint: restore it, or begin anew")
-        given = config.flatten(config.to_dict(experiment.config))
-        differs = config.difference(config.flatten(facts["config"]), given)
-        if differs:
-            raise ValueError(f"{differs}; the run in {folder} learned otherwise: put it back, or begin a new run")
-        if facts["source"] != experiment.task.source:
-            raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
-        self.digest = Digest.load(facts["digest"])
-        if experiment.task.replayable and not facts["stateful"]:
+            raise ValueError(f"{path} is no checkpoint: restore it, or begin anew")
+        with checkpoint.fitting(path):
+            given = config.flatten(config.to_dict(experiment.config))
+            differs = config.difference(config.flatten(facts["config"]), given)
+            if differs:
+                raise ValueError(f"{differs}; the run in {folder} learned otherwise: put it back, or begin a new run")
+            if facts["source"] != task.source:
+                raise ValueError(f"task: the run learned from {facts['source']!r}, given is {task.source!r}")
+            self.digest, stateful = Digest.load(facts["digest"]), bool(facts["stateful"])
+        if task.replayable and not stateful:
             again = checked(experiment.stream(steps=self.digest.steps), experiment.model)
             if not self.digest.fits(again):
-                raise ValueError(f"task: {experiment.task.source} holds other data than the run began with: give those")
+                raise ValueError(f"task: {task.source} holds other data than the run began with: give those")
+        with checkpoint.fitting(path):
+            self._restore(tensors, facts)
+
+    def _restore(self, tensors: checkpoint.Tensors, facts: dict[str, Any]) -> None:
+        """Go on from what the checkpoint holds."""
+        experiment, folder = self.experiment, self.folder
         self.progress.load_state_dict(facts["progress"])
         log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
         self.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))

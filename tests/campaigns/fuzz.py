@@ -1,7 +1,7 @@
-"""Damaged inputs for every reader: python -m tests.campaigns.fuzz --seconds 60 --seed 0 [--readers csv,edf] [--again DIR]
+"""Damaged inputs for every reader: python -m tests.campaigns.fuzz --seconds 60 --seed 0 [--readers csv] [--again DIR]
 
-Each input is read in this process under `oracle.outcome`. The first of each reader that fails is kept in --keep, with the
-reader's name, the seed and the number: --again DIR reads it again.
+Each input is read in this process under `oracle.outcome`. The first that fail are kept in --keep, in folders of the
+reader's name, the seed and the number: --again DIR reads one of them again.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import torch
 from .oracle import Outcome, outcome, roomy
 from .readers import READERS, offline
 
+KEPT = 3  # inputs that failed, of each reader
 KEEP = Path(tempfile.gettempdir()) / "biomamba-campaigns"
 
 
@@ -40,7 +41,7 @@ def read(name: str, folder: Path, random: randoms.Random) -> Outcome:
 
 def campaign(name: str, seconds: float, seed: int, keep: Path, most: int = 10**9) -> tuple[Counter[str], list[str]]:
     """Damage a sound input again and again; return how often what came of it, and what failed."""
-    counts, failures, until = Counter[str](), list[str](), time.monotonic() + seconds
+    counts, failures = Counter[str](), list[str]()
     slowest, most_memory = 0.0, 0.0
     with tempfile.TemporaryDirectory() as place:
         sound, own = Path(place) / "sound", Path(place) / "own"
@@ -50,7 +51,7 @@ def campaign(name: str, seconds: float, seed: int, keep: Path, most: int = 10**9
         first = read(name, sound, drawn(name, "sound"))
         if first.kind != "read":
             return Counter(failed=1), [f"{name}: the sound input was not read: {first.line}"]
-        number = 0
+        number, until = 0, time.monotonic() + seconds
         while time.monotonic() < until and number < most:
             number += 1
             case = f"{name.replace(' ', '_')}-{seed}-{number}"
@@ -59,8 +60,10 @@ def campaign(name: str, seconds: float, seed: int, keep: Path, most: int = 10**9
             counts[found.kind] += 1
             slowest, most_memory = max(slowest, found.seconds), max(most_memory, found.memory)
             if found.kind == "failed":
-                damaged(name, sound, keep / case, case)  # anew: a reader may have written into it
                 failures.append(f"{found.line}\nagain: python -m tests.campaigns.fuzz --again {keep / case}")
+                if len(failures) <= KEPT:
+                    damaged(name, sound, keep / case, case)  # anew: a reader may have written into it
+                    print(f"{name}: {failures[-1]}", file=sys.stderr, flush=True)
     told = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("read", "refused", "failed"))
     print(f"{name:12} {number:8,} inputs: {told}; at most {slowest:.2f} s, {most_memory / 1e6:.0f} MB", flush=True)
     return counts, failures
@@ -108,8 +111,6 @@ def main(argv: Sequence[str]) -> int:
                 f"{name}: {line}"
                 for line in campaign(name, asked.seconds / len(names), asked.seed, asked.keep, asked.most)[1]
             ]
-    for line in dict.fromkeys(failed):
-        print(line, file=sys.stderr)
     return int(bool(failed))
 
 

@@ -275,7 +275,8 @@ def _tensors(held: dict[str, torch.Tensor], random: Random) -> dict[str, torch.T
             random.choice((f"model.{name}", "loop.x", "rng", "x", f"optimizer.99.{name}", "optimizer.x")): own,
         },
     ]
-    return held | random.choice(changes)()
+    made = held | random.choice(changes)()
+    return {name: tensor.clone() for name, tensor in made.items()}  # no two in one memory
 
 
 def header(folder: Path, random: Random) -> None:
@@ -323,7 +324,7 @@ def _array(data: bytes, random: Random) -> bytes:
     made = random.choice([
         own.reshape(-1), own[None], own.T, own[:0], own.astype(np.complex128) if own.dtype.kind == "f" else own,
         np.zeros(()), np.full(own.shape, np.nan), np.full(own.shape, 1e300), own.astype("S8"), np.zeros((3, 20_000)),
-        np.zeros(own.shape, np.int64) - 2**62, np.zeros(own.shape, bool), np.zeros(9, "datetime64[s]"), np.zeros(5, "V8"),
+        np.zeros(own.shape, np.int64) - 2**62, np.zeros(own.shape, bool), np.zeros(9, "M8[s]"), np.zeros(5, "V8"),
     ])  # fmt: skip
     file = io.BytesIO()
     np.save(file, made, allow_pickle=False)
