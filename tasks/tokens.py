@@ -49,7 +49,7 @@ class Tokenizer:
         self.size = 1 + max(self.own.get_vocab().values(), default=-1)  # ids may have gaps
         if not 0 < self.size <= SPARSE * (1 + self.own.get_vocab_size()):
             raise ValueError(
-                f"{path}: {self.own.get_vocab_size():,} tokens with ids up to {self.size - 1:,}, expected 0, 1, 2, ...: "
+                f"{path}: {self.own.get_vocab_size():,} tokens with ids up to {self.size - 1:,}, expected 0, 1, 2: "
                 "copy it again from where it came"
             )
 

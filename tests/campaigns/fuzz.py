@@ -50,7 +50,8 @@ def campaign(name: str, seconds: float, seed: int, keep: Path, most: int = 10**9
             READERS[name].make(sound)
         first = read(name, sound, drawn(name, "sound"))
         if first.kind != "read":
-            return Counter(failed=1), [f"{name}: the sound input was not read: {first.line}"]
+            print(f"{name}: the sound input was not read: {first.line}", file=sys.stderr)
+            return Counter(failed=1), [first.line]
         number, until = 0, time.monotonic() + seconds
         while time.monotonic() < until and number < most:
             number += 1

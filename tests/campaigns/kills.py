@@ -2,7 +2,8 @@
 
 A chain is one run, killed again and again and resumed each time, perhaps with another number of threads. At its end it
 must equal the same run that nobody disturbed: weights to the byte, checkpoint, metrics, predictions and summary but for
-times; on other threads than before, where torch's own sums may round otherwise, all but the last places of numbers. `save` kills `learner.save`: the folder must hold a learner that was saved, whole.
+times; on other threads than before, where torch's own sums may round otherwise, all but the last places of numbers.
+`save` kills `learner.save`: the folder must hold a learner that was saved, whole.
 """
 
 import argparse
@@ -128,7 +129,7 @@ def chain(name: str, random: randoms.Random, keep: Path, label: str) -> int:
             if own.exists():
                 shutil.copytree(own, place / "before")
             pid = command(words, log, kind.stdin)
-            last = kills >= random.choice((2, 4, 8))
+            last = kills >= random.choice((3, 6, 12))
             code = wait(pid, None if last else random.uniform(0, 1.1 * took), drawn_signals(random))
             try:
                 check_said(log, code, [0] if last else ENDED)

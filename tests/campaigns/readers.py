@@ -24,6 +24,7 @@ from biomamba.experiment.files import CONFIGS
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import Run, find_run_dir
 from biomamba.report import page
+from biomamba.stream import StatefulStream
 from biomamba.report.data import read as read_section
 
 from . import mutate
@@ -50,10 +51,12 @@ def task(name: str, steps: int = 60, **options: Any) -> None:
     meters = own.meters()
     for split in own.splits:
         total = own.steps(split, batch=1)
-        for chunk in islice(own.stream(split, batch=1, length=min(8, total or 8), seed=0), steps // 8):
+        stream = StatefulStream.of(own.stream(split, batch=1, length=min(8, total or 8), seed=0))
+        for chunk in islice(stream, steps // 8):
             assert chunk.x.isfinite().all() or not chunk.x.is_floating_point()
             assert chunk.x.shape[:2] == chunk.mask.shape == chunk.reset.shape
             out = torch.zeros(*chunk.mask.shape, own.spec.d_out)
+            stream.observe(out, chunk)
             for meter in meters.values():
                 meter.update(out, chunk)
     own.left_out(meters)
@@ -138,7 +141,7 @@ def make_edf(suffix: str) -> Callable[[Path], None]:
 def make_eeg(folder: Path) -> None:
     for number in (1, 2):
         names = ("Fc5.", "O1..", "O2..", "Cz..")
-        write_edf(folder / f"S001R{number:02d}.edf", 160, 10 * 160, [(0, 10, "T0")], "uV", names)
+        write_edf(folder / f"S001R{number:02d}.edf", 160, 20 * 160, [(0, 20, "T0")], "uV", names)
 
 
 def make_wfdb(rate: int, samples: int, leads: tuple[str, str]) -> Callable[[Path], None]:
@@ -398,7 +401,7 @@ READERS = {
     "bdf": Reader(make_edf(".bdf"), recordings(classes=("left", "right")), mutate.any_bytes, ("edfio", "scipy")),
     "eeg": Reader(
         make_eeg,
-        lambda folder, random: task("eeg", path=str(folder), passes=1, channels=("O1", "O2")),
+        lambda folder, random: task("eeg", path=str(folder), passes=1, folds=2, channels=("O1", "O2")),
         mutate.any_bytes,
         ("edfio", "scipy"),
     ),
