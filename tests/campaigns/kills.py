@@ -112,7 +112,7 @@ KINDS: dict[str, Callable[[Path, randoms.Random], Kind]] = {
 USUAL = ("rules", "rules", "rules", "text", "live", "predictions", "save")  # the others take minutes a chain
 
 
-def chain(name: str, random: randoms.Random, keep: Path, label: str) -> int:
+def chain(name: str, random: randoms.Random, keep: Path, label: str, until: float) -> int:
     """Kill and resume one run until it ends, and compare it with one that nobody disturbed; return the kills."""
     with tempfile.TemporaryDirectory() as held:
         place = Path(held)
@@ -129,7 +129,7 @@ def chain(name: str, random: randoms.Random, keep: Path, label: str) -> int:
             if own.exists():
                 shutil.copytree(own, place / "before")
             pid = command(words, log, kind.stdin)
-            last = kills >= random.choice((3, 6, 12))
+            last = kills >= random.choice((3, 6, 12)) or (kills and time.monotonic() > until)
             code = wait(pid, None if last else random.uniform(0, 1.1 * took), drawn_signals(random))
             try:
                 check_said(log, code, [0] if last else ENDED)
@@ -188,7 +188,9 @@ def compare_nearly(one: Path, other: Path) -> None:
         assert torch.allclose(tensor, others[key], rtol=1e-2, atol=1e-3), f"{key} differs by more than rounding"
     for name in ("metrics.jsonl", "predictions.jsonl"):
         if (one / name).exists():
-            counts = [[json.loads(line).get("step") for line in (own / name).open()] for own in (one, other)]
+            counts = [
+                [json.loads(line).get("step") for line in (own / name).read_text().splitlines()] for own in (one, other)
+            ]
             assert counts[0] == counts[1], f"{name} has other lines"
     summaries = [json.loads((own / "summary.json").read_text()) for own in (one, other)]
     assert all(summaries[0][key] == summaries[1][key] for key in ("steps", "updates", "skipped")), "other counts"
@@ -298,7 +300,7 @@ def main(argv: Sequence[str]) -> int:
             elif name == "compare":
                 kills[name] += compare_chain(random, asked.keep, label)
             else:
-                kills[name] += chain(name, random, asked.keep, label)
+                kills[name] += chain(name, random, asked.keep, label, until)
             chains[name] += 1
         except AssertionError as error:
             failed.append(f"{label}: {error}")

@@ -24,8 +24,8 @@ from biomamba.experiment.files import CONFIGS
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import Run, find_run_dir
 from biomamba.report import page
-from biomamba.stream import StatefulStream
 from biomamba.report.data import read as read_section
+from biomamba.stream import StatefulStream
 
 from . import mutate
 from .mutate import Mutator, Random

@@ -30,7 +30,7 @@ from .kills import KEEP
 from .processes import check_said, fork, wait
 
 GROWTH = 4e6  # bytes
-SAMPLES = 40  # of the memory, at least, or nothing is said of it
+SAMPLES, SHORTEST = 40, 10.0  # of the memory, and seconds, at least: before, a process is still loading
 
 
 class Soaked(NamedTuple):
@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
                 shutil.copytree(held, asked.keep / f"{name}-{asked.seed}", dirs_exist_ok=True)
                 failed.append(f"{name}: {error}\nleft in {asked.keep / f'{name}-{asked.seed}'}")
                 continue
-        enough = len(found.memory) >= SAMPLES
+        enough = len(found.memory) >= SAMPLES and asked.seconds / len(kinds) >= SHORTEST
         told = f"{found.growth() / 1e6:+.1f} MB" if enough else "too short to say of its memory"
         print(f"{name:8} {found.steps:10,} steps, {told}", flush=True)
         if enough and found.growth() > GROWTH:
