@@ -443,3 +443,15 @@ def test_damaged_files_of_a_report_are_one_line(half: Path, tmp_path: Path) -> N
     (folder / "metrics.jsonl").write_text('{"step": "x"}\n' * 3)
     with pytest.raises(ValueError, match="done"):
         page.page([data.read(folder)])
+
+
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    with replacing(pipe) as beside:
+        beside.write_text("through")
+    reader.join()
+    assert read == ["through"] and pipe.is_fifo()

@@ -6,12 +6,15 @@ config -> Experiment.from_config -> task, model, rule, optimizer -> online
 import inspect
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import checkpoint
 from ..blocks import BLOCKS
 from ..learner import Learner, Report
 from ..loop import evaluate, online
@@ -221,7 +224,8 @@ def _drawn(own: ModelConfig, config: Config, task: Task) -> Model:
     given = asdict(own) | own.options | {"backend": config.run.backend, "feedback": config.rule.feedback}
     given["timescales"] = timescales(config, task)
     arguments = {name: value for name, value in given.items() if name not in ("options", "from_")}
-    return Model(**task.spec._asdict(), **arguments)
+    with nullcontext() if own.from_ is None else checkpoint.fitting(Path(own.from_)):  # whose file says the sizes
+        return Model(**task.spec._asdict(), **arguments)
 
 
 def _taught(config: Config, model: Model) -> tuple[Model, LearningRule]:

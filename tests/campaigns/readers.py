@@ -109,6 +109,18 @@ def live(folder: Path, random: Random) -> None:
             sys.stdin = before
 
 
+def command(folder: Path, random: Random) -> None:
+    """Train on a table by the command line: exit code 0, or 2 and one line."""
+    run, said = folder / "run", io.StringIO()
+    words = ["train", "--config", "arrays", "--task.path", str(folder / "x.csv"), "--model.d_model", "4"]
+    words += ["--model.d_state", "2", "--run.dir", str(run), "--task.kind", random.choice(("class", "value", "none"))]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        code = main(words)
+    last = said.getvalue().strip().splitlines()[-1:]
+    assert code == 0 or (code == 2 and last[0].startswith("biomamba: ")), (code, last)
+    assert (run / "summary.json").exists() == (code == 0)
+
+
 # recordings
 
 
@@ -396,6 +408,7 @@ READERS = {
     "parquet": Reader(
         lambda folder: write_parquet(folder / "x.parquet"), arrays("x.parquet"), mutate.any_bytes, ("pyarrow",)
     ),
+    "command": Reader(named("x.csv", lines), command, mutate.any_bytes),
     "live": Reader(named("lines.csv", lines), live, mutate.any_bytes),
     "edf": Reader(make_edf(".edf"), recordings(classes=("left", "right")), mutate.any_bytes, ("edfio", "scipy")),
     "bdf": Reader(make_edf(".bdf"), recordings(classes=("left", "right")), mutate.any_bytes, ("edfio", "scipy")),
