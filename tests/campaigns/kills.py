@@ -246,7 +246,7 @@ def save_chain(random: randoms.Random, keep: Path, label: str, kills: int = 8) -
 
 def compare_chain(random: randoms.Random, keep: Path, label: str) -> int:
     """Kill a comparison, whose runs are processes of their own, and go on with it."""
-    words = ["compare", "--config", "delay", "--config", str(TINY), "--stream.steps", "3000", "--rules", "rtrl,bptt"]
+    words = ["compare", "--config", "delay", "--config", str(TINY), "--stream.steps", "1500", "--rules", "rtrl,bptt"]
     words += [
         "--seeds",
         "1",

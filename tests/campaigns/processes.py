@@ -17,7 +17,7 @@ from biomamba.cli.main import main
 INTERRUPTED = re.compile(
     r"Exception ignored in: <function _get_module_lock(?s:.)*?\nKeyboardInterrupt: ?\n"
 )  # Python's
-PATIENCE = 300.0  # seconds, after which a process that should end is taken for one that hangs
+PATIENCE = 1800.0  # seconds, after which a process that should end is taken for one that hangs
 
 
 def fork(call: Callable[[], int], log: Path, stdin: Path | None = None) -> int:
