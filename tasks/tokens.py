@@ -42,7 +42,8 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: expected a folder with a tokenizer.json in task.tokenizer")
         try:
-            self.own: Any = library.Tokenizer.from_file(str(path))
+            text = path.read_text(encoding="utf-8")  # bytes that are none end the process in the library's own reader
+            self.own: Any = library.Tokenizer.from_str(text)
         except Exception as error:  # the library raises Exception itself
             raise ValueError(f"{path} is no tokenizer ({str(error)[:80]}): copy it again from where it came") from error
         self.path = path

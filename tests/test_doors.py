@@ -139,6 +139,16 @@ def test_numbers_of_tokens_may_have_gaps_but_not_large_ones(tmp_path: Path) -> N
                 Tokenizer(path)
 
 
+@pytest.mark.parametrize("at", [0, 9, 300])
+def test_a_tokenizer_of_other_bytes_is_refused(at: int, tmp_path: Path) -> None:
+    path = tokenizer(tmp_path / "own") / "tokenizer.json"
+    data = bytearray(path.read_bytes())
+    data[at] = 0xBC
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+        Tokenizer(path)
+
+
 def test_a_run_of_tokens_learns_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     argv = ["train", "--config", "language", "--task.path", str(tmp_path / "text.txt"), "--model.ngram_bits", "8"]

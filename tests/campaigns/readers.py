@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -111,14 +112,15 @@ def live(folder: Path, random: Random) -> None:
 
 def command(folder: Path, random: Random) -> None:
     """Train on a table by the command line: exit code 0, or 2 and one line."""
-    run, said = folder / "run", io.StringIO()
+    said = io.StringIO()
     words = ["train", "--config", "arrays", "--task.path", str(folder / "x.csv"), "--model.d_model", "4"]
-    words += ["--model.d_state", "2", "--run.dir", str(run), "--task.kind", random.choice(("class", "value", "none"))]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        code = main(words)
-    last = said.getvalue().strip().splitlines()[-1:]
-    assert code == 0 or (code == 2 and last[0].startswith("biomamba: ")), (code, last)
-    assert (run / "summary.json").exists() == (code == 0)
+    words += ["--model.d_state", "2", "--task.kind", random.choice(("class", "value", "none"))]
+    with tempfile.TemporaryDirectory() as run:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            code = main([*words, "--run.dir", run])
+        last = said.getvalue().strip().splitlines()[-1:]
+        assert code == 0 or (code == 2 and last[0].startswith("biomamba: ")), (code, last)
+        assert (Path(run) / "summary.json").exists() == (code == 0)
 
 
 # recordings
