@@ -8,6 +8,8 @@ The file is written aside and takes the place of an old one only when it is whol
 
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,18 @@ COUNTERS = ("steps", "updates", "skipped", "base")  # of the loop's state
 
 
 def save(path: Path, tensors: Tensors, facts: Any = None) -> None:
-    """Write tensors and facts (anything JSON can hold) so that at every moment `path` is a whole file, old or new."""
+    """Write tensors and facts (anything JSON can hold) so that at every moment `path` is a whole file, old or new.
+
+    Raises OSError where it cannot be written, on a full disk say; what was there stays.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts)
     with replacing(path) as beside:
         # one entry only: of several, each file would have an order of its own, and equal runs unequal files
-        save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
+        try:
+            save_file(tensors, beside, metadata={"facts": f"{_checksum(tensors, text)} {text}"})
+        except SafetensorError as error:  # its own kind, for what the system refused
+            raise OSError(f"{path} cannot be written, what was there stays ({error}): make room on the disk") from error
 
 
 def load(path: Path) -> tuple[Tensors, Any]:
@@ -59,14 +67,29 @@ def weights(model: Model) -> Tensors:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Raise ValueError, one line that names the file, for whatever it leads to where it holds something else."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path} does not hold what goes on here ({told}): restore a copy, or begin again") from error
+
+
 def load_weights(model: Model, saved: Tensors) -> None:
     """Give the model saved weights. Raises ValueError where they are another model's."""
+    check_weights(model, saved)
+    model.load_state_dict(saved)
+
+
+def check_weights(model: Model, saved: Tensors) -> None:
+    """Raise ValueError where saved weights are another model's."""
     own = model.state_dict()
     for name in [*own, *saved]:
         rows = slice(1 if name.startswith("ngrams.") else 0, None)  # of n-grams, those that were learned are there
         if name not in own or name not in saved or own[name].shape[rows] != saved[name].shape[rows]:
             raise ValueError(f"weight {name} does not fit the model: expected the weights of this config")
-    model.load_state_dict(saved)
 
 
 def collect(model: Model, optimizer: Optimizer, loop_state: LoopState | None) -> tuple[Tensors, dict[str, Any]]:
@@ -88,9 +111,12 @@ def restore(
 ) -> LoopState | None:
     """Put weights and optimiser back, and return the loop's state; None where it had not begun.
 
-    Raises ValueError or TypeError where weights, state or trace are of another model and rule.
+    Raises ValueError or TypeError where weights, state or trace are of another model and rule, and what `fitting`
+    makes one line of; the weights are then as they were.
     """
-    load_weights(model, under(tensors, "model."))
+    weights = under(tensors, "model.")
+    check_weights(model, weights)
+    loop_state = restored_loop(tensors, facts, task, model, rule) if "loop.x" in tensors else None
     state = {int(index): dict(values) for index, values in facts["optimizer"]["state"].items()}
     for key, tensor in under(tensors, "optimizer.").items():
         index, _, name = key.partition(".")
@@ -100,7 +126,8 @@ def restore(
         for group in facts["optimizer"]["groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return restored_loop(tensors, facts, task, model, rule) if "loop.x" in tensors else None
+    load_weights(model, weights)  # last: where anything does not fit, they are as they were
+    return loop_state
 
 
 def loop_tensors(loop_state: LoopState) -> Tensors:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+DEVICES = Path("/dev")
 ASIDE = ".biomamba-"  # folders of our own, in which a file is written
 
 
@@ -15,8 +16,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield where to write; what was written then takes the place of `path`, the old file or the new at any moment.
 
     It is written in a folder of its own, so that no file beside it is touched and no link is followed. Where writing
-    fails nothing has changed.
+    fails nothing has changed. A device or a pipe, such as /dev/stdout, is written into as it is.
     """
+    if (path.exists() and not path.is_file()) or DEVICES in path.absolute().parents:
+        yield path
+        return
     aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=path.parent))
     try:
         beside = aside / path.name

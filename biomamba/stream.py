@@ -176,6 +176,9 @@ class Benchmark(Task):
         """Whether the same stream can be read again; not so where it is live."""
         return True
 
+    def read_once(self) -> None:
+        """Learn that nobody will read the stream a second time: what was read need not be kept for that."""
+
     @property
     def horizon(self) -> int | None:
         """How far back a prediction may have to look, time steps; None where nobody knows.

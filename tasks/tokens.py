@@ -21,6 +21,7 @@ from biomamba.stream import Chunk
 
 from .common.files import package
 
+SPARSE = 10  # numbers that may be passed over for each that stands for a token
 PIECE = 1 << 20  # characters that are cut into tokens at once
 
 
@@ -41,15 +42,17 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: expected a folder with a tokenizer.json in task.tokenizer")
         try:
-            self.own: Any = library.Tokenizer.from_file(str(path))
+            text = path.read_text(encoding="utf-8")  # bytes that are none end the process in the library's own reader
+            self.own: Any = library.Tokenizer.from_str(text)
         except Exception as error:  # the library raises Exception itself
             raise ValueError(f"{path} is no tokenizer ({str(error)[:80]}): copy it again from where it came") from error
         self.path = path
-
-    @cached_property
-    def size(self) -> int:
-        """How many tokens there are."""
-        return int(self.own.get_vocab_size())
+        self.size = 1 + max(self.own.get_vocab().values(), default=-1)  # ids may have gaps
+        if not 0 < self.size <= SPARSE * (1 + self.own.get_vocab_size()):
+            raise ValueError(
+                f"{path}: {self.own.get_vocab_size():,} tokens with ids up to {self.size - 1:,}, expected 0, 1, 2: "
+                "copy it again from where it came"
+            )
 
     @cached_property
     def names(self) -> list[str]:

@@ -264,10 +264,11 @@ def test_a_command_has_options_of_its_own():
 
 def test_difference_names_the_first_key_that_matters():
     lr = ["--optim.lr", "0.25"]
-    old = config.to_dict(parse(*lr).config)
-    assert config.difference(old, config.to_dict(parse(*lr, "--run.threads", "2", "--run.dir", "x").config)) is None
+    old = config.flatten(config.to_dict(parse(*lr).config))
+    same = config.to_dict(parse(*lr, "--run.threads", "2", "--run.dir", "x").config)
+    assert config.difference(old, config.flatten(same)) is None
     changed = config.to_dict(parse("--optim.lr", "0.5").config)
-    assert config.difference(old, changed) == "optim.lr: the run has 0.25, given is 0.5"
+    assert config.difference(old, config.flatten(changed)) == "optim.lr: the run has 0.25, given is 0.5"
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "evaluate"])

@@ -121,6 +121,34 @@ def test_tokens_hold_every_byte_once(tmp_path: Path) -> None:
     assert counter["bits_per_byte"]["all"] == pytest.approx(plain["bits_per_byte"]["all"], rel=0.05)
 
 
+def test_numbers_of_tokens_may_have_gaps_but_not_large_ones(tmp_path: Path) -> None:
+    path = tokenizer(tmp_path / "own") / "tokenizer.json"
+    told, own = json.loads(path.read_text()), Tokenizer(path)
+    often = own.own.id_to_token(int(np.bincount(own.encode(TEXT[:500]).ids).argmax()))
+    (tmp_path / "text.txt").write_text(TEXT[:500])
+    for last, fits in ((300, True), (10**6, False)):
+        told["model"]["vocab"][often] = last
+        path.write_text(json.dumps(told))
+        if fits:
+            task = Language(path=(str(tmp_path / "text.txt"),), tokenizer=str(path))
+            chunk = next(task.stream("all", batch=1, length=140, seed=0))
+            assert task.spec.d_out == 301 and bool((chunk.y < task.spec.d_out).all())
+            assert chunk.y.max() == 300
+        else:
+            with pytest.raises(ValueError, match="with ids up to 1,000,000"):
+                Tokenizer(path)
+
+
+@pytest.mark.parametrize("at", [0, 9, 300])
+def test_a_tokenizer_of_other_bytes_is_refused(at: int, tmp_path: Path) -> None:
+    path = tokenizer(tmp_path / "own") / "tokenizer.json"
+    data = bytearray(path.read_bytes())
+    data[at] = 0xBC
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+        Tokenizer(path)
+
+
 def test_a_run_of_tokens_learns_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     argv = ["train", "--config", "language", "--task.path", str(tmp_path / "text.txt"), "--model.ngram_bits", "8"]

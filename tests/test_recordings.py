@@ -327,6 +327,17 @@ def test_long_sounds_are_read_in_blocks_and_are_the_same(tmp_path: Path, monkeyp
     assert torch.equal(one.y, two.y) and one.x.numpy() == pytest.approx(two.x.numpy(), abs=2e-3)
 
 
+def test_a_sound_that_claims_more_samples_than_it_holds_is_refused(tmp_path: Path) -> None:
+    path = tones(tmp_path, ".flac")
+    assert Recordings(path).spec.d_in == 80  # control
+    file = tmp_path / "low" / "0.flac"
+    data = bytearray(file.read_bytes())
+    for at in range(22, 26):  # the lower bytes of the number of samples in STREAMINFO
+        data[at] = 0x7F
+    file.write_bytes(data)
+    assert said(lambda: Recordings(path).spec).startswith("low/0.flac: ")  # by libsndfile's words or by ours
+
+
 def test_a_table_of_file_start_end_and_label(tmp_path: Path) -> None:
     for name, hertz in (("a", 300.0), ("b", 1500.0), ("c", 300.0)):
         tone(tmp_path / "sounds" / f"{name}.wav", hertz, 2.0)

@@ -1,7 +1,9 @@
 """Nothing is lost, nothing goes on as another run: two writers, edited configs, changed data, killed comparisons."""
 
+import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -9,16 +11,23 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from biomamba import checkpoint
+from biomamba import Model, checkpoint
 from biomamba.cli.main import main
 from biomamba.durable import clear, replacing
-from biomamba.experiment import jobs
+from biomamba.experiment import files, jobs, memory
+from biomamba.experiment.build import Experiment, build_learner, task_of
 from biomamba.experiment.digest import Digest
 from biomamba.experiment.lock import Lock
+from biomamba.experiment.parse import parse
+from biomamba.experiment.run import Run
+from biomamba.report import data, page
+from biomamba.rules import RULES, LearningRule
+from biomamba.state import nbytes
 from biomamba.tasks.delay import Delay
 
 TINY = ["--config", "delay", "--config", str(Path(__file__).with_name("tiny.yaml"))]
@@ -239,3 +248,210 @@ def test_what_a_killed_process_was_writing_is_cleared_and_nothing_else(tmp_path:
     (tmp_path / ".biomamba-link").symlink_to(other)
     clear(tmp_path)
     assert not left.exists() and other.exists() and (tmp_path / ".biomamba-link").is_symlink()
+
+
+# what a user may have typed or left behind
+
+
+DEEP = "[" * 2000 + "]" * 2000
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcde", "bcdef", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{a: [", "cannot be read as YAML"),
+        ("[1, 2]", "holds no keys"),
+        (DEEP, "deep"),
+        ("a: &a [*a]", "deep"),
+        (LAUGHS, "over 10,000 values"),
+        ("run: {seed: 2020-13-45}", "cannot be read as YAML"),
+    ],
+)
+def test_a_config_is_plain_values_and_not_too_many(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said) as error:
+        files.read(path)
+    assert str(path) in str(error.value) and len(str(error.value)) < 500
+    path.write_text("run: &r {seed: 3}\n")
+    assert files.read(path) == {"run.seed": 3}  # control
+
+
+@pytest.mark.parametrize("text", ["", "{a: [", "[1]", DEEP])
+def test_a_runs_own_config_that_is_broken_is_one_line(
+    half: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (half / "config.yaml").write_text(text)
+    words = ["--stream.steps", "300", "--run.report_every", "1", "--run.baselines", "false", "--run.save_every", "0.01"]
+    assert main(["train", *TINY, *words, "--run.dir", str(half), "--run.resume", "true"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and said.startswith("biomamba: ") and ("config" in said or "task.name" in said)
+
+
+@pytest.mark.parametrize(
+    "word", ["model.d_model=1000000", "model.d_model=1000000000000000000", "stream.batch=1000000000000"]
+)
+def test_more_memory_than_there_is_is_refused_before_it_is_asked_for(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *TINY, f"--{word}", "--run.dir", str(tmp_path / "run")]) == 2
+    assert "memory: weights, state and trace need" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_what_a_model_needs_is_counted_without_making_it() -> None:
+    own = parse([*TINY, "--model.n_layers", "3"]).config
+    learner = build_learner(own, task_of(own))
+    exact = 2 * sum(nbytes(p) for p in learner.model.parameters())
+    exact += nbytes(learner.model.init_state(2)) + nbytes(learner.rule.init(2))
+    sizes = {"d_model": 8, "d_state": 4, "headdim": 4}
+
+    def layer() -> tuple[Model, LearningRule]:
+        made = Model(**task_of(own).spec._asdict(), **sizes)
+        return made, RULES["rtrl"](made.blocks)  # type: ignore[arg-type]
+
+    before = os.sysconf
+    for there, fits in ((exact, True), (exact - 1, False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "sysconf", lambda name, n=there: 1 if name == "SC_PAGE_SIZE" else n)
+            if fits:
+                memory.check(layer, 3, 2)
+            else:
+                with pytest.raises(ValueError, match="memory"):
+                    memory.check(layer, 3, 2)
+    assert os.sysconf is before
+
+
+def test_a_run_is_replaced_only_when_the_new_one_has_saved_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", *TINY, "--run.dir", str(folder)]) == 0
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def left() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+    again = ["train", *TINY, "--run.dir", str(folder), "--run.overwrite", "true", "--run.seed", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_learn", lambda *given: (_ for _ in ()).throw(ValueError("no first step")))
+        assert main(again) == 2
+    assert left() == {name: own for name, own in kept.items() if name != ".lock"}
+    with monkeypatch.context() as patch:  # killed before its first checkpoint: the next to come puts the old one back
+        patch.setattr(Run, "_learn", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Run, "discard", lambda self: None)
+        assert main(again) == 128 + signal.SIGINT
+    assert (folder / ".replaced").is_dir() and not (folder / "model.safetensors").exists()
+    assert main(["train", *TINY, "--run.dir", str(folder)]) == 2
+    assert left() == {name: own for name, own in kept.items() if name != ".lock"}
+    assert main(again) == 0
+    assert left().keys() == kept.keys() - {".lock"} and left()["model.safetensors"] != kept["model.safetensors"]
+
+
+def test_a_lock_whose_file_was_taken_away_keeps_nobody_out_and_is_taken_anew(tmp_path: Path) -> None:
+    held = Lock(tmp_path)
+    waiting = threading.Thread(target=lambda: taken.append(Lock(tmp_path)))
+    taken: list[Lock] = []
+    waiting.start()
+    time.sleep(0.3)
+    (tmp_path / ".lock").unlink()
+    held.release()
+    waiting.join()
+    with pytest.raises(ValueError, match="is in use by"):
+        Lock(tmp_path, patience=0.0)
+    taken[0].release()
+    Lock(tmp_path, patience=0.0).release()  # control
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_weights_as_they_were(half: Path) -> None:
+    settings = parse(["--config", str(half / "config.yaml"), "--run.resume", "true"]).config
+    tensors, facts = checkpoint.load(half / "checkpoint.safetensors")
+    name = next(key for key in tensors if key.startswith("loop.trace"))
+    weights = {key: own + 1 for key, own in tensors.items() if key.startswith("model.")}
+    tensors |= weights  # others than those that are drawn
+    damaged = [
+        ({key: own for key, own in tensors.items() if key != name}, facts),
+        (tensors | {"loop.x": torch.zeros(())}, facts),
+        (tensors, facts | {"loop": facts["loop"] | {"optimizer": {"state": {}, "groups": []}}}),
+        (tensors, facts | {"loop": {}}),
+        (tensors, facts | {"progress": 3}),
+        (tensors, {key: own for key, own in facts.items() if key != "digest"}),
+    ]
+    for held, told in damaged:
+        checkpoint.save(half / "checkpoint.safetensors", held, told)
+        experiment = Experiment.from_config(settings)
+        before = checkpoint.weights(experiment.model)
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors|trace|parameter groups") as error:
+            Run.resume(experiment, half)
+        assert "\n" not in str(error.value)
+        assert all(torch.equal(own, before[key]) for key, own in experiment.model.state_dict().items())
+    checkpoint.save(half / "checkpoint.safetensors", tensors, facts)
+    experiment = Experiment.from_config(settings)
+    Run.resume(experiment, half).close()  # control
+    assert all(torch.equal(own, weights[f"model.{key}"]) for key, own in experiment.model.state_dict().items())
+
+
+def test_a_disk_that_is_full_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "saved.safetensors"
+    checkpoint.save(path, {"w": torch.ones(10)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="make room on the disk"):
+            checkpoint.save(path, {"w": torch.ones(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint.load(path)[0]["w"].shape == (10,) and [*tmp_path.iterdir()] == [path]
+
+
+def test_standard_input_is_kept_only_where_it_will_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held: list[int] = []
+    finish = Run.finish
+
+    def watched(self: Run) -> object:
+        held.append(len(self.experiment.task._table.held.getvalue()))  # type: ignore[attr-defined]
+        return finish(self)
+
+    monkeypatch.setattr(Run, "finish", watched)
+    words = ["train", "--config", "arrays", "--task.path", "-", "--task.classes", "0", "1", "--stream.steps", "1000"]
+    lines = "".join(f"{i % 7},{i % 3},{i % 2}\n" for i in range(60)).encode()
+    for baselines in ("true", "false"):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+        assert main([*words, "--run.baselines", baselines, "--run.dir", str(tmp_path / baselines)]) == 0
+    assert held[0] > 300 and held[1] == 0
+    assert (tmp_path / "true" / "model.safetensors").read_bytes() == (
+        tmp_path / "false" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_damaged_files_of_a_report_are_one_line(half: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason='the plots of a report need matplotlib: pip install "biomamba[plot]"')
+    folder = tmp_path / "done"
+    assert main(["train", *TINY, "--run.dir", str(folder), "--run.baselines", "false"]) == 0
+    page.page([data.read(folder)])  # control
+    summary = json.loads((folder / "summary.json").read_text())
+    for wrong in ({}, summary | {"scores": 3}, summary | {"versions": []}, {**summary, "seed": {}}):
+        (folder / "summary.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="done") as error:
+            page.page([data.read(folder)])
+        assert "\n" not in str(error.value)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "metrics.jsonl").write_text('{"step": "x"}\n' * 3)
+    with pytest.raises(ValueError, match="done"):
+        page.page([data.read(folder)])
+
+
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    with replacing(pipe) as beside:
+        beside.write_text("through")
+    reader.join()
+    assert read == ["through"] and pipe.is_fifo()

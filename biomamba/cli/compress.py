@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..durable import replacing
 from ..experiment.compress import compress
 from ..experiment.parse import parse
 
@@ -16,7 +17,8 @@ def run(argv: Sequence[str]) -> int:
     if not data:
         raise ValueError(f"compress: {source} is empty, expected a file that holds something")
     made = compress(data, parse(rest).config)
-    target.write_bytes(made)
+    with replacing(target) as beside:
+        beside.write_bytes(made)
     print(f"{target}: {len(made):,} bytes of {len(data):,}, {8 * len(made) / len(data):.4f} bits per byte")
     return 0
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..durable import replacing
 from ..experiment.compress import decompress
 from .compress import files
 
@@ -17,6 +18,7 @@ def run(argv: Sequence[str]) -> int:
         data = decompress(source.read_bytes())
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{source}: {error}") from error
-    target.write_bytes(data)
+    with replacing(target) as beside:
+        beside.write_bytes(data)
     print(f"{target}: {len(data):,} bytes")
     return 0

@@ -30,6 +30,10 @@ COMMANDS = (
     "train", "compare", "fidelity", "report", "evaluate", "export", "compress", "decompress", "sample", "serve", "info"
 )  # fmt: skip
 
+LONGEST = 1000  # characters of an error, which may quote what a user's file holds
+NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed", "out of memory", "not enough memory")
+SMALLER = "give a smaller model.d_model, stream.batch or stream.length"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; what the user can mend is one line and exit code 2."""
@@ -70,8 +74,15 @@ def _run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        line = " ".join(str(error).split()) or type(error).__name__
         if not several or first_to_say():
-            print(f"biomamba: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"biomamba: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:  # torch has no kind of its own for memory that there is not
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
+            raise
+        told = " ".join(str(error).split())[:200]
+        print(f"biomamba: memory: more is asked for than there is ({told}): {SMALLER}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

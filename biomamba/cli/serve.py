@@ -10,6 +10,7 @@ begins a new sequence. A line that cannot be used gets {"error": "..."} and chan
 the service.
 """
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,6 +55,8 @@ def run(argv: Sequence[str]) -> int:
     print(f"serving {folder}, learning {'on' if own.learn else 'off'}", file=sys.stderr, flush=True)
     try:
         with jobs.signals() as caught:
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="replace")  # a line of other bytes is a bad line, not the end
             for answer in answers(learner, sys.stdin):
                 print(json.dumps(finite(answer)), flush=True)
                 if caught:

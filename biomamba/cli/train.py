@@ -27,6 +27,8 @@ def run(argv: Sequence[str]) -> int:
     watching = trackers.choose(settings.run.trackers)
     with ranks.in_turn() if ranks else nullcontext():
         experiment = Experiment.from_config(settings, ranks=ranks)
+    if not (settings.run.baselines or settings.run.held_out):
+        experiment.task.read_once()
     folder = find_run_dir(settings) if settings.run.resume else None
     finished = folder is not None and (folder / "summary.json").exists()
     if ranks is not None and ranks.rank:

@@ -6,12 +6,15 @@ config -> Experiment.from_config -> task, model, rule, optimizer -> online
 import inspect
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import checkpoint
 from ..blocks import BLOCKS
 from ..learner import Learner, Report
 from ..loop import evaluate, online
@@ -19,14 +22,13 @@ from ..loop_state import LoopState
 from ..model import Model
 from ..ops.backend import resolve
 from ..ranks import Ranks
-from ..rules import RULES
+from ..rules import RULES, LearningRule
 from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
 from . import config as configs
-from . import log, schedule, warm
+from . import log, memory, schedule, warm
 from .average import Average
-from .config import Config
-from .memory import keep_freed_memory
+from .config import Config, ModelConfig
 from .predictions import Predictions
 from .registry import OPTIMIZERS, TASKS
 
@@ -186,15 +188,17 @@ def build_learner(config: Config, task: Task, **others: Any) -> Learner:
 
     Sets the threads of the process. Raises ValueError for what cannot be built.
     """
-    keep_freed_memory()
+    memory.keep_freed_memory()
     if config.run.threads is not None:
         if config.run.threads > available():
             raise ValueError(
                 f"run.threads: got {config.run.threads}, expected at most the {available()} processors there are"
             )
         torch.set_num_threads(config.run.threads)
-    model = build_model(config, task)
-    rule = RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
+    sizes = warm.sizes(config.model)
+    one = replace(sizes, n_layers=1)
+    memory.check(lambda: _taught(config, _drawn(one, config, task)), sizes.n_layers, config.stream.batch)
+    model, rule = _taught(config, build_model(config, task))
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
     groups = schedule.groups(model, config.optim)
@@ -216,13 +220,24 @@ def build_model(config: Config, task: Task) -> Model:
     resolve(config.run.backend, torch.device(config.run.device).type)
     torch.manual_seed(config.run.seed)
     own = warm.sizes(config.model)
-    given = asdict(own) | own.options | {"backend": config.run.backend, "feedback": config.rule.feedback}
-    given["timescales"] = timescales(config, task)
-    arguments = {name: value for name, value in given.items() if name not in ("options", "from_")}
-    model = Model(**task.spec._asdict(), **arguments)
+    model = _drawn(own, config, task)
     if own.from_ is not None:
         warm.begin(model, own, task)
     return model.to(config.run.device, getattr(torch, config.run.dtype))
+
+
+def _drawn(own: ModelConfig, config: Config, task: Task) -> Model:
+    """Return a model of the sizes `own`, as the rest of the config says, with weights as they are drawn."""
+    given = asdict(own) | own.options | {"backend": config.run.backend, "feedback": config.rule.feedback}
+    given["timescales"] = timescales(config, task)
+    arguments = {name: value for name, value in given.items() if name not in ("options", "from_")}
+    with nullcontext() if own.from_ is None else checkpoint.fitting(Path(own.from_)):  # whose file says the sizes
+        return Model(**task.spec._asdict(), **arguments)
+
+
+def _taught(config: Config, model: Model) -> tuple[Model, LearningRule]:
+    """Return a model and the rule that a config teaches it by."""
+    return model, RULES[config.rule.name](model.blocks, **config.rule.options)  # type: ignore[arg-type]
 
 
 def timescales(config: Config, task: Task) -> tuple[float, float] | None:

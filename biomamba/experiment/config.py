@@ -221,9 +221,11 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def difference(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return one line on the first key that makes another experiment of `new`; None where there is none."""
-    before, after = flatten(old), flatten(new)
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Return one line on the first key that makes another experiment of `after`; None where there is none.
+
+    Both as `flatten` returns them.
+    """
     for key in [*before, *after]:
         if key not in FREE and before.get(key) != after.get(key):
             return f"{key}: the run has {before.get(key)!r}, given is {after.get(key)!r}"

@@ -100,12 +100,14 @@ def _run(folder: Path, task: Task | None, options: dict[str, Any]) -> Learner:
         checkpoint.load_weights(learner.model, weights)
     else:
         tensors, facts = checkpoint.load(path)
-        if task is None and "rows" in facts:  # the data need not be there
-            rows = Rows.of_format(RowFormat(**facts["rows"] | {"state": checkpoint.under(tensors, "rows.")}))
-            task, options = Supervised(rows.spec, rows.kind), {"rows": rows, **options}
+        with checkpoint.fitting(path):
+            if task is None and "rows" in facts:  # the data need not be there
+                rows = Rows.of_format(RowFormat(**facts["rows"] | {"state": checkpoint.under(tensors, "rows.")}))
+                task, options = Supervised(rows.spec, rows.kind), {"rows": rows, **options}
         learner = build_learner(config, task or task_of(config), **options)
         parts = learner.task, learner.model, learner.rule, learner.optimizer
-        learner.restart(checkpoint.restore(tensors, facts["loop"], *parts))
+        with checkpoint.fitting(path):
+            learner.restart(checkpoint.restore(tensors, facts["loop"], *parts))
     learner.set_origin()
     return learner
 

@@ -21,7 +21,10 @@ class Lock:
         while True:
             try:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if (folder / LOCK).exists() and os.path.samestat(os.fstat(self.file.fileno()), (folder / LOCK).stat()):
+                    break
+                self.file.close()  # who held it took the file away: a lock on that keeps nobody out
+                self.file = (folder / LOCK).open("a+", encoding="utf-8")
             except BlockingIOError:
                 self.file.seek(0)
                 holder = self.file.read(100).strip() or "another process"

@@ -1,6 +1,14 @@
-"""Keep freed memory in the process: a page given back to the system is dear to get again, and every update needs it."""
+"""Memory: what a learner needs at least is compared with what there is, and what was freed is kept in the process."""
 
 import ctypes
+import os
+from collections.abc import Callable
+
+import torch
+
+from ..model import Model
+from ..rules.base import LearningRule
+from ..state import nbytes
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3), glibc
 
@@ -17,3 +25,29 @@ def keep_freed_memory() -> None:
         return
     mallopt(MMAP_THRESHOLD, 32 << 20)  # the largest it takes
     mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def check(layer: Callable[[], tuple[Model, LearningRule]], n_layers: int, batch: int) -> None:
+    """Raise ValueError where weights with their gradient, state and trace alone are more than the machine has.
+
+    layer: makes the model with one block, and its rule, of which nothing is kept in memory here.
+    """
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model, rule = layer()
+            block = 2 * sum(nbytes(own) for own in model.blocks.parameters())
+            rest = 2 * sum(nbytes(own) for own in model.parameters()) - block
+            stream = nbytes(model.init_state(1)) + nbytes(rule.init(1))
+        asked = rest + n_layers * (block + batch * stream)
+    except NotImplementedError:
+        return  # a block or rule of a user's that cannot be made without its numbers
+    except RuntimeError as error:  # more than an address can hold
+        if "overflow" not in str(error):
+            raise
+        asked = 2**63
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if asked > there:
+        raise ValueError(
+            f"memory: weights, state and trace need {asked / 1e9:,.0f} GB, the machine has {there / 1e9:,.0f} GB: give "
+            "a smaller model.d_model, model.n_layers or stream.batch"
+        )

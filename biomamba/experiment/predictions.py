@@ -71,6 +71,7 @@ class Predictions:
         """Take an open file, which it closes or not, and the task that says what outputs mean."""
         self.file, self.task, self.closes, self.latency = file, task, closes, Latency()
         self.steps, self.bytes = 0, 0  # of the stream, and of the file where it is one
+        self.begun = False
 
     @classmethod
     def of(cls, options: RunConfig, task: Benchmark, earlier: Mapping[str, Any] | None = None) -> "Predictions | None":
@@ -87,7 +88,6 @@ class Predictions:
                 f"run.predictions: {path} already holds something: give another file, or --run.overwrite true"
             )
         own, kept = cls(path.open("a", encoding="utf-8"), task, closes=True), earlier or {"bytes": 0}
-        own.file.truncate(kept["bytes"])
         own.bytes = kept["bytes"]
         own.latency.load_state_dict(kept.get("latency", {}))
         return own
@@ -105,6 +105,12 @@ class Predictions:
         """Return the chunks, each handed on once its lines are written; the stream has done so many time steps."""
         self.steps = done
         return _Told(chunks, learner, self)
+
+    def begin(self) -> None:
+        """Cut the file back to the lines that belong to the run, now that it has something to say."""
+        if self.closes and not self.begun:
+            self.file.truncate(self.bytes)
+        self.begun = True
 
     def tell(self, out: Tensor, chunk: Chunk) -> None:
         """Write the lines of a chunk."""
@@ -132,6 +138,7 @@ class _Told(StatefulStream):
     def __next__(self) -> Chunk:
         """Return the next chunk."""
         chunk = next(self.chunks)
+        self.predictions.begin()
         arrived = time.perf_counter()
         self.predictions.tell(self.learner.peek(chunk), chunk)
         self.predictions.latency.add(time.perf_counter() - arrived)

@@ -30,22 +30,26 @@ def resumed(experiment: Experiment, folder: Path) -> Resumed:
     """
     if not (folder / CHECKPOINT).exists():
         return Resumed()
-    tensors, facts = checkpoint.load(folder / CHECKPOINT)
+    path, task = folder / CHECKPOINT, experiment.task
+    tensors, facts = checkpoint.load(path)
     if not isinstance(facts, dict) or "config" not in facts:
-        raise ValueError(f"{folder / CHECKPOINT} is no checkpoint: restore it, or begin anew")
-    differs = config.difference(facts["config"], config.to_dict(experiment.config))
-    if differs:
-        raise ValueError(f"{differs}; the run in {folder} learned otherwise: put it back, or begin a new run")
-    if facts["source"] != experiment.task.source:
-        raise ValueError(f"task: the run learned from {facts['source']!r}, given is {experiment.task.source!r}")
-    digest = Digest.load(facts["digest"])
-    if experiment.task.replayable and not facts["stateful"]:
+        raise ValueError(f"{path} is no checkpoint: restore it, or begin anew")
+    with checkpoint.fitting(path):
+        given = config.flatten(config.to_dict(experiment.config))
+        differs = config.difference(config.flatten(facts["config"]), given)
+        if differs:
+            raise ValueError(f"{differs}; the run in {folder} learned otherwise: put it back, or begin a new run")
+        if facts["source"] != task.source:
+            raise ValueError(f"task: the run learned from {facts['source']!r}, given is {task.source!r}")
+        digest, stateful = Digest.load(facts["digest"]), bool(facts["stateful"])
+    if task.replayable and not stateful:
         again = checked(experiment.stream(steps=digest.steps), experiment.model)
         if not digest.fits(again):
-            raise ValueError(f"task: {experiment.task.source} holds other data than the run began with: give those")
-    own = experiment.learner
-    state = checkpoint.restore(tensors, facts["loop"], own.task, own.model, own.rule, own.optimizer)
-    torch.set_rng_state(tensors["rng"])
-    if experiment.average:
-        experiment.average.restore(tensors, facts["average"])
+            raise ValueError(f"task: {task.source} holds other data than the run began with: give those")
+    with checkpoint.fitting(path):
+        own = experiment.learner
+        state = checkpoint.restore(tensors, facts["loop"], own.task, own.model, own.rule, own.optimizer)
+        torch.set_rng_state(tensors["rng"])
+        if experiment.average:
+            experiment.average.restore(tensors, facts["average"])
     return Resumed(state, checkpoint.under(tensors, "stream."), facts)

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tqdm import tqdm
 
 from .. import checkpoint
 from ..durable import clear
 from ..loop_state import LoopState
 from ..state import nbytes
-from . import config, jobs, log, outcome, trackers
+from . import config, jobs, log, outcome, replaced, trackers
 from .build import Experiment, limit
 from .config import Config
 from .digest import Digest
+from .files import read
 from .lock import LOCK, Lock
 from .predictions import Predictions
 from .resume import resumed
@@ -58,20 +58,27 @@ class Run:
         predictions = Predictions.of(own.run, experiment.task)
         made = _missing(Path(own.run.dir)) if own.run.dir is not None else None
         folder, lock = create_run_dir(own)
-        log.write(
-            folder / "config.yaml", config.to_yaml(replace(own, run=replace(own.run, dir=str(folder), overwrite=False)))
-        )
         progress = log.Progress(experiment.task, experiment.total)
-        return cls(
+        run = cls(
             experiment, folder, progress, lock=lock, made=made if own.run.dir else folder, predictions=predictions
         )
+        written = config.to_yaml(replace(own, run=replace(own.run, dir=str(folder), overwrite=False)))
+        try:
+            log.write(folder / "config.yaml", written)
+        except BaseException:
+            run.discard()
+            run.close()
+            raise
+        return run
 
     def discard(self) -> None:
-        """Take away what was made for a run that has begun and has not made a step."""
+        """Take away what was made for a run that has begun and has not made a step, and put back what it replaced."""
         if self.state is None:
-            for name in (*RUN_FILES, LOCK):
-                (self.folder / name).unlink(missing_ok=True)
             folder = self.folder
+            for name in RUN_FILES:
+                (folder / name).unlink(missing_ok=True)
+            replaced.put_back(folder, RUN_FILES)
+            (folder / LOCK).unlink(missing_ok=True)
             while self.made is not None and folder.is_relative_to(self.made) and not any(folder.iterdir()):
                 folder.rmdir()
                 folder = folder.parent
@@ -201,6 +208,7 @@ class Run:
                 facts["rows"] = {**rows._asdict(), "state": None}
             self.trace_bytes = nbytes(state.trace)
         checkpoint.save(self.folder / "checkpoint.safetensors", tensors, facts)
+        replaced.remove(self.folder)
 
     def finish(self) -> log.Summary:
         """Write the weights and the summary, the scores beside the baselines, and return the summary.
@@ -268,6 +276,7 @@ def create_run_dir(settings: Config) -> tuple[Path, Lock]:
     folder = Path(settings.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder)
+    replaced.put_back(folder, RUN_FILES)
     held = [folder / name for name in RUN_FILES if (folder / name).exists()]
     if held and not settings.run.overwrite:
         lock.release()
@@ -276,8 +285,8 @@ def create_run_dir(settings: Config) -> tuple[Path, Lock]:
             "or --run.overwrite true to lose it"
         )
     clear(folder)
-    for file in held:
-        file.unlink()
+    if held:
+        replaced.set_aside(folder, RUN_FILES)
     return folder, lock
 
 
@@ -304,8 +313,7 @@ def find_run_dir(settings: Config) -> Path:
     folder = Path(settings.run.dir or "")
     if settings.run.dir is None or not (folder / "config.yaml").is_file():
         raise ValueError(f"run.dir: got {settings.run.dir!r}, expected the folder of the run to resume")
-    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    differs = config.difference(saved, config.to_dict(settings))
+    differs = config.difference(read(folder / "config.yaml"), config.flatten(config.to_dict(settings)))
     if differs:
         raise ValueError(f"{differs}; to resume {folder}: --config {folder / 'config.yaml'} --run.resume true")
     return folder

@@ -30,7 +30,8 @@ def sizes(own: ModelConfig) -> ModelConfig:
     folder = Path(own.from_).expanduser()
     if (folder / FILE).is_file():
         _, facts = checkpoint.load(folder / FILE)
-        found = facts["model"]["arguments"]
+        with checkpoint.fitting(folder / FILE):
+            found = dict(facts["model"]["arguments"])
     elif (folder / "config.yaml").is_file() and (folder / "model.safetensors").is_file():
         keys = read(folder / "config.yaml")
         found = {key.removeprefix("model."): value for key, value in keys.items() if key.startswith("model.")}
@@ -61,6 +62,10 @@ def begin(model: Model, own: ModelConfig, task: Task) -> None:
         weights, _ = checkpoint.load(folder / "model.safetensors")
     else:
         weights = {name: tensor.clone() for name, tensor in pretrained.load_pretrained(folder).state_dict().items()}
+    if any(name not in weights or weights[name].ndim != 2 for name in ("encoder.weight", "head.weight")):
+        raise ValueError(
+            f"model.from: {folder} holds no weights of an encoder and a head, expected a model of biomamba"
+        )
     size = weights["encoder.weight"].shape  # of an embedding (vocab, d_model), of a linear encoder (d_model, d_in)
     has = {"d_out": len(weights["head.weight"])} | (
         {"d_in": size[1]} if "encoder.bias" in weights else {"vocab": size[0]}

@@ -11,13 +11,13 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from ..experiment import files
 from .text import gather
 
 POINTS = 500  # of a curve, at most
@@ -61,6 +61,27 @@ class Curve(NamedTuple):
 
 def read(folder: Path) -> Section:
     """Return what a folder holds. Raises FileNotFoundError and ValueError where it is not what it should be."""
+    with damage(folder):
+        return _section(folder)
+
+
+@contextmanager
+def damage(folder: Path | str) -> Iterator[None]:
+    """Raise ValueError, one line that names the folder, for whatever its files lead to where they hold something else.
+
+    Who wrote a file by hand, or has half of one, may have left out any key, or put anything in its place.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        if str(folder) in str(error):
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{folder}: its files are damaged ({told}): restore them, or leave the folder out") from error
+
+
+def _section(folder: Path) -> Section:
+    """Return what a folder holds."""
     made = next((folder / name for name in READ if (folder / name).is_file()), None)
     if made is None:
         raise FileNotFoundError(f"{folder}: none of {', '.join(READ)} there, expected the folder of a finished run")
@@ -139,8 +160,7 @@ def _runs(folders: Sequence[Path], points: int) -> list[Run]:
 
 def _config(path: Path) -> dict[str, Any]:
     """Return {"run.seed": 0} for {"run": {"seed": 0}}; nothing where there is no file."""
-    sections: Mapping[str, Mapping[str, Any]] = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
-    return {f"{section}.{key}": _plain(value) for section, own in sections.items() for key, value in own.items()}
+    return {key: _plain(value) for key, value in files.read(path).items()} if path.is_file() else {}
 
 
 def _plain(value: Any) -> Any:
@@ -152,8 +172,10 @@ def _json(path: Path) -> dict[str, Any]:
     """Return what a file holds. Raises ValueError where it is no JSON."""
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {str(error)[:200]}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, expected an object")
     return value
 
 

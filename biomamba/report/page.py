@@ -14,7 +14,7 @@ from typing import Any
 from ..experiment import log
 from . import figures
 from .costs import energy, memory, time
-from .data import Section, read
+from .data import Section, damage, read
 from .learning import fidelity, learning, scores, seeds, stability
 from .markup import NOTHING, Column, Part, Style, details, key, number, table
 from .text import verdicts
@@ -50,10 +50,10 @@ def page(sections: Sequence[Section]) -> str:
         section._replace(name=f"{name}, {names[:i].count(name) + 1}") if names.count(name) > 1 else section
         for i, (name, section) in enumerate(zip(names, sections, strict=True))
     ]
+    bodies = "\n".join(_section(f"s{i}", section) for i, section in enumerate(named))
     links = [f'<li><a href="#s{i}">{_title(section)}</a></li>' for i, section in enumerate(named)]
     contents = f"<nav><ol>{''.join(links)}</ol></nav>\n" if len(named) > 1 else ""
     title = f"biomamba: {', '.join(dict.fromkeys(_task(section) for section in named))}"
-    bodies = "\n".join(_section(f"s{i}", section) for i, section in enumerate(named))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -112,7 +112,13 @@ def shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _section(anchor: str, section: Section) -> str:
-    """Return a section: what it is, and its parts."""
+    """Return a section: what it is, and its parts. Raises ValueError for damaged files."""
+    with damage(section.name):
+        return _shown(anchor, section)
+
+
+def _shown(anchor: str, section: Section) -> str:
+    """Return a section."""
     made = parts(section)
     said = "".join(f"<p><strong>{escape(line)}</strong></p>\n" for line in verdicts(section.result))
     links = " ".join(f'<a href="#{anchor}-{i}">{part.title}</a>' for i, part in enumerate(made))

@@ -137,6 +137,11 @@ class Arrays(Benchmark):
         """Return how long a row lasts, seconds, where `rate` says so."""
         return None if self.rate is None else 1 / self.rate
 
+    def read_once(self) -> None:
+        """Keep nothing of standard input."""
+        if isinstance(self._table, Live):
+            self._table.kept = 0
+
     @property
     def replayable(self) -> bool:
         """Say that files are, and lines on standard input are not."""

@@ -157,7 +157,10 @@ class Csv(Text):
 
 
 class Live(Text):
-    """Lines of standard input, each handed over as soon as it is there; the first 64 MiB can be read again."""
+    """Lines of standard input, each handed over as soon as it is there; the first 64 MiB can be read again.
+
+    kept: so many bytes of them; 0 where nobody will read them again.
+    """
 
     hint = "; what runs several times, as compare does, needs a file: --task.path FILE.csv"
 
@@ -167,7 +170,7 @@ class Live(Text):
         comments = list[str]()
         head = list(islice(numbered(self.input, "standard input", comments=comments), 1))
         super().__init__("standard input", head, comments[-1:], options)
-        self.held, self.begun = io.BytesIO(), False
+        self.held, self.kept, self.begun = io.BytesIO(), HELD, False
         self.waiting = list[Line]()  # the first line behind the header, where it was looked at before its turn
         self.bad, self.unknown, self.first_bad = 0, 0, ""
 
@@ -221,7 +224,7 @@ class Live(Text):
 
     def _coming(self) -> Iterator[Line]:
         """Yield the lines as they come, and hold the first of them."""
-        room = HELD
+        room = self.kept
         before = self.waiting[-1][0] if self.waiting else self.first[0]
         for at, line in chain(self.waiting, self._lines(before)):
             room -= len(line) + 1

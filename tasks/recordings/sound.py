@@ -11,6 +11,7 @@ from ..arrays.text import Csv
 from ..common.files import package
 from .source import Found, Label, Samples, Source
 
+LARGEST = 1 << 31  # samples of a file
 SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif")
 NAMES: dict[str, tuple[str, ...]]
 NAMES = {"file": ("file", "path", "filename", "file_name"), "start": ("start", "begin", "onset", "start_time")}
@@ -70,6 +71,8 @@ def _source(
     """Return the stretch of a sound file from `begin` to `end` seconds. Raises ValueError."""
     info = _guarded(sound, name, "info")
     rate = float(info.samplerate)
+    if not 0 < info.frames <= LARGEST or not len(_samples(sound, name, info.frames - 1, 1)):
+        raise ValueError(f"{name}: its header tells of {info.frames:,} samples, which are not there: it is cut short")
     first = round((begin or 0.0) * rate)
     last = info.frames if end is None else round(end * rate)
     if not 0 <= first < last <= info.frames:
@@ -78,16 +81,20 @@ def _source(
         )
 
     def read(start: int, stop: int) -> Samples:
-        if not isinstance(sound, Path):
-            sound.seek(0)
-        wave, _ = _guarded(
-            sound, name, "read", start=first + start, frames=stop - start, dtype="float64", always_2d=True
-        )
+        wave = _samples(sound, name, first + start, stop - start)
         if len(wave) != stop - start:
             raise ValueError(f"{name}: breaks off after {first + start + len(wave):,} samples")
         return np.asarray(wave.mean(axis=1, keepdims=True))
 
     return Source(name, file, person, rate, last - first, ["sound"], [Label(0.0, (last - first) / rate, label)], read)
+
+
+def _samples(sound: Path | IO[bytes], name: str, start: int, count: int) -> Samples:
+    """Return samples (n, channels) from one on, fewer where the file ends. Raises ValueError."""
+    if not isinstance(sound, Path):
+        sound.seek(0)
+    wave, _ = _guarded(sound, name, "read", start=start, frames=count, dtype="float64", always_2d=True)
+    return np.asarray(wave)
 
 
 def _guarded(file: Path | IO[bytes], name: str, what: str, **options: Any) -> Any:

@@ -45,6 +45,8 @@ def open_record(path: Path, name: str, wanted: Wanted, told: list[str]) -> Sourc
     rate, samples = float(header.fs or 0), int(header.sig_len or 0)
     if not 0 < (header.n_sig or 0) <= SIGNALS or not 0 < rate < 1e6 or samples < 1:
         raise ValueError(f"{path}: {header.n_sig} signals of {samples:,} samples at {rate:g} Hz, expected a recording")
+    if not header.samps_per_frame or len(header.file_name) != header.n_sig:
+        raise ValueError(f"{path}: tells of {header.n_sig} signals, and not what each is: fetch the record again")
     if {*header.samps_per_frame} != {1}:
         raise ValueError(f"{path}: signals with several samples a frame, expected one rate for all")
     _check_sizes(path, header, samples)

@@ -1,0 +1,445 @@
+"""Every reader of a file or a stream: how a sound input is made, how it is damaged, and how it is read."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import biomamba
+from biomamba import checkpoint
+from biomamba.cli.main import main
+from biomamba.cli.serve import answers
+from biomamba.experiment import compress
+from biomamba.experiment.build import Experiment, make_task
+from biomamba.experiment.files import CONFIGS
+from biomamba.experiment.parse import parse
+from biomamba.experiment.run import Run, find_run_dir
+from biomamba.report import page
+from biomamba.report.data import read as read_section
+from biomamba.stream import StatefulStream
+
+from . import mutate
+from .mutate import Mutator, Random
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+SMALL = ["--config", "delay", "--config", str(TINY), "--stream.steps", "40", "--run.baselines", "false"]
+ROWS = 60
+
+
+class Reader(NamedTuple):
+    """One kind of input."""
+
+    make: Callable[[Path], object]  # writes a sound one into a folder
+    read: Callable[[Path, Random], object]  # reads it from there
+    damage: Mutator
+    needs: tuple[str, ...] = ()  # packages
+
+
+def task(name: str, steps: int = 60, **options: Any) -> None:
+    """Read what a run and its end ask of a task: what it is, its stream, and what was left out."""
+    own = make_task(name, **options)
+    assert own.spec and own.source and own.splits
+    meters = own.meters()
+    for split in own.splits:
+        total = own.steps(split, batch=1)
+        stream = StatefulStream.of(own.stream(split, batch=1, length=min(8, total or 8), seed=0))
+        for chunk in islice(stream, steps // 8):
+            assert chunk.x.isfinite().all() or not chunk.x.is_floating_point()
+            assert chunk.x.shape[:2] == chunk.mask.shape == chunk.reset.shape
+            out = torch.zeros(*chunk.mask.shape, own.spec.d_out)
+            stream.observe(out, chunk)
+            for meter in meters.values():
+                meter.update(out, chunk)
+    own.left_out(meters)
+
+
+def silent(call: Callable[[], object]) -> object:
+    """Call with nothing printed."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return call()
+
+
+# tables
+
+
+def table() -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng(0)
+    return np.column_stack([rng.normal(size=(ROWS, 2)), rng.integers(3, size=ROWS)])
+
+
+def lines(kind: str = ",") -> str:
+    return "\n".join([kind.join(("a", "b", "label")), *(kind.join(map(repr, row)) for row in table().tolist())]) + "\n"
+
+
+def write_parquet(path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    own = table()
+    columns = {"a": own[:, 0], "b": own[:, 1], "label": [str(int(c)) for c in own[:, 2]]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=20)
+
+
+def arrays(name: str) -> Callable[[Path, Random], None]:
+    def read(folder: Path, random: Random) -> None:
+        kind = random.choice(("class", "value", "none"))
+        options: dict[str, Any] = {"classes": ("0", "1", "2")} if kind == "class" and random.random() < 0.3 else {}
+        task("arrays", path=str(folder / name), kind=kind, **options)
+
+    return read
+
+
+def live(folder: Path, random: Random) -> None:
+    """Read lines of standard input."""
+    before = sys.stdin
+    with (folder / "lines.csv").open("rb") as file:
+        sys.stdin = SimpleNamespace(buffer=file)  # type: ignore[assignment]
+        try:
+            task("arrays", 400, path="-", kind="class", classes=("0", "1", "2"))
+        finally:
+            sys.stdin = before
+
+
+def command(folder: Path, random: Random) -> None:
+    """Train on a table by the command line: exit code 0, or 2 and one line."""
+    said = io.StringIO()
+    words = ["train", "--config", "arrays", "--task.path", str(folder / "x.csv"), "--model.d_model", "4"]
+    words += ["--model.d_state", "2", "--task.kind", random.choice(("class", "value", "none"))]
+    with tempfile.TemporaryDirectory() as run:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            code = main([*words, "--run.dir", run])
+        last = said.getvalue().strip().splitlines()[-1:]
+        assert code == 0 or (code == 2 and last[0].startswith("biomamba: ")), (code, last)
+        assert (Path(run) / "summary.json").exists() == (code == 0)
+
+
+# recordings
+
+
+def waves(n: int, channels: int = 2, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.cumsum(np.random.default_rng(seed).normal(size=(n, channels)), axis=0) / n
+
+
+NOTES = [(1.0, 2.0, "left"), (4.0, 2.0, "right"), (7.0, 2.0, "left"), (10.0, 2.0, "right"), (12.5, 0.0, "blink")]
+
+
+def write_edf(path: Path, rate: int, n: int, notes: list[Any], unit: str, names: tuple[str, ...]) -> None:
+    from edfio import Bdf, BdfSignal, Edf, EdfAnnotation, EdfSignal
+
+    kind, made = (BdfSignal, Bdf) if path.suffix == ".bdf" else (EdfSignal, Edf)
+    signals = [
+        kind(own, rate, label=name, physical_dimension=unit, physical_range=(-3000, 3000))
+        for name, own in zip(names, 1000 * waves(n, len(names)).T, strict=True)
+    ]
+    made(signals, annotations=[EdfAnnotation(*note) for note in notes]).write(path)  # type: ignore[arg-type]
+
+
+def make_edf(suffix: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        for i in range(2):
+            write_edf(folder / f"S{i}R01{suffix}", 64, 14 * 64, NOTES, "uV", ("Fp1", "Cz"))
+
+    return make
+
+
+def make_eeg(folder: Path) -> None:
+    for number in (1, 2):
+        names = ("Fc5.", "O1..", "O2..", "Cz..")
+        write_edf(folder / f"S001R{number:02d}.edf", 160, 20 * 160, [(0, 20, "T0")], "uV", names)
+
+
+def make_wfdb(rate: int, samples: int, leads: tuple[str, str]) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        import wfdb
+
+        for name in ("100", "101"):
+            kind = "212" if rate == 360 else "16"
+            digital = np.clip(np.round(waves(samples) * 20_000), -2000, 2000).astype(np.int64)
+            wfdb.wrsamp(
+                name, rate, ["mV", "mV"], list(leads), d_signal=digital, fmt=[kind] * 2, adc_gain=[200.0] * 2,
+                baseline=[0, 0], write_dir=str(folder),
+            )  # fmt: skip
+            at = np.arange(1, samples // rate) * rate
+            symbols = ["NVA/"[i % 4] for i in range(len(at))]
+            wfdb.wrann(name, "atr", at, symbols, write_dir=str(folder))
+
+    return make
+
+
+def ecg(folder: Path, random: Random) -> None:
+    """Read one record of MIT-BIH as the task does."""
+    from biomamba.tasks.ecg.files import open_record
+
+    record = open_record(folder, "100", both=random.random() < 0.5)
+    for block in record.blocks():
+        assert block.shape[1] == record.leads
+
+
+def make_sounds(suffix: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        import soundfile
+
+        for i, word in enumerate(("low", "high", "low", "high")):
+            (folder / word).mkdir(exist_ok=True)
+            soundfile.write(folder / word / f"{i}{suffix}", 0.3 * np.sin(np.arange(4000) * (i + 1) / 10), 8000)
+        (folder.parent / "rows").mkdir(exist_ok=True)
+
+    return make
+
+
+def make_sound_table(folder: Path) -> None:
+    import soundfile
+
+    rows = ["file,start,end,label,person"]
+    for i in range(4):
+        soundfile.write(folder / f"{i}.wav", 0.3 * np.sin(np.arange(8000) * (i + 1) / 10), 8000)
+        rows += [f"{i}.wav,0.0,0.4,low,p{i}", f"{i}.wav,0.5,0.9,high,p{i}"]
+    (folder / "rows.csv").write_text("\n".join(rows) + "\n")
+
+
+def make_digits(folder: Path) -> None:
+    import soundfile
+
+    (folder / "recordings").mkdir()
+    for i in range(6):
+        for digit in (0, 1):
+            wave = 0.1 * np.random.default_rng(i).standard_normal(1600)
+            soundfile.write(folder / "recordings" / f"{digit}_ann_{i + 3}.wav", wave, 8000, "PCM_16")
+
+
+def make_an4(folder: Path) -> None:
+    import soundfile
+
+    (folder / "etc").mkdir()
+    for part, said in {"train": ("YES", "A B", "NO"), "test": ("GO",)}.items():
+        names = [f"an4_clstk/who{i}/an{i}-{part}-b" for i in range(len(said))]
+        (folder / "etc" / f"an4_{part}.fileids").write_text("\n".join(names) + "\n")
+        told = [f"<s> {text} </s> ({Path(name).name})" for text, name in zip(said, names, strict=True)]
+        (folder / "etc" / f"an4_{part}.transcription").write_text("\n".join(told) + "\n")
+        for i, name in enumerate(names):
+            (folder / "wav" / name).parent.mkdir(parents=True, exist_ok=True)
+            wave = 0.1 * np.random.default_rng(i).standard_normal(4000)
+            soundfile.write(folder / "wav" / f"{name}.flac", wave, 16000)
+
+
+def make_windows(folder: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(20, 30, 3)), np.array(["rest", "move"] * 10)
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
+
+
+def recordings(**options: Any) -> Callable[[Path, Random], None]:
+    return lambda folder, random: task("recordings", 400, path=str(folder), **options)
+
+
+# text
+
+
+def make_text(folder: Path) -> None:
+    import tokenizers as library
+
+    text = "Die Stra\u00dfe f\u00fchrt \u00fcber den Flu\u00df; der Weg kommt zur\u00fcck.\n" * 20
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    own = library.Tokenizer(library.models.BPE())
+    own.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    own.decoder = library.decoders.ByteLevel()
+    alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+    own.train_from_iterator(
+        [text], library.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
+    own.save(str(folder / "tokenizer.json"))
+
+
+def text(folder: Path, random: Random) -> None:
+    task("language", path=(str(folder / "text.txt"),), tokenizer=str(folder))
+
+
+# experiments
+
+
+def make_config(folder: Path) -> None:
+    names = sorted(CONFIGS.glob("*.yaml"))
+    (folder / "c.yaml").write_bytes(names[len(str(folder)) % len(names)].read_bytes())
+
+
+def config(folder: Path, random: Random) -> None:
+    parse(["--config", str(folder / "c.yaml")])
+
+
+def made_run(folder: Path) -> None:
+    """Leave a run in a folder that has not reached its end: one that was finished, its summary taken away."""
+    assert silent(lambda: main(["train", *SMALL, "--run.dir", str(folder)])) == 0
+    (folder / "summary.json").unlink()
+
+
+def resume(folder: Path, random: Random) -> None:
+    """Go on with a run; where that is refused the weights are as they were."""
+    settings = parse([*SMALL, "--run.dir", str(folder), "--run.resume", "true"]).config
+    experiment = Experiment.from_config(settings)
+    before = checkpoint.weights(experiment.model)
+    try:
+        Run.resume(experiment, find_run_dir(settings)).close()
+    except Exception:
+        after = experiment.model.state_dict()
+        assert all(torch.equal(own, after[name]) for name, own in before.items()), "a refusal changed weights"
+        raise
+
+
+def of_run(folder: Path, random: Random) -> None:
+    """Load the learner of a run."""
+    learner = biomamba.load(folder)
+    assert learner.model.spec
+
+
+def warm(folder: Path, random: Random) -> None:
+    """Begin with the weights of a folder."""
+    Experiment.from_config(parse([*SMALL, "--model.from", str(folder)]).config)
+
+
+def make_learner(folder: Path) -> None:
+    learner = biomamba.classifier(["u", "v"], ["a", "b"], d_model=4, d_state=2, headdim=4)
+    for i in range(6):
+        learner.learn_one({"u": i % 3, "v": 1.0}, "ab"[i % 2])
+    learner.save(folder)
+
+
+def saved(folder: Path, random: Random) -> None:
+    """Load a learner, and ask it; one of tokens, sound in itself, says that rows are none."""
+    learner = biomamba.load(folder)
+    try:
+        learner.predict_one({"u": 1.0, "v": 1.0})
+    except TypeError as error:
+        if not str(error).startswith("x: got"):
+            raise
+
+
+def make_official(folder: Path) -> None:
+    model = biomamba.Model(vocab=11, d_out=11, d_model=8, n_layers=2, d_state=4, headdim=4)
+    biomamba.save_official(model, folder)
+    weights = folder / "model.safetensors"
+    index = {"metadata": {}, "weight_map": dict.fromkeys(("a", "b"), "model-1.safetensors")}
+    if len(folder.name) % 2:
+        weights.rename(folder / "model-1.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def official(folder: Path, random: Random) -> None:
+    biomamba.load_pretrained(folder)
+
+
+def make_report(folder: Path) -> None:
+    silent(lambda: main(["train", *SMALL, "--run.dir", str(folder)]))
+    (folder / "checkpoint.safetensors").unlink()
+    (folder / "model.safetensors").unlink()
+
+
+def report(folder: Path, random: Random) -> None:
+    page.page([read_section(folder)])
+
+
+def make_comparison(folder: Path) -> None:
+    words = ["compare", *SMALL, "--rules", "rtrl", "--seeds", "1", "--fidelity", "4", "--run.dir", str(folder)]
+    silent(lambda: main(words))
+    for path in folder.rglob("*"):
+        if path.suffix in (".safetensors", ".png", ".html", ".log"):
+            path.unlink()
+
+
+def make_compressed(folder: Path) -> None:
+    words = ["--model.d_model", "4", "--model.d_state", "2", "--model.headdim", "4", "--model.ngram_bits", "6"]
+    settings = parse([*words, "--stream.length", "5", "--stream.batch", "3", "--run.threads", "1"]).config
+    (folder / "text.bm").write_bytes(compress.compress(b"what came before comes again, " * 3, settings))
+
+
+def decompress(folder: Path, random: Random) -> None:
+    compress.decompress((folder / "text.bm").read_bytes())
+
+
+def make_asked(folder: Path) -> None:
+    asked: list[Any] = [{"id": "a", "x": [0.1, 0.2]}, {"id": "a", "y": 1}, {"x": {"u": 0.1, "v": 1}, "y": 0}]
+    asked += [{"x": [1, 2], "reset": True}, {"id": 7, "x": [0.5, 0.5]}, {"id": 7, "y": 0}]
+    (folder / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+
+
+def serve(folder: Path, random: Random) -> None:
+    """Answer lines: a bad one gets an error, and learning goes on."""
+    learner = biomamba.classifier(["u", "v"], [0, 1], d_model=4, d_state=2, headdim=4)
+    with (folder / "asked.jsonl").open(encoding="utf-8", errors="replace") as file:
+        for answer in answers(learner, [*file, '{"x": [0.1, 0.2], "y": 1}']):
+            json.dumps(answer)
+    assert "learned" in answer, f"after what was damaged a sound line was answered by {answer}"
+
+
+@contextlib.contextmanager
+def offline(folder: Path) -> Iterator[None]:
+    """Let the data be those of the folder alone."""
+    data = os.environ.pop("BIOMAMBA_DATA", None)
+    try:
+        yield
+    finally:
+        if data is not None:
+            os.environ["BIOMAMBA_DATA"] = data
+
+
+def named(name: str, text: Callable[[], str]) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text())
+
+
+READERS = {
+    "config": Reader(make_config, config, mutate.any_bytes),
+    "csv": Reader(named("x.csv", lines), arrays("x.csv"), mutate.any_bytes),
+    "txt": Reader(named("x.txt", lambda: lines(" ")), arrays("x.txt"), mutate.any_bytes),
+    "csv.gz": Reader(
+        lambda folder: (folder / "x.csv.gz").write_bytes(__import__("gzip").compress(lines().encode())),
+        arrays("x.csv.gz"), mutate.packed,
+    ),
+    "npy": Reader(lambda folder: np.save(folder / "x.npy", table()), arrays("x.npy"), mutate.array),
+    "npz": Reader(
+        lambda folder: np.savez(folder / "x.npz", x=table()[:, :2], y=table()[:, 2]), arrays("x.npz"), mutate.packed
+    ),
+    "parquet": Reader(
+        lambda folder: write_parquet(folder / "x.parquet"), arrays("x.parquet"), mutate.any_bytes, ("pyarrow",)
+    ),
+    "command": Reader(named("x.csv", lines), command, mutate.any_bytes),
+    "live": Reader(named("lines.csv", lines), live, mutate.any_bytes),
+    "edf": Reader(make_edf(".edf"), recordings(classes=("left", "right")), mutate.any_bytes, ("edfio", "scipy")),
+    "bdf": Reader(make_edf(".bdf"), recordings(classes=("left", "right")), mutate.any_bytes, ("edfio", "scipy")),
+    "eeg": Reader(
+        make_eeg,
+        lambda folder, random: task("eeg", path=str(folder), passes=1, folds=2, channels=("O1", "O2")),
+        mutate.any_bytes,
+        ("edfio", "scipy"),
+    ),
+    "wfdb": Reader(make_wfdb(100, 1200, ("MLII", "V1")), recordings(), mutate.any_bytes, ("wfdb", "scipy")),
+    "ecg": Reader(make_wfdb(360, 2 * 3600, ("MLII", "V5")), ecg, mutate.any_bytes, ("wfdb",)),
+    "wav": Reader(make_sounds(".wav"), recordings(), mutate.any_bytes, ("soundfile", "scipy")),
+    "flac": Reader(make_sounds(".flac"), recordings(), mutate.any_bytes, ("soundfile", "scipy")),
+    "sound table": Reader(make_sound_table, recordings(), mutate.any_bytes, ("soundfile", "scipy")),
+    "digits": Reader(
+        make_digits, lambda folder, random: task("speech", path=str(folder)), mutate.any_bytes, ("soundfile",)
+    ),
+    "an4": Reader(
+        make_an4, lambda folder, random: task("speech_ctc", path=str(folder)), mutate.any_bytes, ("soundfile",)
+    ),
+    "windows": Reader(make_windows, recordings(), mutate.array, ("scipy",)),
+    "tokenizer": Reader(make_text, text, mutate.any_json, ("tokenizers",)),
+    "resume": Reader(made_run, resume, mutate.tensors),
+    "run": Reader(made_run, of_run, mutate.tensors),
+    "warm": Reader(made_run, warm, mutate.tensors),
+    "learner": Reader(make_learner, saved, mutate.tensors),
+    "official": Reader(make_official, official, mutate.header),
+    "report": Reader(make_report, report, mutate.any_json, ("matplotlib",)),
+    "comparison": Reader(make_comparison, report, mutate.any_json, ("matplotlib",)),
+    "compressed": Reader(make_compressed, decompress, mutate.any_bytes),
+    "serve": Reader(make_asked, serve, mutate.any_json),
+}  # fmt: skip
