@@ -16,7 +16,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "mamba2": {"d_state": 5, "headdim": 4},
     "mamba": {"d_state": 3, "dt_rank": 2},
     "diagonal": {"d_state": 4},
-    "mamba3": {"d_state": 4, "headdim": 4},
+    "mamba3": {"d_state": 4, "headdim": 4, "dt_min": 0.1, "dt_max": 0.5},  # smaller steps hardly write into the state
 }
 REAL = {
     name: own for name, own in BLOCKS.items() if name != "mamba3"

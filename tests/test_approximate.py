@@ -184,7 +184,7 @@ def test_traces_start_anew_at_a_reset(block: str, rule_class: type[LearningRule]
 def test_uoro_is_unbiased(block: str, length: int) -> None:
     """One stream copied 2,000 times, each with its own signs: the mean gradient is RTRL's within its standard error."""
     copies, groups, t = 100, 20, 9
-    model = random_model(block, d_state=2)
+    model = random_model(block, d_state=4 if block == "mamba3" else 2)
     x, y = random_tokens(t, batch=1)
     exact = summed_gradient(model, RTRL(model.blocks), x, y, length)
     many = x.expand(copies, -1), y.expand(copies, -1)

@@ -55,9 +55,11 @@ def random_reset(t: int = T) -> Tensor:
     ],
 )
 def test_rtrl_is_bptt_for_one_block(block: str, length: int, resets: bool, sizes: dict[str, int]) -> None:
-    if block == "diagonal":
+    if block in ("diagonal", "mamba3"):
         sizes = {key: value for key, value in sizes.items() if key != "d_conv"}
-    if block == "mamba2" and sizes:
+    if block == "mamba3" and "d_state" in sizes:
+        sizes = sizes | {"d_state": 6}  # complex: an even number
+    if block in ("mamba2", "mamba3") and sizes:
         sizes = sizes | {"headdim": sizes["d_model"]}
     model = random_model(block, **sizes)
     (x, y), reset, state = random_tokens(), random_reset() if resets else None, random_state(model)

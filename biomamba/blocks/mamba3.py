@@ -228,7 +228,12 @@ class Mamba3(Block):
         of_share = (1 - own.share) * now - own.share * before
         around = torch.cat([own.turn, own.turn], -1)
         of_angle = -_turned(faded) * math.pi * own.dt * (1 - around.square())
-        of_x = self._pushed(own, own.k)
+        # before a sequence there is an input of 0, whose k is the bias
+        k_before = torch.where(own.kept > 0, own.k[:, :-1], _parts(self.per_channel(self.B_bias.squeeze(1), 0)))
+        of_x = (
+            own.share * own.dt * own.k[:, 1:],
+            times(own.log_a.exp(), (1 - own.share) * own.dt * k_before),
+        )
         one = torch.cat([torch.ones(n // 2), torch.zeros(n // 2)]).to(u)  # the real part's direction
         unit = own.x.expand(-1, -1, e, n)
         normed = own.B / own.size
