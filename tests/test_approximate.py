@@ -90,7 +90,7 @@ def test_factored_is_its_formula(block: str, length: int) -> None:
         elif now.ndim == 2:
             now = now.unsqueeze(1).expand(-1, layer.shape["en".index(axes[0])], -1)
         post = drive.post[:, -1] if axes[0] == "e" else drive.post[:, -1].transpose(1, 2)
-        expected = torch.einsum("bcr,bcj->cj", post, now)
+        expected = torch.einsum("bcr,bcj->cj", post, now).detach()
         got = rule.gradient(layer, tape, biomamba.rules.base.Signal(ones, None, None), trace[0], 1)
         assert float(expected.norm()) > 0
         assert error(got[name], expected) < 1e-9, name

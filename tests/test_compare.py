@@ -33,7 +33,7 @@ def plan_of(*given):
     return variants(argv, parsed.command, parsed.config)
 
 
-def learn_here(commands, folder, at_once, tolerant=False):
+def learn_here(commands, folder, at_once, tolerant=False, launch=None):
     """Stand for `jobs.run_all`: the same runs one after another in this process, which starts sooner."""
     for command in commands.values():
         code = main(command[command.index("train") :])

@@ -1,5 +1,6 @@
 """What a run goes on from: the checkpoint in its folder, given to an experiment."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,10 @@ class Resumed(NamedTuple):
     facts: dict[str, Any] = {}  # noqa: RUF012 - the same
 
 
-def resumed(experiment: Experiment, folder: Path) -> Resumed:
+def resumed(experiment: Experiment, folder: Path, take: Callable[[dict[str, Any]], None] | None = None) -> Resumed:
     """Give weights, optimiser, averages and random numbers of a folder's checkpoint to an experiment; return the rest.
 
+    take: is given the facts before, so that what it raises leaves the weights as they were.
     Raises ValueError where file, config or data do not fit.
     """
     if not (folder / CHECKPOINT).exists():
@@ -47,6 +49,8 @@ def resumed(experiment: Experiment, folder: Path) -> Resumed:
         if not digest.fits(again):
             raise ValueError(f"task: {task.source} holds other data than the run began with: give those")
     with checkpoint.fitting(path):
+        if take is not None:
+            take(facts)
         own = experiment.learner
         state = checkpoint.restore(tensors, facts["loop"], own.task, own.model, own.rule, own.optimizer)
         torch.set_rng_state(tensors["rng"])

@@ -101,15 +101,17 @@ class Run:
         """Go on from the folder's checkpoint, where there is one."""
         experiment, folder = self.experiment, self.folder
         clear(folder)
-        self.state, self.stream_state, facts = resumed(experiment, folder)
+
+        def take(facts: dict[str, Any]) -> None:
+            self.digest = Digest.load(facts["digest"])
+            self.progress.load_state_dict(facts["progress"])
+            log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
+            self.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))
+
+        self.state, self.stream_state, facts = resumed(experiment, folder, take)
         if not facts:
             (folder / "metrics.jsonl").write_text("")
             self.predictions = Predictions.of(experiment.config.run, experiment.task, {"bytes": 0})
-            return
-        self.digest = Digest.load(facts["digest"])
-        self.progress.load_state_dict(facts["progress"])
-        log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
-        self.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))
 
     def close(self) -> None:
         """Let the folder go."""

@@ -44,7 +44,8 @@ def sizes(own: ModelConfig) -> ModelConfig:
         )
     found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
     known = {field.name for field in fields(ModelConfig)} - {"options", "from_"}
-    options = {name: value for name, value in found.items() if name not in {*known, "from", *SPEC, *OURS}}
+    others = {*known, "from", *SPEC, *OURS}
+    options = {name: value for name, value in found.items() if name not in others and value is not None}
     given = {name: found[name] for name in known if name in found}
     return replace(ModelConfig(), **given, options=options, from_=str(folder.absolute()))
 
