@@ -121,4 +121,4 @@ class SummedLoss:
 
 def error(got: Tensor, expected: Tensor) -> float:
     """Return the relative error of a gradient."""
-    return float((got - expected).norm() / expected.norm())
+    return float(((got - expected).norm() / expected.norm()).detach())
