@@ -469,8 +469,8 @@ def test_compare_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     assert main([*words, "--run.dir", str(tmp_path / "whole")]) == 0
     run_all = jobs.run_all
 
-    def stopping(commands, folder, at_once):
-        run_all(dict(itertools.islice(commands.items(), 1)), folder, at_once)
+    def stopping(commands, folder, at_once, tolerant=False):
+        run_all(dict(itertools.islice(commands.items(), 1)), folder, at_once, tolerant)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
