@@ -1,6 +1,5 @@
 """Sizes are compared before memory is read: one line says what was given, what was expected and what to type."""
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -223,9 +222,9 @@ def test_sizes_of_a_block_are_whole_and_at_least_1(block: str, name: str) -> Non
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_bounds_of_a_block_are_positive_and_in_order(block: str) -> None:
-    for bounds in ({"dt_min": 0.0}, {"dt_min": 0.2, "dt_max": 0.1}, {"dt_max": float("inf")}, {"A_min": -1.0}):
-        if inspect.signature(REGISTRY[block]).parameters.keys() >= bounds.keys():
-            says(lambda: REGISTRY[block](4, **bounds), ValueError, r"expected 0 < \w+ <= \w+, finite: give")  # noqa: B023
+    wrong = [{"dt_min": 0.0}, {"dt_min": 0.2, "dt_max": 0.1}, {"dt_max": float("inf")}, {"A_min": -1.0}]
+    for bounds in wrong[:3] if block == "mamba3" else wrong:  # whose rates depend on the input alone
+        says(lambda: REGISTRY[block](4, **bounds), ValueError, r"expected 0 < \w+ <= \w+, finite: give")  # noqa: B023
 
 
 @pytest.mark.parametrize(
