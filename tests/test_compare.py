@@ -174,7 +174,7 @@ def test_a_comparison_is_taken_up_again_where_it_was_broken_off(tmp_path, here, 
     parts = [*words, "--run.dir", str(tmp_path / "parts")]
 
     def stop_after(count):
-        def stopping(commands, folder, at_once, tolerant=False):
+        def stopping(commands, folder, at_once, tolerant=False, launch=None):
             for i, command in enumerate(commands.values()):
                 if i == count:
                     raise KeyboardInterrupt
