@@ -3,8 +3,8 @@
     r_k = hash(x_{t-k+1} .. x_t)            for each order k
     add_t = sum_k s_{k,v} W_k[r_k]          v: how often the row was learned from, in powers of two
 
-W_k[r_k] is the row that the context owns, zero where it owns none: a context that is learned takes the less visited of
-two rows, and what another had there is forgotten. So memory is bounded, and no two contexts share a row.
+W_k[r_k] is the row that the context owns: of two it takes the first that nobody has; where both are another's, it
+shares one. So memory is bounded, and while a table is not full hardly two contexts share a row.
 
 One set of tables gives rows that are added to the encoder's output, another rows that are added to the logits. Rows
 and scales s learn from the error g_t = dL/dadd_t alone, by Adagrad with one accumulator a row:

@@ -1,18 +1,18 @@
 """Tables of rows that a hash of the last tokens finds: read, and learned from the error of what was read.
 
     key     r = hash(the last orders[k] tokens of step t), its place in the table of order k the last digits of r
-    row     of the two rows that share a place and its neighbour the one whose key is r, else the one less visited
-    read    out_t = sum_k s_{k,v} W[row_tk] of rows whose key it is
-    learn_  a row of another key begins anew: key[row] = r, W[row] = A[row] = v = 0, then
+    row     of the two rows that share a place and its neighbour the one whose key is r, else one that has no key yet,
+            else the first: contexts share rows once a table is full
+    read    out_t = sum_k s_{k,v} W[row_tk]
+    learn_  key[row] = r where it had none,
             A[row] += |g|^2,   W[row] -= rate g / sqrt(A[row] + floor) / sqrt(1 + orders met before) / sqrt(m),
             s_{k,v} -= scale_rate g . W[row] of rows met before,   visits[row] += 1;   v: visits, in powers of two
 
 m: how many steps of the update read the row, so that a row moves by at most the rate however many there are. Each by
-torch's operations and by our kernels for the CPU. All that several steps read the same row for counts: rows begin anew
-first, then A, then W, in the order of streams and steps; a row that another context of the same update took learns
-from that one alone. A table of two rows a place: associative caches. Shapes: b streams, t steps, k orders of m / k rows
-each, c numbers of a row; tokens (b, l-1+t) at least 0, those of the longest context first, 0 where there is none;
-reset (b, t) or None.
+torch's operations and by our kernels for the CPU. All that several steps read the same row for counts: keys first, then
+A, then W, in the order of streams and steps. Two rows a place: caches of two ways. Shapes: b streams, t steps, k orders
+of m / k rows each, c numbers of a row; tokens (b, l-1+t) at least 0, those of the longest context first, 0 where there
+is none; reset (b, t) or None.
 """
 
 import torch
@@ -37,7 +37,7 @@ def read(
     steps: int,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Return each step's keys (b, t, k), and the scaled sum (b, t, c) of the rows that they have.
+    """Return each step's keys (b, t, k), and the scaled sum (b, t, c) of their rows.
 
     W (m, c), key (m,) int64, visits (m,), scale (k, BUCKETS), orders (k,) int64, ascending.
     """
@@ -49,9 +49,9 @@ def read(
         call("rows.read", W, key, visits, scale, tokens.contiguous(), resets, orders, keys, out)
         return keys, out
     keys = hashed(tokens, reset, orders, steps)
-    rows, own = find(key, visits, keys)
-    weights = (scale.view(-1)[_cells(visits[rows])] * own).unsqueeze(-1)
-    return keys, (weights * W[rows].to(visits.dtype)).sum(2)
+    rows = find(key, keys)
+    weights = scale.view(-1)[_cells(visits[rows])]
+    return keys, (weights.unsqueeze(-1) * W[rows].to(visits.dtype)).sum(2)
 
 
 def learn_(
@@ -74,46 +74,43 @@ def learn_(
         call("rows.learn", W, key, A, visits, scale, keys, g, rates)
         return
     rate, floor, scale_rate = rates.tolist()
-    taken = claims(key, visits, keys)
-    if taken:
-        anew = torch.tensor(list(taken), device=key.device)
-        key[anew] = torch.tensor(list(taken.values()), device=key.device)
-        for kept in (W, A, visits):
-            kept[anew] = 0
-    rows, own = find(key, visits, keys)
-    flat, seen = rows[own], visits[rows]
-    met = (seen > 0) & own
+    if taken := claims(key, keys):
+        key[torch.tensor(list(taken), device=key.device)] = torch.tensor(list(taken.values()), device=key.device)
+    rows = find(key, keys)
+    flat, seen = rows.flatten(), visits[rows]
+    met = seen > 0
     if scale_rate:
         slopes = (W[rows].to(g.dtype) @ g.unsqueeze(-1)).squeeze(-1) * met  # of the rows as they were read
         scale.view(-1).index_add_(0, _cells(seen).flatten(), slopes.flatten(), alpha=-scale_rate)
         scale.clamp_(min=LEAST)
-    A.index_add_(0, flat, (g * g).sum(-1, keepdim=True).expand(rows.shape)[own])
+    A.index_add_(0, flat, (g * g).sum(-1, keepdim=True).expand(rows.shape).flatten())
     pace = rate / (1 + met.sum(-1, keepdim=True)).to(g.dtype).sqrt()
     visits.index_add_(0, flat, torch.ones_like(flat, dtype=visits.dtype))
     weights = pace / ((A[rows] + floor) * (visits[rows] - seen)).sqrt()
-    for i, s, q in torch.nonzero(own).tolist():
-        W[rows[i, s, q]] -= weights[i, s, q] * g[i, s]
+    for i, s in torch.cartesian_prod(*map(torch.arange, rows.shape[:2])).tolist():
+        for q, row in enumerate(rows[i, s].tolist()):
+            W[row] -= weights[i, s, q] * g[i, s]
 
 
-def find(key: Tensor, visits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows (..., k) of keys (..., k), and whether they have those keys."""
+def find(key: Tensor, keys: Tensor) -> Tensor:
+    """Return the rows (..., k) of keys (..., k)."""
     first = _places(key, keys)
     second = first ^ 1
-    of_first, of_second = key[first] == keys, key[second] == keys
-    rows = torch.where(of_first | ~(of_second | (visits[second] < visits[first])), first, second)
-    return rows, of_first | of_second
+    of_first, of_second = ((key[row] == keys) | (key[row] == 0) for row in (first, second))
+    return torch.where(~of_first & of_second, second, first)
 
 
-def claims(key: Tensor, visits: Tensor, keys: Tensor) -> dict[int, int]:
-    """Return which rows begin anew, and with which keys, so that each of keys (..., k) in turn had its row."""
+def claims(key: Tensor, keys: Tensor) -> dict[int, int]:
+    """Return the rows that get a key, and which, each of keys (..., k) in turn."""
     first = _places(key, keys).flatten()
-    pairs = [first, key[first], visits[first], first ^ 1, key[first ^ 1], visits[first ^ 1]]
+    pairs = [first, key[first], first ^ 1, key[first ^ 1]]
     taken = dict[int, int]()
     for wanted, *pair in zip(keys.flatten().tolist(), *(own.tolist() for own in pairs), strict=True):
-        one, its_key, its_visits, other, other_key, other_visits = pair
-        if wanted not in (taken.get(one, its_key), taken.get(other, other_key)):
-            less = (0 if other in taken else other_visits) < (0 if one in taken else its_visits)
-            taken[other if less else one] = wanted
+        one, its_key, other, other_key = pair
+        held, beside = taken.get(one, its_key), taken.get(other, other_key)
+        row, there = (other, beside) if held not in (wanted, 0) and beside in (wanted, 0) else (one, held)
+        if not there:
+            taken[row] = wanted
     return taken
 
 

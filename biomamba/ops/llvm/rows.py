@@ -68,11 +68,10 @@ def read(
         for x in lanes(0, c, LANES):
             out[i, s, x] = 0
         for q in loop(k):
-            row, own = find(key, visits, keys[i, s, q], q, k)
-            with when(own):
-                weight = scale[q, bucket(visits[row])]
-                for x in lanes(0, c, LANES):
-                    out[i, s, x] = fma(weight, W[row, x], out[i, s, x])
+            row = find(key, keys[i, s, q], q, k)
+            weight = scale[q, bucket(visits[row])]
+            for x in lanes(0, c, LANES):
+                out[i, s, x] = fma(weight, W[row, x], out[i, s, x])
 
 
 @kernel(
@@ -102,43 +101,34 @@ def learn(
     pace, before, slopes = part.empty(b, t), part.empty(b, t, k), part.empty(k, BUCKETS)
     for _ in part.rows(1):
         fill(slopes)
-        for i, s, q in each(b, t, k):
-            row, own = find(key, visits, keys[i, s, q], q, k)
-            with when(own ^ constant(BIT, 1)):
-                key[row] = keys[i, s, q]
-                A[row] = 0
-                visits[row] = 0
-                for x in lanes(0, c, LANES):
-                    W[row, x] = 0
         for i in loop(b):
             for s in loop(t):
                 size, met = dot(g[i, s], g[i, s], c), Variable(constant(g.number, 1))
                 for q in loop(k):
-                    row, own = find(key, visits, keys[i, s, q], q, k)
+                    row = find(key, keys[i, s, q], q, k)
+                    with when(equal(key[row], integer(0))):
+                        key[row] = keys[i, s, q]
+                    with when(visits[row] > 0):
+                        met.set(met.get() + 1)
+                        with when(scale_rate > 0):
+                            at = bucket(visits[row])
+                            slopes[q, at] = slopes[q, at] + dot(g[i, s], W[row], c)
                     before[i, s, q] = visits[row]
-                    with when(own):
-                        with when(visits[row] > 0):
-                            met.set(met.get() + 1)
-                            with when(scale_rate > 0):
-                                at = bucket(visits[row])
-                                slopes[q, at] = slopes[q, at] + dot(g[i, s], W[row], c)
-                        A[row] = A[row] + size
+                    A[row] = A[row] + size
                 pace[i, s] = rate // sqrt(met.get())
         for i, s, q in each(b, t, k):
-            row, own = find(key, visits, keys[i, s, q], q, k)
-            with when(own):
-                visits[row] = visits[row] + 1
+            row = find(key, keys[i, s, q], q, k)
+            visits[row] = visits[row] + 1
         with when(scale_rate > 0):
             for q in loop(k):
                 for power in range(BUCKETS):
                     moved = scale[q, power] - scale_rate * slopes[q, power]
                     scale[q, power] = select(moved < LEAST, LEAST, moved)
         for i, s, q in each(b, t, k):
-            row, own = find(key, visits, keys[i, s, q], q, k)
-            with when(own):
-                weight = pace[i, s] // sqrt((A[row] + floor) * (visits[row] - before[i, s, q]))
-                for x in lanes(0, c, LANES):
-                    W[row, x] = fma(-weight, g[i, s, x], W[row, x])
+            row = find(key, keys[i, s, q], q, k)
+            weight = pace[i, s] // sqrt((A[row] + floor) * (visits[row] - before[i, s, q]))
+            for x in lanes(0, c, LANES):
+                W[row, x] = fma(-weight, g[i, s, x], W[row, x])
 
 
 def each(*sizes: Size) -> Iterator[tuple[Value, ...]]:
@@ -151,14 +141,13 @@ def each(*sizes: Size) -> Iterator[tuple[Value, ...]]:
             yield (i, *rest)
 
 
-def find(key: Array, visits: Array, wanted: Value, q: Value, k: Value) -> tuple[Value, Value]:
-    """Return the row of a key of order q of k, and whether it has that key."""
+def find(key: Array, wanted: Value, q: Value, k: Value) -> Value:
+    """Return the row of a key of order q of k."""
     size = integer(key.shape[0]) // k
     first = (wanted & (size - 1)) + size * q
     second = first ^ integer(1)
-    of_first, of_second = equal(key[first], wanted), equal(key[second], wanted)
-    row = select(of_first, first, select(of_second | (visits[second] < visits[first]), second, first))
-    return row, of_first | of_second
+    mine = [equal(key[row], wanted) | equal(key[row], integer(0)) for row in (first, second)]
+    return select((mine[0] ^ constant(BIT, 1)) & mine[1], second, first)
 
 
 def bucket(visits: Value) -> Value:
