@@ -839,7 +839,7 @@ def naive_features(
         own: NDArray[np.float64] = x[np.clip(peak + np.arange(first, after, 6), 0, len(x) - 1)] / (level[told] + 1e-3)
         return own
 
-    def level(window: NDArray[np.float64]) -> NDArray[np.float64]:
+    def centred(window: NDArray[np.float64]) -> NDArray[np.float64]:
         return window - window.mean()
 
     leads, rows = range(signal.shape[1]), []
@@ -850,7 +850,7 @@ def naive_features(
         if usual:
             gains = {}
             for shift in range(-reach, reach + 1, 3):
-                own = np.concatenate([level(window(c, told + shift, -36, 43, told)) for c in leads])
+                own = np.concatenate([centred(window(c, told + shift, -36, 43, told)) for c in leads])
                 like = np.concatenate([usual[0, c] for c in leads])
                 gains[shift] = own @ like / np.linalg.norm(own) / np.linalg.norm(like) - 0.1 * (shift / 18) ** 2
             peak += max(gains, key=lambda shift: gains[shift])
@@ -862,7 +862,7 @@ def naive_features(
         mean, last = mean + 0.1 * (wait - mean), wait
         shapes = np.empty((7, len(leads)))
         for which, (first, after) in enumerate(((-36, 43), (-108, -29))):
-            windows, alike = [level(window(c, peak, first, after, told)) for c in leads], []
+            windows, alike = [centred(window(c, peak, first, after, told)) for c in leads], []
             for c, own in enumerate(windows):
                 template = usual.setdefault((which, c), own)
                 norm, size = np.linalg.norm(own), np.linalg.norm(template) + 1e-6

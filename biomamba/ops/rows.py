@@ -39,7 +39,7 @@ def read(
 ) -> tuple[Tensor, Tensor]:
     """Return each step's keys (b, t, k), and the scaled sum (b, t, c) of their rows.
 
-    W (m, c), key (m,) int64, visits (m,), scale (k, BUCKETS), orders (k,) int64, ascending.
+    W (m, c), key (m,) int64, 0: none yet, visits (m,), scale (k, BUCKETS), orders (k,) int64, ascending.
     """
     sizes = len(tokens), steps
     if _ours(backend, W, visits):

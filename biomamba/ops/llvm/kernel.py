@@ -43,9 +43,7 @@ class Argument(NamedTuple):
     """A tensor that a kernel is called with."""
 
     shape: tuple[str, ...]
-    kind: str = (
-        "number"  # number: of the precision that is computed in; trace: perhaps of half the bytes; flag: bool; index
-    )
+    kind: str = "number"  # of the precision computed in; trace: perhaps of half the bytes; flag: bool; index: int64
     written: bool = False
     optional: bool = False  # an empty tensor of one axis stands for none
 

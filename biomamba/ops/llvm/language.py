@@ -22,7 +22,7 @@ FLOAT16, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 LINE = 64  # bytes of a line of the cache
 
 _features = llvm.get_host_cpu_features()
-HAS_FLOAT16 = _features.get("f16c", not _features.get("sse2"))  # whether this processor converts it
+HAS_FLOAT16 = _features.get("f16c", not _features.get("sse2"))  # converted by x86 since 2012, by others always
 WIDTH = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  # bytes of a vector of this processor
 LANES = WIDTH // 4  # numbers that loops over vectors take at once: one vector of float32, two of float64
 
