@@ -1,24 +1,20 @@
 """All campaigns, one after the other: python -m tests.campaigns --seconds 240 --seed 0 [--campaigns kills,faults]."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from . import faults, fuzz, kills, soak
+from . import faults, fuzz, kills, options, soak
 
 CAMPAIGNS = {"fuzz": fuzz, "kills": kills, "faults": faults, "soak": soak}
 
 
 def main(argv: Sequence[str]) -> int:
     """Give each campaign its share of the time; return 1 where one of them failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=240)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options.parser(__doc__, seconds=240)
     parser.add_argument("--campaigns", default=",".join(CAMPAIGNS))
-    parser.add_argument("--keep", default=str(kills.KEEP), help="folder for the inputs that failed")
     asked = parser.parse_args(argv)
     names = asked.campaigns.split(",")
-    words = ["--seconds", str(asked.seconds / len(names)), "--seed", str(asked.seed), "--keep", asked.keep]
+    words = ["--seconds", str(asked.seconds / len(names)), "--seed", str(asked.seed), "--keep", str(asked.keep)]
     codes = {}
     for name in names:
         print(f"-- {name}", flush=True)

@@ -12,7 +12,6 @@ Each ends with an exit code of its own and at most one line of error, never a tr
 and where the fault goes away the run goes on to what it would have been.
 """
 
-import argparse
 import contextlib
 import os
 import random as randoms
@@ -32,7 +31,8 @@ import torch
 from biomamba import checkpoint
 from biomamba.cli.main import main as biomamba_main
 
-from .kills import KEEP, TINY, compare
+from . import options
+from .kills import TINY, compare
 from .processes import check_said, command, fork, wait
 
 WORDS = ["train", "--config", "delay", "--config", str(TINY), "--stream.steps", "150", "--run.baselines", "false"]
@@ -233,11 +233,8 @@ KINDS: dict[str, Callable[[Path, randoms.Random], None]] = {
 
 def main(argv: Sequence[str]) -> int:
     """Make faults until the time is over."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options.parser(__doc__)
     parser.add_argument("--kinds", default=",".join(KINDS), help="between commas; default: all, in turn")
-    parser.add_argument("--keep", type=Path, default=KEEP)
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
     until, number, kinds = time.monotonic() + asked.seconds, 0, asked.kinds.split(",")

@@ -4,7 +4,6 @@ Each input is read in this process under `oracle.outcome`. The first that fail a
 reader's name, the seed and the number: --again DIR reads one of them again.
 """
 
-import argparse
 import importlib.util
 import logging
 import random as randoms
@@ -19,11 +18,11 @@ from pathlib import Path
 
 import torch
 
+from . import options
 from .oracle import Outcome, outcome, roomy
 from .readers import READERS, offline
 
 KEPT = 3  # inputs that failed, of each reader
-KEEP = Path(tempfile.gettempdir()) / "biomamba-campaigns"
 
 
 def available(names: Sequence[str] = ()) -> list[str]:
@@ -92,11 +91,8 @@ def again(folder: Path) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Go through the readers, each for its share of the time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options.parser(__doc__)
     parser.add_argument("--readers", default="", help="names between commas; default: all")
-    parser.add_argument("--keep", type=Path, default=KEEP)
     parser.add_argument("--most", type=int, default=10**9, help="inputs for each reader")
     parser.add_argument("--again", type=Path)
     asked = parser.parse_args(argv)

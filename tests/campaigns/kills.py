@@ -6,7 +6,6 @@ times; on other threads than before, where torch's own sums may round otherwise,
 `save` kills `learner.save`: the folder must hold a learner that was saved, whole.
 """
 
-import argparse
 import json
 import random as randoms
 import shutil
@@ -27,10 +26,10 @@ from biomamba.experiment.config import FREE, flatten
 from biomamba.rules import RULES
 from biomamba.threads import available
 
+from . import options
 from .processes import check_said, command, drawn_signals, fork, wait
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
-KEEP = Path(tempfile.gettempdir()) / "biomamba-campaigns"
 TIMES = {"wall_seconds", "steps_per_second", "peak_rss_bytes", "latency_ms", "threads", "seconds", "peak", "latency"}
 BLOCKS = {"mamba2": [], "mamba": ["--model.dt_rank", "2"], "diagonal": []}
 ENDED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM)
@@ -280,11 +279,8 @@ def compare_chain(random: randoms.Random, keep: Path, label: str) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Go through chains until the time is over."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options.parser(__doc__)
     parser.add_argument("--kinds", default=",".join(USUAL), help=f"between commas: {', '.join(KINDS)}, save, compare")
-    parser.add_argument("--keep", type=Path, default=KEEP)
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
     until, number, kinds = time.monotonic() + asked.seconds, 0, asked.kinds.split(",")

@@ -7,7 +7,6 @@
 The memory of the process must be flat: between its second and its last fifth it may grow by GROWTH.
 """
 
-import argparse
 import json
 import os
 import random as randoms
@@ -26,7 +25,7 @@ import torch
 import biomamba
 from biomamba.cli.main import main as biomamba_main
 
-from .kills import KEEP
+from . import options
 from .processes import check_said, fork, wait
 
 GROWTH = 4e6  # bytes
@@ -148,11 +147,8 @@ KINDS = {"pipe": pipe, "learner": learner, "serve": serve}
 
 def main(argv: Sequence[str]) -> int:
     """Feed each kind for its share of the time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options.parser(__doc__)
     parser.add_argument("--kinds", default=",".join(KINDS), help="between commas; default: all")
-    parser.add_argument("--keep", type=Path, default=KEEP)
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
     failed, kinds = list[str](), asked.kinds.split(",")
