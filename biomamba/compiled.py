@@ -7,7 +7,6 @@ It is made anew for each kind of chunk (its shapes, whether a sequence begins in
 takes seconds; torch keeps what it compiled on disk.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,17 +14,16 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.optim import SGD
 
 from .model import Model
-from .pure import MOMENTS, Formula, Update, formulas_of, graph, group_of, has_formula
+from .moments import Moments
+from .pure import Formula, Update, graph
 from .rules.base import LearningRule
 from .state import Tree, flat, tree_map
 from .step import Step
 from .stream import Task
 from .update import UpdateInput, UpdateOutput, finite, no_label, stepped_by, update
 
-SMALL, SAFE = 1e3, 1e15  # of rates and clip; of weights and averages: sizes from where no step goes beyond 1e38
 THIN = 4  # rows of a product of matrices, or numbers that it sums over, at most, to be taken apart
 
 
@@ -60,42 +58,35 @@ class Compiled:
     def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
         """Take what an update needs. Raises ValueError where this torch or this machine cannot compile."""
         check_compiler()
-        self.whole, self.step, self.optimizer = Update(model, task, rule, clip), step, step.optimizer
+        self.whole, self.step = Update(model, task, rule, clip), step
         self.parameters = [*model.parameters()]
         self.trainable = step.parameters
-        self.inside = has_formula(step.optimizer, self.trainable)
-        self.group_of = group_of(step.optimizer, self.trainable)
-        self.rates = self.trainable[0].new_zeros(len(step.optimizer.param_groups), 2)
-        self.largest = torch.finfo(self.rates.dtype).max
-        self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
-        self.moments: list[Tensor] = []
-        self.has_room = False  # weights and averages were far from the largest numbers when they were found
-        self.counts: list[Tensor] = []  # Adam's: one tensor of the steps taken, for each parameter
+        self.moments = Moments(step.optimizer, self.trainable, clip)
         self.graphs: dict[Kind, Graph] = {}
         self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
 
     def __call__(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
         """Return what `update.update` returns; see there."""
-        inside = labelled and self.inside
-        groups = self.optimizer.param_groups
-        if inside and not self._find():  # torch makes an optimiser's averages at its first step
+        inside = labelled and self.moments.known
+        if inside and not self.moments.find():  # torch makes an optimiser's averages at its first step
             whole = self.whole
             return update(whole.model, whole.task, whole.rule, self.step, whole.clip, inputs, advance, labelled)
         past = flat([inputs.state, inputs.trace])
         if [*map(id, past)] != [*map(id, self.past)]:
             inputs = self._checked(inputs)
             past = flat([inputs.state, inputs.trace])
-        formulas = formulas_of(self.optimizer) if inside else ()
+        formulas = self.moments.formulas if inside else ()
         x, y = inputs.x, inputs.chunk.y
         threads = torch.get_num_threads()
         info = tuple((name, own.shape, own.dtype) for name, own in inputs.chunk.info.items())
         of, resets = ((x.shape, x.dtype), (y.shape, y.dtype), info), inputs.reset is not None
-        bounded = inside and all(map(self._is_bounded, groups))
+        bounded = inside and self.moments.bounded
         kind = Kind(*of, advance, resets, labelled, formulas, threads, bounded)
         made = self.graphs.get(kind)
         if made is None:
             made = self.graphs[kind] = self._make(kind, inputs)
-        given = [*self.moments, *self.counts, self._rates(groups)] if inside else []
+        own = self.moments
+        given = [*own.tensors, *own.counts, own.paced()] if inside else []
         if threads > 1 and x.device.type == "cpu":
             # an error in one of several threads of a graph would end the process
             self.whole.model.check_tokens(x)
@@ -127,59 +118,14 @@ class Compiled:
         state, trace = (tree_map(Tensor.contiguous, tree) for tree in (inputs.state, inputs.trace))
         return inputs._replace(state=state, trace=trace)
 
-    def _find(self) -> bool:
-        """Find the optimiser's averages, all of a parameter together; say whether they are there."""
-        group, state = self.optimizer.param_groups[0], self.optimizer.state
-        names = MOMENTS[type(self.optimizer)] if group.get("momentum", True) else ()
-        own = state[self.trainable[0]] if names else {}
-        if any(own.get(name) is None for name in names):
-            return False
-        if names and (not self.moments or own[names[0]] is not self.moments[0]):  # the first time, or after a loading
-            self.moments = [state[parameter][name] for parameter in self.trainable for name in names]
-            self.has_room = (
-                largest([*self.trainable, *self.moments]) < SAFE and self.trainable[0].dtype != torch.float16
-            )
-            if "step" in own:  # becomes a view of one tensor, which one addition moves
-                self.counts = [torch.stack([state[parameter]["step"] for parameter in self.trainable])]
-                for i, parameter in enumerate(self.trainable):
-                    state[parameter]["step"] = self.counts[0][i]
-        return True
-
-    def _is_bounded(self, group: dict[str, Any]) -> bool:
-        """Say whether a step by these options is too small to leave a weight that is not finite.
-
-        A gradient is at most clip. Adam makes of those seen a step of at most lr / sqrt((1 - b2) (1 - b1^2 / b2)), by
-        Cauchy and Schwarz, SGD one of lr clip / (1 - momentum). What weights and averages held before is below SAFE.
-        """
-        clip, decay = self.whole.clip, group["weight_decay"]
-        if not self.has_room or clip is None or not all(0 <= rate <= SMALL for rate in (clip, group["lr"], decay)):
-            return False
-        if type(self.optimizer) is SGD:
-            return bool(group["momentum"] <= 0.999 and group["lr"] * decay <= 1)
-        first, second = group["betas"]
-        return bool(first <= 0.999 and first**2 < 0.999 * second and second <= 1 - 1e-8 and group["eps"] >= 1e-12)
-
-    def _rates(self, groups: Sequence[dict[str, Any]]) -> Tensor:
-        """Return what changes from step to step, two numbers a group.
-
-        They are the learning rate, for Adam over one correction, and 1 over the other's root.
-        """
-        step = self.optimizer.state[self.trainable[0]]["step"].item() + 1 if self.counts else 0
-        for number, group in enumerate(groups):
-            rate = group["lr"]
-            if step:
-                rate = rate / (1 - group["betas"][0] ** step)
-                self.written[number, 1] = (1 - group["betas"][1] ** step) ** -0.5
-            self.written[number, 0] = rate if rate <= self.largest else math.inf  # what this precision does not hold
-        return self.rates
-
     def _make(self, kind: Kind, inputs: UpdateInput) -> Graph:
         """Return the graph of a kind of chunk; nothing is changed."""
         kept: list[bool] = []
         weights = [parameter.detach() for parameter in self.parameters]
-        each = len(self.moments) // len(self.trainable)
-        moments = [self.moments[i * each : (i + 1) * each] for i in range(len(self.trainable))] if kind.formulas else []
-        template = [weights, moments, [*self.counts, self.rates] if kind.formulas else [], inputs]
+        held = self.moments
+        each = len(held.tensors) // len(self.trainable)
+        moments = [held.tensors[i * each : (i + 1) * each] for i in range(len(self.trainable))] if kind.formulas else []
+        template = [weights, moments, [*held.counts, held.rates] if kind.formulas else [], inputs]
 
         def whole(weights: list[Tensor], moments: list[list[Tensor]], pace: list[Tensor], inputs: UpdateInput) -> Tree:
             output = self.whole.with_weights(weights, inputs, kind.advance, kind.labelled)
@@ -189,7 +135,7 @@ class Compiled:
                 learning = [w for w, parameter in zip(weights, self.parameters, strict=True) if parameter.requires_grad]
                 *counts, rates = pace
                 old, new = [*counts], [count + 1 for count in counts]
-                for number, weight, gradient, own in zip(self.group_of, learning, gradients, moments, strict=True):
+                for number, weight, gradient, own in zip(held.group_of, learning, gradients, moments, strict=True):
                     old += [weight, *own]
                     new += kind.formulas[number].stepped(rates[number].unbind(), weight, gradient, own)
                 gradient_finite = output.gradient_finite
@@ -227,11 +173,6 @@ def fused(made: GraphModule, given: Sequence[Tensor], on_cpu: bool) -> Callable[
     # allocating each intermediate by itself would take longer than computing it
     with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False, memory_planning=on_cpu):
         return torch._inductor.standalone_compile(made, [*given])
-
-
-def largest(tensors: Sequence[Tensor]) -> float:
-    """Return the largest size of any number in the tensors; nan where one is."""
-    return float(torch.stack([tensor.detach().abs().max() for tensor in tensors]).max())
 
 
 def thin(a: Tensor, b: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from . import threads as threading
 from .checks import check_sizes
 from .compiled import Compiled
+from .fused import Fused, serves
 from .inputs import check_parts
 from .loop_state import LoopState
 from .model import Model
@@ -232,7 +233,8 @@ class Updater:
     def _build_update(self) -> None:
         """Build the update of the weights that require a gradient now; `drift` counts from here."""
         parts = self.model, self.task, self.rule, Step(self.optimizer, trainable_parameters(self.model)), self.clip
-        self._plain = partial(update, *parts, ranks=self.ranks)
+        by_kernels = self.ranks is None and serves(self.model, self.rule)
+        self._plain = Fused(*parts) if by_kernels else partial(update, *parts, ranks=self.ranks)
         self._compiled = Compiled(*parts) if self.compile else self._plain
         self._requires_grad = [parameter.requires_grad for parameter in self._parameters]
         for parameter in self._parameters:

@@ -210,15 +210,15 @@ def test_what_is_called_bounded_stays_finite(optimizer: Any, options: dict[str, 
             if name in own:
                 own[name].fill_(0 if name == "exp_avg_sq" else 9e14)
     group = stepping.param_groups[0]
-    assert compiled._find() and compiled._is_bounded(group)
+    assert compiled.moments.find() and compiled.moments._is_bounded(group)
     for i in range(300):
         for weight in model.parameters():
             weight.grad = torch.full_like(weight, (-1) ** (i // 7) * (clip if i % 3 else 1e-30))
         stepping.step()
         assert all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
-    assert not any(compiled._is_bounded({**group, "lr": rate}) for rate in (math.inf, math.nan, 2e3))
-    assert not compiled._is_bounded({**group, "weight_decay": 2e3})
+    assert not any(compiled.moments._is_bounded({**group, "lr": rate}) for rate in (math.inf, math.nan, 2e3))
+    assert not compiled.moments._is_bounded({**group, "weight_decay": 2e3})
     compiled.moments = []
     with torch.no_grad():
         model.head.weight.fill_(1e16)
-    assert compiled._find() and not compiled._is_bounded(group)
+    assert compiled.moments.find() and not compiled.moments._is_bounded(group)

@@ -14,6 +14,7 @@ import functools
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,8 +53,19 @@ def module(name: str) -> Any:
 
 def call(name: str, *tensors: Tensor) -> None:
     """Call one of our kernels for the CPU by module and name, such as conv.conv: see `llvm.operator.call`."""
+    module("llvm.operator").call(_kernel(name), *tensors)
+
+
+def bound(name: str, *tensors: Tensor) -> Callable[..., None]:
+    """Return one of our kernels for the CPU, to be called on tensors like those given: see `llvm.operator.bound`."""
+    found: Callable[..., None] = module("llvm.operator").bound(_kernel(name), tensors)
+    return found
+
+
+def _kernel(name: str) -> Any:
+    """Return a kernel by module and name."""
     part, _, kernel = name.partition(".")
-    module("llvm.operator").call(getattr(module(f"llvm.{part}"), kernel), *tensors)
+    return getattr(module(f"llvm.{part}"), kernel)
 
 
 def _installed(name: str) -> bool:

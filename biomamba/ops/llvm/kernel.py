@@ -29,6 +29,7 @@ from .language import (
     builder,
     call,
     choose,
+    fixed,
     integer,
     loop,
     smaller,
@@ -164,8 +165,14 @@ class Kernel:
         parallel: whether there are functions to start torch's threads by.
         """
         module = ir.Module(self.name)
+        work = self._work(module, NUMBERS[number], STORED[stored], constants)
+        _entry(module, work, len(self.sizes), len(self.arguments), parallel)
+        return module
+
+    def _work(self, module: ir.Module, number: Any, stored: Any, constants: Mapping[str, int]) -> ir.Function:
+        """Write the function that does a part of the work: of words (sizes, then addresses), which part, how many."""
         words = INT.as_pointer()
-        work = ir.Function(module, ir.FunctionType(ir.VoidType(), [words, INT, INT]), "work")
+        work = ir.Function(module, ir.FunctionType(ir.VoidType(), [words, INT, INT]), f"work.{self.name}")
         work.linkage = "internal"
         work.attributes.add("noinline")
         with writing(work):
@@ -173,18 +180,39 @@ class Kernel:
             sizes: dict[str, Size] = {name: given_words[i] for i, name in enumerate(self.sizes)}
             sizes |= constants
             scratch = Scratch()
-            part = Part(Value(work.args[1]), Value(work.args[2]), scratch, NUMBERS[number])
+            part = Part(Value(work.args[1]), Value(work.args[2]), scratch, number)
             arrays = []
             for i, (name, argument) in enumerate(self.arguments.items()):
-                kind = {"number": NUMBERS[number], "trace": STORED[stored], "flag": BYTE, "index": INT}[argument.kind]
+                kind = {"number": number, "trace": stored, "flag": BYTE, "index": INT}[argument.kind]
                 address = given_words[len(self.sizes) + i]
-                array = Array(_pointer(address, kind), [evaluated(word, sizes) for word in argument.shape])
+                array = Array(pointer(address, kind), [evaluated(word, sizes) for word in argument.shape])
                 array.there = integer(sizes[f"has_{name}"]) > 0 if argument.optional else None
                 arrays.append(array)
             self.write(part, *arrays)
             scratch.free()
-        _entry(module, work, len(self.sizes), len(self.arguments), parallel)
-        return module
+        return work
+
+    def within(self, *arrays: Array) -> None:
+        """Have the kernel that is being written do all the work of this one on arrays of its own, packed."""
+        sizes = dict[str, Size]()
+        for argument, array in zip(self.arguments.values(), arrays, strict=True):
+            sizes |= {word: size for word, size in zip(argument.shape, array.shape, strict=True) if word.isalpha()}
+        constants = {name: fixed(sizes[name]) for name in self.constants}
+        each = dict(zip(self.arguments, arrays, strict=True))
+        first = next(
+            a for a, argument in zip(arrays, self.arguments.values(), strict=True) if argument.kind == "number"
+        )
+        stored = next((each[name].stored for name, own in self.arguments.items() if own.kind == "trace"), first.stored)
+        module = builder().module
+        found = module.globals.get(f"work.{self.name}") or self._work(module, first.stored, stored, constants)
+        with builder().goto_entry_block():
+            words = Array(builder().alloca(INT, len(self.sizes) + len(arrays)), (len(self.sizes) + len(arrays),))
+        for i, name in enumerate(self.sizes):
+            flag = each[name.removeprefix("has_")].there if name.startswith("has_") else None
+            words[i] = integer(sizes[name]) if flag is None else Value(builder().zext(flag.ir, INT))
+        for i, array in enumerate(arrays):
+            words[len(self.sizes) + i] = Value(builder().ptrtoint(array.pointer, INT))
+        builder().call(found, [words.pointer, INT(0), INT(1)])
 
 
 def kernel(constants: str = "", **arguments: Argument) -> Callable[[Callable[..., None]], Kernel]:
@@ -201,7 +229,8 @@ def evaluated(size: str, sizes: Mapping[str, Any]) -> Any:
     return total
 
 
-def _pointer(address: Value, kind: Any) -> Any:
+def pointer(address: Value, kind: Any) -> Any:
+    """Return an address as a pointer to numbers of a type."""
     return builder().inttoptr(address.ir, kind.as_pointer())
 
 

@@ -469,6 +469,22 @@ def dot(x: Array, y: Array, count: Size) -> Value:
     return rest.get()
 
 
+def total(x: Array, count: Size) -> Value:
+    """Return the sum of a row, in an order that depends on its length alone."""
+    whole, sums = integer(count) - integer(count) % LANES, Variable(x.zero(LANES))
+    for c in loop(integer(count) // LANES):
+        sums.set(sums.get() + x[span(c * LANES, LANES)])
+    rest = Variable(reduce_sum(sums.get()))
+    for c in loop(whole, count):
+        rest.set(rest.get() + x[c])
+    return rest.get()
+
+
+def is_finite(x: Value) -> Value:
+    """Say whether a number is neither an infinity nor a NaN."""
+    return x - x <= 0
+
+
 class Scratch:
     """Memory of a kernel's own, for as long as it runs."""
 

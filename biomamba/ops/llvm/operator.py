@@ -23,6 +23,10 @@ class Call(NamedTuple):
     sizes: tuple[int, ...]
     bytes: int
 
+    def __call__(self, *tensors: Tensor) -> None:
+        """Call it, on one thread, with tensors like those whose sizes were checked."""
+        self.operator(1, *self.sizes, *tensors)
+
 
 _known: dict[Any, Call] = {}
 _one_at_a_time = threading.Lock()
@@ -36,17 +40,17 @@ def call(kernel: Kernel, *tensors: Tensor) -> None:
     key = (kernel, *[(tensor.shape, tensor.dtype, tensor.is_contiguous(), tensor.device) for tensor in tensors])
     found = _known.get(key)
     if found is None:
-        with _one_at_a_time:  # torch takes each operator once, and several threads may ask for it
-            found = _known[key] = _bound(kernel, tensors)
+        found = _known[key] = bound(kernel, tensors)
     threads = max(1, min(torch.get_num_threads(), found.bytes // GRAIN))
     found.operator(threads, *found.sizes, *tensors)
 
 
-def _bound(kernel: Kernel, tensors: Sequence[Tensor]) -> Call:
-    """Return the call for tensors like those given, whose sizes it checks."""
+def bound(kernel: Kernel, tensors: Sequence[Tensor]) -> Call:
+    """Return the call for tensors like those given, whose sizes it checks. Raises ValueError as `call` does."""
     sizes = kernel.bind(tensors)
     constants = tuple(sizes[name] for name in kernel.constants)
-    operator = _operator(kernel, *kernel.precisions(tensors), constants)
+    with _one_at_a_time:  # torch takes each operator once, and several threads may ask for it
+        operator = _operator(kernel, *kernel.precisions(tensors), constants)
     return Call(operator, tuple(sizes[name] for name in kernel.sizes), sum(tensor.nbytes for tensor in tensors))
 
 

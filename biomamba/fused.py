@@ -1,0 +1,255 @@
+"""An update of a stack of Mamba-2 blocks by three kernels on the CPU, no graph made: the numbers of `update.update`.
+
+    encoder -> mamba2_forward -> the task's loss and its gradient to the outputs -> mamba2_learn -> Adam's step
+
+torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
+fifth of the time where chunks are small, and no compiler. `ops.llvm.mamba2_stack` has the kernels. It serves what is
+usual: blocks of one group that do not spike, float32 or float64, the rules rtrl and bptt, no window, one process; the
+rest is left to `update`. Shapes: b streams, t steps, u of them new.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from .blocks import Mamba2
+from .blocks.conv import kernel
+from .blocks.lowrank import LowRank
+from .model import Model
+from .moments import Moments
+from .ops.backend import bound, module, resolve
+from .rules import BPTT, RTRL
+from .rules.base import LearningRule
+from .state import BlockState, Tree, flat
+from .step import Step
+from .stream import Task
+from .update import UpdateInput, UpdateOutput, loss_of, stepped_by, update
+
+LARGEST = (
+    1 << 25
+)  # multiply-adds of a chunk with the weights: above, two threads of torch's are quicker than one of ours
+NAMES = "auto", "llvm"  # of backends
+KINDS = 4  # of chunks whose memory is kept
+TRUE, FALSE = torch.tensor(True), torch.tensor(False)
+
+
+class Work(NamedTuple):
+    """Memory for chunks of one kind, used again from update to update, and the kernels bound to it."""
+
+    kept: list[Tensor]
+    signals: Tensor  # (l, b, e, n)
+    calls: dict[str, Callable[..., None]]
+
+    def call(self, name: str, *tensors: Tensor) -> None:
+        """Call a kernel, whose sizes are checked the first time."""
+        found = self.calls.get(name)
+        if found is None:
+            found = self.calls[name] = bound(name, *tensors)
+        found(*tensors)
+
+
+class Fused:
+    """`update.update` of one model by kernels."""
+
+    def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
+        """Take what an update needs, of which `serves` is true."""
+        self.model, self.task, self.rule, self.step, self.clip = model, task, rule, step, clip
+        self.blocks: list[Mamba2] = list(model.blocks)  # type: ignore[arg-type]
+        self.moments = Moments(step.optimizer, step.parameters, clip)
+        self.layers = [_weights(block) for block in self.blocks]
+        self.parameters = [*model.parameters()]
+        self.gradient_size = sum(parameter.numel() for parameter in self.parameters)
+        self.where: list[int] = []  # addresses of all weights, when tables were made of them
+        self.work: dict[Any, Work] = {}
+        self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
+        self.stacked: list[Tensor] = []  # that state, conv and ssm of all layers
+        self.of_traces: tuple[list[int], Tensor] = [], torch.empty(0)
+        self.of_moments: tuple[list[int], Tensor] = [], torch.empty(0)
+        self.options: tuple[list[list[float]], Tensor] = [], torch.empty(0)  # of Adam, by group
+
+    def __call__(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
+        """Return what `update.update` returns; see there."""
+        x, weight = inputs.x, self.model.head.weight
+        small = x.shape[0] * x.shape[1] * self.gradient_size <= LARGEST or torch.get_num_threads() == 1
+        here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
+        if not (small and here and advance == x.shape[1] and all(block.backend in NAMES for block in self.blocks)):
+            return update(self.model, self.task, self.rule, self.step, self.clip, inputs, advance, labelled)
+        with torch.no_grad():
+            return self._update(inputs, labelled)
+
+    def _update(self, inputs: UpdateInput, labelled: bool) -> UpdateOutput:
+        """Return the pass of a chunk, and learn from it where it is labelled."""
+        model, chunk, reading, (b, t) = self.model, inputs.chunk, inputs.reading, inputs.x.shape[:2]
+        model.check_input(inputs.x)
+        new = chunk.x.shape[1]
+        self._find_weights()
+        conv, ssm = self._state(inputs)
+        traces = self._traces(inputs.trace)
+        encoded = model._encoded(inputs.x)
+        if reading is not None:
+            encoded = encoded + reading.embedding
+        reset = inputs.reset.contiguous() if inputs.reset is not None else TRUE.new_empty(0)
+        work = self._work(conv, ssm, reset, traces, t, new)
+        out, after = encoded.new_empty(b, new, len(model.head.weight)), [torch.empty_like(conv), torch.empty_like(ssm)]
+        top, past = [model.head.weight, model.norm_f.weight, self.table], [conv, ssm, reset]
+        work.call("mamba2_stack.mamba2_forward", *top, encoded.contiguous(), *past, *work.kept, out)
+        if reading is not None:
+            out += reading.logits[:, -new:]
+        nan = encoded.new_full((), torch.nan)
+        if not labelled:
+            loss = loss_of(self.task, out, chunk)
+            go = torch.isfinite(out.sum() + loss)
+            work.call("mamba2_stack.mamba2_advance", self.table, *past, *work.kept, *traces, TRUE, go, *after)
+            return UpdateOutput(out, loss, nan, go, self._moved(after, inputs), inputs.trace)
+        loss, grad_out = self._loss(out, chunk)
+        go, grad_encoded = torch.isfinite(out.sum() + loss), torch.empty_like(encoded)
+        facts = encoded.new_zeros(3)
+        to = [self.gradient_table, self.gradient, self.of["head"], self.of["norm_f"], grad_encoded, work.signals]
+        work.call("mamba2_stack.mamba2_learn", *top, *past, *work.kept, grad_out, *traces, TRUE, go, *to, *after, facts)
+        self._learn_encoder(inputs.x, grad_encoded)
+        read = [grad_encoded, grad_out] if reading is not None else []
+        state = self._moved(after, inputs)
+        if self._steps():
+            work.call("adam.adam", *self._adam(), facts)
+            finite, norm, learned = facts.unbind()
+            if learned:
+                self.moments.counts[0] += 1
+            return UpdateOutput(out, loss, nan, finite > 0, state, inputs.trace, norm, learned > 0, (), read)
+        finite, norm = facts[0] > 0, torch.linalg.vector_norm(self.gradient)
+        if self.clip is not None:
+            self.gradient *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        gradients = [self.of_parameter[id(parameter)].clone() for parameter in self.step.parameters]
+        output = UpdateOutput(
+            out, loss, nan, finite, state, inputs.trace, norm, finite & norm.isfinite(), gradients, read
+        )
+        return stepped_by(self.step, output)
+
+    def _loss(self, out: Tensor, chunk: Any) -> tuple[Tensor, Tensor]:
+        """Return the loss and its gradient to the outputs, which keep none."""
+        with torch.enable_grad():
+            leaf = out.detach().requires_grad_()
+            loss = loss_of(self.task, leaf, chunk)
+            (gradient,) = torch.autograd.grad(loss, [leaf], allow_unused=True, materialize_grads=True)
+        return loss.detach(), gradient.contiguous()
+
+    def _learn_encoder(self, x: Tensor, gradient: Tensor) -> None:
+        """Add the encoder's gradient to where it lies, from that of what it said."""
+        rows = gradient.flatten(0, 1)
+        if isinstance(self.model.encoder, nn.Embedding):
+            self.of["encoder"].index_add_(0, x.flatten(), rows)
+        else:
+            self.of["encoder"].addmm_(rows.T, x.flatten(0, 1))
+            self.of["bias"] += rows.sum(0)
+
+    def _find_weights(self) -> None:
+        """Make tables of where the weights lie, and room for their gradients, unless they lie as before."""
+        where = [parameter.data_ptr() for parameter in self.parameters]
+        if where == self.where:
+            return
+        like = self.model.head.weight
+        self.where, self.work, self.past = where, {}, []
+        self.of_traces = self.of_moments = [], torch.empty(0)
+        self.options = [], torch.empty(0)
+        self.largest = like.new_tensor(torch.inf if self.clip is None else self.clip)  # norm of the gradient
+        self.gradient = torch.empty(self.gradient_size, dtype=like.dtype)
+        parts = self.gradient.split([p.numel() for p in self.parameters])
+        self.of_parameter = {id(p): part.view(p.shape) for p, part in zip(self.parameters, parts, strict=True)}
+        encoder, of = self.model.encoder, self.of_parameter
+        self.of = {"head": of[id(like)], "norm_f": of[id(self.model.norm_f.weight)], "encoder": of[id(encoder.weight)]}
+        if isinstance(encoder, nn.Linear):
+            self.of["bias"] = of[id(encoder.bias)]
+        self.table = torch.tensor([[own.data_ptr() for own in layer] for layer in self.layers])
+        self.gradient_table = torch.tensor([[of[id(own)].data_ptr() for own in layer] for layer in self.layers])
+
+    def _state(self, inputs: UpdateInput) -> list[Tensor]:
+        """Return conv and ssm of all layers, each in one piece. Raises where state or trace are not of this model."""
+        if [*map(id, flat([inputs.state, inputs.trace]))] != [*map(id, self.past)]:
+            self.model.check_state(inputs.state, len(inputs.x))
+            self.rule.check_trace(inputs.trace, len(inputs.x))
+            self.past = flat([inputs.state, inputs.trace])
+            self.stacked = [torch.stack([getattr(own, name) for own in inputs.state]) for name in BlockState._fields]
+        return self.stacked
+
+    def _moved(self, after: list[Tensor], inputs: UpdateInput) -> Tree:
+        """Return the state that the next update begins with, and remember it."""
+        self.stacked, state = after, [BlockState(*own) for own in zip(*after, strict=True)]
+        self.past = flat([state, inputs.trace])
+        return state
+
+    def _traces(self, trace: Tree) -> list[Tensor]:
+        """Return a table of where the traces lie (l, 7), and an empty tensor of their precision; of bptt no table."""
+        own = flat(trace)
+        if not own:
+            return [torch.empty(0, dtype=torch.int64), self.gradient[:0]]
+        where = [tensor.data_ptr() for tensor in own]
+        if where != self.of_traces[0]:
+            if not all(tensor.is_contiguous() for tensor in own):
+                raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
+            self.of_traces = where, torch.tensor(where).view(len(self.blocks), -1)
+        return [self.of_traces[1], own[0].new_empty(0)]
+
+    def _steps(self) -> bool:
+        """Say whether the optimiser's step is taken by our kernel: Adam's, once torch has made the averages."""
+        optimizer = self.step.optimizer
+        hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        return type(optimizer) is Adam and self.moments.known and not hooked and self.moments.find()
+
+    def _adam(self) -> list[Tensor]:
+        """Return what the kernel of Adam's step is given."""
+        own, number = self.moments, self.gradient.itemsize
+        where = [tensor.data_ptr() for tensor in own.tensors]
+        if where != self.of_moments[0]:
+            begin, rows = self.gradient.data_ptr(), list[list[int]]()
+            for i, p in enumerate(self.step.parameters):
+                at = (self.of_parameter[id(p)].data_ptr() - begin) // number
+                rows.append([p.data_ptr(), *where[2 * i : 2 * i + 2], at, p.numel(), own.group_of[i]])
+            self.of_moments = where, torch.tensor(rows)
+        options = [[1 - f.betas[0], f.betas[1], 1 - f.betas[1], f.eps, f.weight_decay] for f in own.formulas]
+        if options != self.options[0]:
+            self.options = options, self.gradient.new_tensor(options)
+        return [
+            self.gradient,
+            self.of_moments[1],
+            own.paced(),
+            self.options[1],
+            self.largest,
+            TRUE if own.bounded else FALSE,
+        ]
+
+    def _work(self, conv: Tensor, ssm: Tensor, reset: Tensor, traces: list[Tensor], t: int, new: int) -> Work:
+        """Return the memory for chunks of this kind."""
+        kind = ssm.shape[1], t, new, len(reset), [own.shape for own in traces], traces[1].dtype
+        found = self.work.pop(str(kind), None)
+        if found is None:
+            (layers, b, e, n), (k, d), g = ssm.shape, conv.shape[2:], len(self.blocks[0].A_log)
+            sizes = {"l": layers, "b": b, "t": t, "d": d, "k": k + 1, "e": e, "n": n, "g": g}
+            kernels, evaluated = module("llvm.mamba2_stack"), module("llvm.kernel").evaluated
+            shapes = [[evaluated(word, sizes) for word in shape.split()] for shape in kernels.KEPT.values()]
+            found = Work([ssm.new_empty(shape) for shape in shapes], torch.empty_like(ssm), {})
+        self.work[str(kind)] = found  # the latest comes last
+        if len(self.work) > KINDS:
+            del self.work[next(iter(self.work))]
+        return found
+
+
+def serves(model: Model, rule: LearningRule) -> bool:
+    """Say whether the kernels do all that an update of the model by the rule asks for."""
+    usual = type(model) is Model and model.feedback == "symmetric" and type(model.encoder) in (nn.Linear, nn.Embedding)
+    of_rule = type(rule) is BPTT or (type(rule) is RTRL and rule.influences is None)
+    alike = all(p.requires_grad and p.is_contiguous() for p in model.parameters())
+    return usual and of_rule and alike and all(map(_served, model.blocks))
+
+
+def _served(block: nn.Module) -> bool:
+    """Say whether the kernels know a block."""
+    plain = type(block) is Mamba2 and block.ngroups == 1 and block.threshold is None
+    return plain and not isinstance(block.in_proj, LowRank) and resolve(block.backend, "cpu") == "llvm"
+
+
+def _weights(block: Mamba2) -> list[Tensor]:
+    """Return what a block learns, as the kernels take it."""
+    before = [block.in_proj.weight, block.conv1d.weight, kernel(block.conv1d)[1], block.dt_bias, block.A_log]
+    return [*before, block.D, block.norm.weight, block.out_proj.weight]

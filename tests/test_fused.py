@@ -1,0 +1,260 @@
+"""An update by kernels is the update by torch's operations: outputs, weights, averages, state and traces."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+
+import biomamba
+from biomamba import fused, updater
+from biomamba.metrics import CrossEntropy, labelled_cross_entropy
+from biomamba.state import flat
+from biomamba.stream import Chunk, Spec
+
+SIZES = [  # streams, steps, width, states, headdim, layers, taps
+    (1, 1, 16, 4, 8, 2, 4), (2, 7, 13, 3, 2, 1, 3), (1, 5, 8, 16, 16, 3, 4), (3, 20, 24, 1, 6, 1, 1),
+    (1, 16, 96, 4, 8, 2, 4), (5, 1, 12, 2, 4, 2, 2), (9, 3, 6, 2, 1, 1, 2),
+]  # fmt: skip
+RULES = {"rtrl": biomamba.rules.RTRL, "bptt": biomamba.rules.BPTT}
+VOCAB, VALUES, OUT = 11, 3, 7
+
+
+class Labels:
+    """A task of classes, from tokens or from values."""
+
+    def __init__(self, tokens: bool) -> None:
+        self.spec = Spec(OUT, vocab=VOCAB) if tokens else Spec(OUT, d_in=VALUES)
+
+    def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
+        return labelled_cross_entropy(out, chunk) / len(out)
+
+    def meters(self) -> dict[str, Any]:
+        return {"loss": CrossEntropy()}
+
+
+def learner(
+    sizes: Sequence[int],
+    rule: str = "rtrl",
+    tokens: bool = True,
+    sgd: bool = False,
+    dtype: torch.dtype = torch.float64,
+    clip: float | None = 1.0,
+    lr: float = 1e-2,
+    **options: Any,
+) -> biomamba.Learner:
+    _, _, d, n, headdim, layers, taps = sizes
+    torch.manual_seed(0)
+    options |= {"vocab": VOCAB} if tokens else {"d_in": VALUES}
+    model = biomamba.Model(
+        d_out=OUT, d_model=d, d_state=n, headdim=headdim, n_layers=layers, d_conv=taps, **options
+    ).to(dtype)
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=0.01)
+    if sgd:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    trace = RULES[rule](model.blocks)
+    return biomamba.Learner(Labels(tokens), model, trace, optimizer, clip=clip)
+
+
+def chunks(sizes: Sequence[int], count: int, tokens: bool, resets: bool, dtype: torch.dtype) -> list[Chunk]:
+    """Return chunks some of whose steps are labelled, one of them without any."""
+    generator, (b, t) = torch.Generator().manual_seed(1), sizes[:2]
+    found = []
+    for i in range(count):
+        x = torch.randint(VOCAB, (b, t), generator=generator)
+        values = torch.randn(b, t, VALUES, generator=generator, dtype=dtype)
+        mask = torch.rand(b, t, generator=generator) < 0.7
+        reset = torch.rand(b, t, generator=generator) < (0.2 if resets else 0.0)
+        y = torch.randint(OUT, (b, t), generator=generator)
+        found.append(Chunk(x if tokens else values, y, mask & torch.tensor(i % 5 != 3), reset))
+    return found
+
+
+def course(own: biomamba.Learner, given: Sequence[Chunk]) -> list[Tensor]:
+    """Return all that an update says, and what is left at the end."""
+    said: list[Tensor] = []
+    for chunk in given:
+        report = own.update(chunk)
+        said += [report.out, report.loss, *([] if report.norm is None else [report.norm])]
+    state = own.state
+    assert state is not None
+    moments = flat([*own.optimizer.state.values()])
+    return [*said, *(p.detach() for p in own.model.parameters()), *moments, *flat([state.model_state, state.trace])]
+
+
+def by_torch(patch: pytest.MonkeyPatch) -> None:
+    """Have updates made by torch's operations."""
+    patch.setattr(updater, "serves", lambda model, rule: False)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ngrams": [2, 3], "ngram_logits": [1, 2]}, {"sgd": True}, {"tokens": False}, {"clip": None}],
+    ids=["adam", "ngrams", "sgd", "values", "unclipped"],
+)
+def test_kernels_do_what_torch_does(
+    sizes: Sequence[int], rule: str, resets: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = chunks(sizes, 8, options.get("tokens", True), resets, torch.float64)
+    ours = learner(sizes, rule, **options)
+    assert isinstance(ours._plain, fused.Fused)
+    found = course(ours, given)
+    by_torch(monkeypatch)
+    theirs = learner(sizes, rule, **options)
+    assert not isinstance(theirs._plain, fused.Fused)
+    for own, expected in zip(found, course(theirs, given), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_the_law_can_fail() -> None:
+    """Control: a trace that was lost, as all else stays, is seen in the weights."""
+    given = chunks(SIZES[1], 8, True, False, torch.float64)
+    whole, lost = learner(SIZES[1]), learner(SIZES[1])
+    course(whole, given[:4])
+    course(lost, given[:4])
+    assert lost.state is not None
+    for trace in flat(lost.state.trace):
+        trace.zero_()
+    ours, theirs = course(whole, given[4:]), course(lost, given[4:])
+    apart = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True) if a.numel()]
+    assert max(apart) > 1e-4
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_single_precision(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = chunks(SIZES[4], 6, True, True, torch.float32)
+    found = course(learner(SIZES[4], rule, dtype=torch.float32), given)
+    by_torch(monkeypatch)
+    for own, expected in zip(found, course(learner(SIZES[4], rule, dtype=torch.float32), given), strict=True):
+        torch.testing.assert_close(own, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_tied_head_learns_from_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedding is the head: its gradient is a sum."""
+
+    def tied() -> biomamba.Learner:
+        own = learner(SIZES[0])
+        model = biomamba.Model(vocab=OUT, d_out=OUT, d_model=16, d_state=4, headdim=8, tied=True).double()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        task = Labels(True)
+        task.spec = Spec(OUT, vocab=OUT)
+        torch.manual_seed(3)
+        for parameter in model.parameters():
+            parameter.data = torch.randn_like(parameter) * 0.2
+        return biomamba.Learner(task, model, type(own.rule)(model.blocks), optimizer)
+
+    given = [chunk._replace(x=chunk.x % OUT) for chunk in chunks((2, 5), 8, True, False, torch.float64)]
+    found = course(tied(), given)
+    by_torch(monkeypatch)
+    for own, expected in zip(found, course(tied(), given), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_memory_that_is_used_again_is_written_first() -> None:
+    """NaN in all of it changes nothing."""
+    given = chunks(SIZES[1], 6, True, True, torch.float64)
+    clean, dirty = learner(SIZES[1]), learner(SIZES[1])
+    expected = course(clean, given)
+    said = list[Tensor]()
+    for chunk in given:
+        report = dirty.update(chunk)
+        said += [report.out]
+        for work in dirty._plain.work.values():
+            for tensor in (*work.kept, work.signals, dirty._plain.gradient):
+                tensor.fill_(torch.nan)
+    found = course(dirty, [])
+    for own, one in zip(found, expected[-len(found) :], strict=True):
+        assert torch.equal(own, one)
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_what_is_not_finite_moves_nothing(tokens: bool) -> None:
+    sizes = SIZES[1]
+    given = chunks(sizes, 4, tokens, False, torch.float64)
+    own = learner(sizes, tokens=tokens)
+    course(own, given[:3])
+    before = [tensor.clone() for tensor in course(own, [])]
+    bad = given[3]._replace(mask=torch.ones_like(given[3].mask))
+    if tokens:
+        own.model.head.weight.data[0, 0] = torch.nan
+    else:
+        bad.x[0, 2, 1] = torch.inf
+    report = own.update(bad)
+    assert report.norm is None and own.state is not None and own.state.skipped == 1
+    if tokens:
+        own.model.head.weight.data.copy_(before[[*own.model.state_dict()].index("head.weight")])
+    after = course(own, [])
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_step_that_leaves_a_weight_not_finite_is_not_taken() -> None:
+    own = learner(SIZES[0], clip=None, lr=1e-2)
+    given = chunks(SIZES[0], 4, True, False, torch.float64)
+    course(own, given[:3])
+    before = [parameter.detach().clone() for parameter in own.model.parameters()]
+    for group in own.optimizer.param_groups:
+        group["lr"] = float("inf")
+    assert own.update(given[1]).norm is None
+    assert all(torch.equal(a, b) for a, b in zip(before, own.model.parameters(), strict=True))
+    for group in own.optimizer.param_groups:
+        group["lr"] = 1e-2
+    assert own.update(given[1]).norm is not None
+
+
+def test_weights_and_averages_may_come_to_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever loads or moves them between updates is followed."""
+
+    def moved() -> list[Tensor]:
+        own, given = learner(SIZES[4]), chunks(SIZES[4], 6, True, False, torch.float64)
+        course(own, given[:3])
+        own.optimizer.load_state_dict(own.optimizer.state_dict())
+        for parameter in own.model.parameters():
+            parameter.data = parameter.data.clone() * 0.9
+        assert own.state is not None
+        own.state.trace = [{name: Z.clone() for name, Z in trace.items()} for trace in own.state.trace]
+        return course(own, given[3:])
+
+    found = moved()
+    by_torch(monkeypatch)
+    for own, expected in zip(found, moved(), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_threads_change_nothing() -> None:
+    given, before = chunks(SIZES[4], 5, True, False, torch.float32), torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found.append(course(learner(SIZES[4], dtype=torch.float32), given))
+        finally:
+            torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"block": "mamba", "d_state": 2}, {"ngroups": 2}, {"threshold": 1.0}, {"feedback": "random"}, {"lora": 2}],
+    ids=str,
+)
+def test_what_the_kernels_do_not_know_is_left_to_torch(options: dict[str, Any]) -> None:
+    given = {"vocab": VOCAB, "d_out": OUT, "d_model": 8, "d_state": 4} | options
+    if options.get("block") != "mamba":
+        given |= {"headdim": 4}
+    model = biomamba.Model(**given)
+    assert not fused.serves(model, biomamba.rules.RTRL(model.blocks))
+
+
+def test_a_frozen_part_is_left_to_torch() -> None:
+    own = learner(SIZES[0])
+    own.model.encoder.weight.requires_grad_(False)
+    before = own.model.encoder.weight.detach().clone()
+    course(own, chunks(SIZES[0], 3, True, False, torch.float64))
+    assert torch.equal(before, own.model.encoder.weight)
+    assert not isinstance(own._plain, fused.Fused)
