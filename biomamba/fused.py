@@ -26,7 +26,7 @@ from .rules.base import LearningRule
 from .state import BlockState, Tree, flat
 from .step import Step
 from .stream import Task
-from .update import UpdateInput, UpdateOutput, loss_of, stepped_by, update
+from .update import UpdateInput, UpdateOutput, loss_of, predict, stepped_by, update
 
 LARGEST = (
     1 << 25
@@ -54,11 +54,13 @@ class Work(NamedTuple):
 class Fused:
     """`update.update` of one model by kernels."""
 
-    def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
-        """Take what an update needs, of which `serves` is true."""
+    def __init__(
+        self, model: Model, task: Task, rule: LearningRule, step: Step | None = None, clip: float | None = None
+    ) -> None:
+        """Take what an update needs, of which `serves` is true; step: None where nothing is to be learned."""
         self.model, self.task, self.rule, self.step, self.clip = model, task, rule, step, clip
         self.blocks: list[Mamba2] = list(model.blocks)  # type: ignore[arg-type]
-        self.moments = Moments(step.optimizer, step.parameters, clip)
+        self.moments = Moments(step.optimizer, step.parameters, clip) if step else None
         self.layers = [_weights(block) for block in self.blocks]
         self.parameters = [*model.parameters()]
         self.gradient_size = sum(parameter.numel() for parameter in self.parameters)
@@ -70,18 +72,20 @@ class Fused:
         self.of_moments: tuple[list[int], Tensor] = [], torch.empty(0)
         self.options: tuple[list[list[float]], Tensor] = [], torch.empty(0)  # of Adam, by group
 
-    def __call__(self, inputs: UpdateInput, advance: int, labelled: bool) -> UpdateOutput:
+    def __call__(self, inputs: UpdateInput, advance: int, labelled: bool = False) -> UpdateOutput:
         """Return what `update.update` returns; see there."""
         x, weight = inputs.x, self.model.head.weight
         small = x.shape[0] * x.shape[1] * self.gradient_size <= LARGEST or torch.get_num_threads() == 1
         here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
         if not (small and here and advance == x.shape[1] and all(block.backend in NAMES for block in self.blocks)):
+            if self.step is None:
+                return predict(self.model, self.task, self.rule, inputs, advance)
             return update(self.model, self.task, self.rule, self.step, self.clip, inputs, advance, labelled)
         with torch.no_grad():
-            return self._update(inputs, labelled)
+            return self._update(inputs, self.step if labelled else None)
 
-    def _update(self, inputs: UpdateInput, labelled: bool) -> UpdateOutput:
-        """Return the pass of a chunk, and learn from it where it is labelled."""
+    def _update(self, inputs: UpdateInput, step: Step | None) -> UpdateOutput:
+        """Return the pass of a chunk, and learn from it by a step, if any."""
         model, chunk, reading, (b, t) = self.model, inputs.chunk, inputs.reading, inputs.x.shape[:2]
         model.check_input(inputs.x)
         new = chunk.x.shape[1]
@@ -99,7 +103,7 @@ class Fused:
         if reading is not None:
             out += reading.logits[:, -new:]
         nan = encoded.new_full((), torch.nan)
-        if not labelled:
+        if step is None or self.moments is None:
             loss = loss_of(self.task, out, chunk)
             go = torch.isfinite(out.sum() + loss)
             work.call("mamba2_stack.mamba2_advance", self.table, *past, *work.kept, *traces, TRUE, go, *after)
@@ -112,8 +116,8 @@ class Fused:
         self._learn_encoder(inputs.x, grad_encoded)
         read = [grad_encoded, grad_out] if reading is not None else []
         state = self._moved(after, inputs)
-        if self._steps():
-            work.call("adam.adam", *self._adam(), facts)
+        if self._steps(self.moments):
+            work.call("adam.adam", *self._adam(self.moments), facts)
             finite, norm, learned = facts.unbind()
             if learned:
                 self.moments.counts[0] += 1
@@ -121,11 +125,11 @@ class Fused:
         finite, norm = facts[0] > 0, torch.linalg.vector_norm(self.gradient)
         if self.clip is not None:
             self.gradient *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
-        gradients = [self.of_parameter[id(parameter)].clone() for parameter in self.step.parameters]
+        gradients = [self.of_parameter[id(parameter)].clone() for parameter in step.parameters]
         output = UpdateOutput(
             out, loss, nan, finite, state, inputs.trace, norm, finite & norm.isfinite(), gradients, read
         )
-        return stepped_by(self.step, output)
+        return stepped_by(step, output)
 
     def _loss(self, out: Tensor, chunk: Any) -> tuple[Tensor, Tensor]:
         """Return the loss and its gradient to the outputs, which keep none."""
@@ -150,6 +154,9 @@ class Fused:
         if where == self.where:
             return
         like = self.model.head.weight
+        for parameter in self.parameters:
+            parameter.data = parameter.data.contiguous()
+        where = [parameter.data_ptr() for parameter in self.parameters]
         self.where, self.work, self.past = where, {}, []
         self.of_traces = self.of_moments = [], torch.empty(0)
         self.options = [], torch.empty(0)
@@ -191,19 +198,19 @@ class Fused:
             self.of_traces = where, torch.tensor(where).view(len(self.blocks), -1)
         return [self.of_traces[1], own[0].new_empty(0)]
 
-    def _steps(self) -> bool:
+    def _steps(self, own: Moments) -> bool:
         """Say whether the optimiser's step is taken by our kernel: Adam's, once torch has made the averages."""
-        optimizer = self.step.optimizer
+        optimizer = own.optimizer
         hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-        return type(optimizer) is Adam and self.moments.known and not hooked and self.moments.find()
+        return type(optimizer) is Adam and own.known and not hooked and own.find()
 
-    def _adam(self) -> list[Tensor]:
+    def _adam(self, own: Moments) -> list[Tensor]:
         """Return what the kernel of Adam's step is given."""
-        own, number = self.moments, self.gradient.itemsize
+        number = self.gradient.itemsize
         where = [tensor.data_ptr() for tensor in own.tensors]
         if where != self.of_moments[0]:
             begin, rows = self.gradient.data_ptr(), list[list[int]]()
-            for i, p in enumerate(self.step.parameters):
+            for i, p in enumerate(own.parameters):
                 at = (self.of_parameter[id(p)].data_ptr() - begin) // number
                 rows.append([p.data_ptr(), *where[2 * i : 2 * i + 2], at, p.numel(), own.group_of[i]])
             self.of_moments = where, torch.tensor(rows)
@@ -236,11 +243,10 @@ class Fused:
 
 
 def serves(model: Model, rule: LearningRule) -> bool:
-    """Say whether the kernels do all that an update of the model by the rule asks for."""
+    """Say whether the kernels do all that an update of the model by the rule asks for, where all its weights learn."""
     usual = type(model) is Model and model.feedback == "symmetric" and type(model.encoder) in (nn.Linear, nn.Embedding)
     of_rule = type(rule) is BPTT or (type(rule) is RTRL and rule.influences is None)
-    alike = all(p.requires_grad and p.is_contiguous() for p in model.parameters())
-    return usual and of_rule and alike and all(map(_served, model.blocks))
+    return usual and of_rule and all(map(_served, model.blocks))
 
 
 def _served(block: nn.Module) -> bool:

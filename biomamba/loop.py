@@ -4,18 +4,19 @@ Both loops are generators: printing, saving and stopping are the caller's. Memor
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from . import threads as threading
+from .fused import Fused, serves
 from .inputs import check_parts, checked
 from .learner import Learner, Report
 from .loop_state import LoopState
 from .model import Model
-from .state import copy
+from .rules import BPTT
 from .stream import Chunk, StatefulStream, Task
-from .update import loss_of
+from .update import UpdateInput, predict
 
 
 def online(stream: Iterable[Chunk], learner: Learner, state: LoopState | None = None) -> Iterator[Report]:
@@ -45,20 +46,22 @@ def evaluate(
     check_parts(task, model)
     if state is not None:
         state.check(model)
-    stream, count = StatefulStream.of(stream), None
+    stream, count, rule = StatefulStream.of(stream), None, BPTT(model._blocks())
+    passes = Fused(model, task, rule) if serves(model, rule) else partial(predict, model, task, rule)
     for chunk in checked(stream, model, len(state.x) if state else None):
-        state = state or LoopState.begin(chunk, task, model)
-        count = count or threading.resolve(threads, state.nbytes(chunk.x.shape[1]))
-        with threading.using(count), torch.no_grad():
+        state, new = state or LoopState.begin(chunk, task, model), chunk.x.shape[1]
+        count = count or threading.resolve(threads, state.nbytes(new))
+        with threading.using(count):
             reset = chunk.reset if bool(chunk.reset.any()) else None
             reading = model.read(chunk.x, state.context, reset)
-            out, after, tapes = model(chunk.x, state.model_state, reset, reading=reading)
-            loss, spikes = loss_of(task, out, chunk), model.spikes(tapes, chunk.x.shape[1]).mean()
-        score(out, chunk, state)
-        stream.observe(out, chunk)
-        state.model_state, state.steps = copy(after), state.steps + chunk.x.shape[1]
-        state.context = reading and reading.context_at(reset, chunk.x.shape[1])
-        yield Report(chunk, out, loss, None, spikes, state, count)
+            given = UpdateInput(chunk.x, reset, chunk, state.model_state, rule.init(len(chunk.x)), reading)
+            output = passes(given, advance=new)
+        score(output.out, chunk, state)
+        stream.observe(output.out, chunk)
+        state.model_state, state.steps = output.state, state.steps + new
+        if bool(output.forward_finite):
+            state.context = reading and reading.context_at(reset, new)
+        yield Report(chunk, output.out, output.loss, None, output.spikes, state, count)
 
 
 def score(out: Tensor, chunk: Chunk, state: LoopState) -> None:

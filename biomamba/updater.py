@@ -232,11 +232,11 @@ class Updater:
 
     def _build_update(self) -> None:
         """Build the update of the weights that require a gradient now; `drift` counts from here."""
+        self._requires_grad = [parameter.requires_grad for parameter in self._parameters]
         parts = self.model, self.task, self.rule, Step(self.optimizer, trainable_parameters(self.model)), self.clip
-        by_kernels = self.ranks is None and serves(self.model, self.rule)
+        by_kernels = self.ranks is None and all(self._requires_grad) and serves(self.model, self.rule)
         self._plain = Fused(*parts) if by_kernels else partial(update, *parts, ranks=self.ranks)
         self._compiled = Compiled(*parts) if self.compile else self._plain
-        self._requires_grad = [parameter.requires_grad for parameter in self._parameters]
         for parameter in self._parameters:
             if not parameter.requires_grad:
                 parameter.grad = None  # or the optimiser would use an old one again

@@ -34,7 +34,7 @@ def test_the_first_score_does_not_depend_on_the_rule(rule: str) -> None:
     model, learning, optimizer = learner(rule=rule)
     frozen = next(biomamba.evaluate(chunks(x, y, 4), SummedLoss(), model)).scores
     first = next(biomamba.online(chunks(x, y, 4), biomamba.Learner(SummedLoss(), model, learning, optimizer))).scores
-    assert first == frozen
+    assert first == pytest.approx(frozen, rel=1e-6)  # kernels of a rule's own round otherwise
 
 
 @pytest.mark.parametrize("block", BLOCKS)

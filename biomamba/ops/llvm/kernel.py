@@ -165,14 +165,16 @@ class Kernel:
         parallel: whether there are functions to start torch's threads by.
         """
         module = ir.Module(self.name)
-        work = self._work(module, NUMBERS[number], STORED[stored], constants)
+        work = self._work(module, "work", NUMBERS[number], STORED[stored], constants)
         _entry(module, work, len(self.sizes), len(self.arguments), parallel)
         return module
 
-    def _work(self, module: ir.Module, number: Any, stored: Any, constants: Mapping[str, int]) -> ir.Function:
+    def _work(
+        self, module: ir.Module, name: str, number: Any, stored: Any, constants: Mapping[str, int]
+    ) -> ir.Function:
         """Write the function that does a part of the work: of words (sizes, then addresses), which part, how many."""
         words = INT.as_pointer()
-        work = ir.Function(module, ir.FunctionType(ir.VoidType(), [words, INT, INT]), f"work.{self.name}")
+        work = ir.Function(module, ir.FunctionType(ir.VoidType(), [words, INT, INT]), name)
         work.linkage = "internal"
         work.attributes.add("noinline")
         with writing(work):
@@ -203,8 +205,8 @@ class Kernel:
             a for a, argument in zip(arrays, self.arguments.values(), strict=True) if argument.kind == "number"
         )
         stored = next((each[name].stored for name, own in self.arguments.items() if own.kind == "trace"), first.stored)
-        module = builder().module
-        found = module.globals.get(f"work.{self.name}") or self._work(module, first.stored, stored, constants)
+        module, name = builder().module, f"work.{self.name}"
+        found = module.globals.get(name) or self._work(module, name, first.stored, stored, constants)
         with builder().goto_entry_block():
             words = Array(builder().alloca(INT, len(self.sizes) + len(arrays)), (len(self.sizes) + len(arrays),))
         for i, name in enumerate(self.sizes):
