@@ -8,6 +8,7 @@ usual: blocks of one group that do not spike, float32 or float64, the rules rtrl
 rest is left to `update`. Shapes: b streams, t steps, u of them new.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ from .rules import BPTT, RTRL
 from .rules.base import LearningRule
 from .state import BlockState, Tree, flat
 from .step import Step
-from .stream import Task
-from .update import UpdateInput, UpdateOutput, loss_of, predict, stepped_by, update
+from .stream import Chunk, Task
+from .update import UpdateInput, UpdateOutput, loss_of, no_label, predict, stepped_by, update
 
 LARGEST = (
     1 << 25
@@ -61,6 +62,8 @@ class Fused:
         self.model, self.task, self.rule, self.step, self.clip = model, task, rule, step, clip
         self.blocks: list[Mamba2] = list(model.blocks)  # type: ignore[arg-type]
         self.moments = Moments(step.optimizer, step.parameters, clip) if step else None
+        self.mean = {"mean": TRUE, "batchmean": FALSE, None: None}[getattr(task, "reduction", None)]
+        self.unchecked = 3  # labelled updates whose loss is still compared with the task's
         self.layers = [_weights(block) for block in self.blocks]
         self.parameters = [*model.parameters()]
         self.gradient_size = sum(parameter.numel() for parameter in self.parameters)
@@ -108,7 +111,7 @@ class Fused:
             go = torch.isfinite(out.sum() + loss)
             work.call("mamba2_stack.mamba2_advance", self.table, *past, *work.kept, *traces, TRUE, go, *after)
             return UpdateOutput(out, loss, nan, go, self._moved(after, inputs), inputs.trace)
-        loss, grad_out = self._loss(out, chunk)
+        loss, grad_out = self._loss(work, out, chunk)
         go, grad_encoded = torch.isfinite(out.sum() + loss), torch.empty_like(encoded)
         facts = encoded.new_zeros(3)
         to = [self.gradient_table, self.gradient, self.of["head"], self.of["norm_f"], grad_encoded, work.signals]
@@ -131,13 +134,37 @@ class Fused:
         )
         return stepped_by(step, output)
 
-    def _loss(self, out: Tensor, chunk: Any) -> tuple[Tensor, Tensor]:
-        """Return the loss and its gradient to the outputs, which keep none."""
+    def _loss(self, work: Work, out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Return the loss and its gradient to the outputs: by a kernel where it is a cross entropy."""
+        if self.mean is not None and chunk.y.dtype == torch.int64:
+            loss, gradient = out.new_empty(()), torch.empty_like(out)
+            labels = chunk.y.contiguous(), chunk.mask.contiguous()
+            work.call("cross_entropy.cross_entropy", out, *labels, self.mean, gradient, loss)
+            if not math.isfinite(loss):
+                loss_of(self.task, out, chunk)  # raises for a label that is no class
+            elif self.unchecked:
+                self._check_reduction(loss, gradient, out, chunk)
+            return loss, gradient
+        return self._loss_of_task(out, chunk)
+
+    def _loss_of_task(self, out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Return the task's loss and its gradient to the outputs, which keep none."""
         with torch.enable_grad():
             leaf = out.detach().requires_grad_()
             loss = loss_of(self.task, leaf, chunk)
             (gradient,) = torch.autograd.grad(loss, [leaf], allow_unused=True, materialize_grads=True)
         return loss.detach(), gradient.contiguous()
+
+    def _check_reduction(self, loss: Tensor, gradient: Tensor, out: Tensor, chunk: Chunk) -> None:
+        """Raise ValueError where the task's loss is not what its `reduction` says."""
+        self.unchecked -= 1
+        found = self._loss_of_task(out, chunk)
+        alike = (torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip((loss, gradient), found, strict=True))
+        if not all(alike):
+            raise ValueError(
+                f"task: its loss is not the cross entropy with the reduction {self.task.reduction!r}: "  # type: ignore[attr-defined]
+                f"have {type(self.task).__name__}.reduction return None"
+            )
 
     def _learn_encoder(self, x: Tensor, gradient: Tensor) -> None:
         """Add the encoder's gradient to where it lies, from that of what it said."""
@@ -147,6 +174,72 @@ class Fused:
         else:
             self.of["encoder"].addmm_(rows.T, x.flatten(0, 1))
             self.of["bias"] += rows.sum(0)
+
+    def scans(self) -> bool:
+        """Say whether `scan` may be called now: the loss is a cross entropy, and Adam has its averages."""
+        own = self.moments
+        return self.mean is not None and not self.unchecked and own is not None and self._steps(own)
+
+    def scan(self, inputs: UpdateInput, length: int) -> tuple[UpdateOutput, list[list[float]]]:
+        """Return the pass of a chunk of many updates of `length` steps each, and facts of each update.
+
+        The output is the whole chunk's, its loss the mean of the updates'; facts are whether outputs, loss and signals
+        were finite, the norm of the gradient, and whether weights were moved. Raises ValueError for labels that are no
+        classes.
+        """
+        with torch.no_grad():
+            return self._scan(inputs, length)
+
+    def _scan(self, inputs: UpdateInput, length: int) -> tuple[UpdateOutput, list[list[float]]]:
+        """Do that."""
+        model, chunk, own, (b, steps) = self.model, inputs.chunk, self.moments, inputs.x.shape[:2]
+        assert own is not None and self.mean is not None
+        model.check_input(inputs.x)
+        model.check_tokens(inputs.x)
+        self._check_labels(chunk)
+        self._find_weights()
+        conv, ssm = (tensor.clone() for tensor in self._state(inputs))
+        traces, many = self._traces(inputs.trace), steps // length
+
+        def updates(tensor: Tensor) -> Tensor:
+            """Return (b, steps, ...) as (updates, b, length, ...)."""
+            apart: Tensor = tensor.unflatten(1, (many, length)).transpose(0, 1)
+            return apart.contiguous()
+
+        none, no_index, encoder = self.gradient[:0], torch.empty(0, dtype=torch.int64), model.encoder
+        reset = TRUE.new_empty(0) if inputs.reset is None else updates(inputs.reset)
+        if isinstance(encoder, nn.Linear):
+            given, learned = [encoder.weight, encoder.bias, no_index, updates(inputs.x)], self.of["bias"]
+        else:
+            given, learned = [encoder.weight, none, updates(inputs.x.long()), none], none
+        work = self._work(conv, ssm, reset, traces, length, many)
+        out, losses = ssm.new_empty(many, b, length, len(model.head.weight)), ssm.new_empty(many)
+        facts = ssm.new_zeros(many, 3)
+        gradient, table, _, options, clip, bounded = self._adam(own)
+        rates = own.paced_ahead(many)
+        to = [self.of["head"], self.of["norm_f"], self.of["encoder"], learned, work.signals]
+        labels = updates(chunk.y), updates(chunk.mask)
+        top, kept = (
+            [model.head.weight, model.norm_f.weight, self.table],
+            [conv, ssm, self.blocks[0].dt_bias, kernel(self.blocks[0].conv1d)[0]],
+        )
+        go = [*traces, TRUE, self.mean, self.gradient_table, gradient]
+        step = [table, rates, options, clip, bounded]
+        given = [*top, *given, *labels, reset, *kept, *go, *to, *step, out, losses, facts]
+        work.call("mamba2_scan.mamba2_scan", *given)
+        found: list[list[float]] = facts.tolist()
+        own.counts[0] += sum(taken for _, _, taken in found)
+        said = out.transpose(0, 1).flatten(1, 2)
+        finite = torch.tensor(all(row[0] for row in found))
+        moved = self._moved([conv, ssm], inputs)
+        nan = out.new_full((), torch.nan)
+        return UpdateOutput(said, losses.mean(), nan, finite, moved, inputs.trace, facts[-1, 1]), found
+
+    def _check_labels(self, chunk: Chunk) -> None:
+        """Raise ValueError for a label that is no class."""
+        labels, classes = chunk.y[chunk.mask], self.model.head.out_features
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise no_label(f"Labels from {int(labels.min())} to {int(labels.max())}.", classes)
 
     def _find_weights(self) -> None:
         """Make tables of where the weights lie, and room for their gradients, unless they lie as before."""

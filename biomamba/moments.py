@@ -80,12 +80,22 @@ class Moments:
         """
         step = self.optimizer.state[self.parameters[0]]["step"].item() + 1 if self.counts else 0
         for number, group in enumerate(self.optimizer.param_groups):
-            rate = group["lr"]
-            if step:
-                rate = rate / (1 - group["betas"][0] ** step)
-                self.written[number, 1] = (1 - group["betas"][1] ** step) ** -0.5
-            self.written[number, 0] = rate if rate <= self.largest else math.inf  # what this precision does not hold
+            self.written[number, 0], self.written[number, 1] = self._pace(group, step)
         return self.rates
+
+    def paced_ahead(self, steps: int) -> Tensor:
+        """Return the same of the next steps of Adam (steps, r, 2), as long as nobody changes the rates."""
+        first, groups = self.optimizer.state[self.parameters[0]]["step"].item() + 1, self.optimizer.param_groups
+        each = [[self._pace(group, first + i) for group in groups] for i in range(steps)]
+        return torch.tensor(each, dtype=torch.float64).to(self.rates)
+
+    def _pace(self, group: dict[str, Any], step: float) -> tuple[float, float]:
+        """Return the two numbers of a group; without Adam, step 0, the second is 1."""
+        rate, root = group["lr"], 1.0
+        if step:
+            first, second = group["betas"]
+            rate, root = rate / (1 - first**step), (1 - second**step) ** -0.5
+        return rate if rate <= self.largest else math.inf, root  # what this precision does not hold
 
 
 def largest(tensors: Sequence[Tensor]) -> float:

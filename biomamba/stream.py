@@ -188,6 +188,14 @@ class Benchmark(Task):
         return None
 
     @property
+    def reduction(self) -> str | None:
+        """What the loss makes of the cross entropies of labelled steps, as torch calls it; None: it is another loss.
+
+        mean: over the labelled steps; batchmean: their sum over the number of streams. A kernel then takes its place.
+        """
+        return None
+
+    @property
     def source(self) -> str:
         """One line naming the data in use, for example the file, or that it is simulated."""
         return type(self).__name__

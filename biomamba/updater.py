@@ -5,9 +5,10 @@
 Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the model reads up to w steps.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -172,6 +173,56 @@ class Updater:
         norm = output.norm if learned else None
         return Report(chunk, output.out, output.loss, norm, output.spikes, state, self._count)
 
+    def scan(self, chunk: Chunk, length: int) -> Report:
+        """Predict and learn a chunk of many updates of `length` steps each, as `update` does one after another.
+
+        Where the data lies ready and kernels serve (a stack of Mamba-2 blocks without n-grams, Adam, a cross entropy,
+        no window), all updates are made in one call. The report is of the whole chunk, its loss the updates' mean, its
+        norm the last one's. A shorter update comes last where `length` does not divide the steps.
+        Raises what `update` raises.
+        """
+        check_sizes(length=length)
+        reports, whole = list[Report](), chunk
+        while (steps := chunk.x.shape[1]) and not self._scans(chunk, length):
+            piece = chunk.map(lambda tensor: tensor[:, :length])
+            reports.append(self.update(piece))
+            chunk = chunk.map(lambda tensor: tensor[:, length:])
+        if steps:
+            many = steps // length * length
+            reports.append(self._scan(chunk.map(lambda tensor: tensor[:, :many]), length))
+            rest = chunk.map(lambda tensor: tensor[:, many:])
+            reports += [self.update(rest)] if rest.x.shape[1] else []
+        last = reports[-1]
+        weights = torch.tensor([math.ceil(report.out.shape[1] / length) for report in reports])
+        losses = torch.stack([report.loss for report in reports])
+        out = torch.cat([report.out for report in reports], dim=1)
+        return last._replace(chunk=whole, out=out, loss=(losses * weights).sum() / weights.sum())
+
+    def _scans(self, chunk: Chunk, length: int) -> bool:
+        """Say whether the updates of a chunk can be made in one call."""
+        plain = not (self.frozen or self.window or self.max_drift or self.model.ngrams or self.compile)
+        held = self.state is None or self.state.x.shape[1] > 0
+        return (
+            plain and not held and chunk.x.shape[1] >= length and isinstance(self._plain, Fused) and self._plain.scans()
+        )
+
+    def _scan(self, chunk: Chunk, length: int) -> Report:
+        """Make the updates in one call."""
+        state, own = self._begun(chunk), cast(Fused, self._plain)
+        resets = chunk.reset if bool(chunk.reset.any()) else None
+        inputs = UpdateInput(chunk.x, resets, chunk, state.model_state, state.trace)
+        output, facts = own.scan(inputs, length)
+        state.model_state, state.trace, state.live = output.state, output.trace, None
+        labelled = chunk.mask.unflatten(1, (-1, length)).any(2).any(0).tolist()
+        learned = [
+            self._count_update(state, bool(ok), bool(taken), mask)
+            for (ok, _, taken), mask in zip(facts, labelled, strict=True)
+        ]
+        state.steps += chunk.x.shape[1]
+        release(state, append(state.x, chunk.x), append(state.reset, chunk.reset), chunk.x.shape[1])
+        norm = output.norm if learned[-1] else None
+        return Report(chunk, output.out, output.loss, norm, output.spikes, state, 1)
+
     def set_origin(self) -> None:
         """Count `drift` from the weights as they are now."""
         self.origin = [parameter.detach().clone() for parameter in trainable_parameters(self.model)]
@@ -201,7 +252,8 @@ class Updater:
         state.model_state, state.trace, state.live = output.state, output.trace, None
         if bool(output.forward_finite):
             state.context = reading and reading.context_at(resets, advance)
-        learned = self._count_update(state, output, labelled)
+        learned = output.gradient_finite is not None and bool(output.gradient_finite)
+        self._count_update(state, bool(output.forward_finite), learned, labelled)
         if learned and reading:
             embedding, logits = output.read
             own = self.reduction.own(logits[:, -new:], output.out, chunk)  # rows learn from each step's own loss
@@ -242,11 +294,10 @@ class Updater:
                 parameter.grad = None  # or the optimiser would use an old one again
         self.set_origin()
 
-    def _count_update(self, state: LoopState, output: UpdateOutput, labelled: bool) -> bool:
+    def _count_update(self, state: LoopState, finite: bool, learned: bool, labelled: bool) -> bool:
         """Count an update as taken or skipped; say whether anything was learned."""
-        learned = output.gradient_finite is not None and bool(output.gradient_finite)
         state.updates += learned
-        if learned or (bool(output.forward_finite) and not labelled):
+        if learned or (finite and not labelled):
             self._failures = 0
             return learned
         self._failures += 1

@@ -74,6 +74,11 @@ class Delay(Benchmark):
         seeds = [np.random.SeedSequence((seed, which, i)) for i in range(batch)]
         return self._chunks([np.random.default_rng(s) for s in seeds], length, start)
 
+    @property
+    def reduction(self) -> str | None:
+        """The loss is the sum over the recalls, divided by the number of streams."""
+        return "batchmean"
+
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the cross entropy (nats) of `out` (b, t, 8), summed over the recalls and divided by b.
 

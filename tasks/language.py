@@ -116,6 +116,11 @@ class Language(Benchmark):
         sizes = None if read.sizes is None else torch.from_numpy(read.sizes[1 : total + 1].copy()).view(batch, steps)
         return _chunks(x, y, sizes, length, start)
 
+    @property
+    def reduction(self) -> str | None:
+        """The loss is the mean over the labelled steps."""
+        return "mean"
+
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean cross entropy (nats) of `out` (b, t, d_out) over the labelled steps; 0 without any."""
         return labelled_cross_entropy(out, chunk) / chunk.mask.sum().clamp(min=1)

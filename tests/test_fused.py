@@ -26,11 +26,13 @@ VOCAB, VALUES, OUT = 11, 3, 7
 class Labels:
     """A task of classes, from tokens or from values."""
 
-    def __init__(self, tokens: bool) -> None:
+    def __init__(self, tokens: bool, reduction: str | None = None) -> None:
         self.spec = Spec(OUT, vocab=VOCAB) if tokens else Spec(OUT, d_in=VALUES)
+        self.reduction = reduction
 
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
-        return labelled_cross_entropy(out, chunk) / len(out)
+        mean = self.reduction == "mean"
+        return labelled_cross_entropy(out, chunk) / (chunk.mask.sum().clamp(min=1) if mean else len(out))
 
     def meters(self) -> dict[str, Any]:
         return {"loss": CrossEntropy()}
@@ -44,6 +46,7 @@ def learner(
     dtype: torch.dtype = torch.float64,
     clip: float | None = 1.0,
     lr: float = 1e-2,
+    reduction: str | None = None,
     **options: Any,
 ) -> biomamba.Learner:
     _, _, d, n, headdim, layers, taps = sizes
@@ -56,7 +59,7 @@ def learner(
     if sgd:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     trace = RULES[rule](model.blocks)
-    return biomamba.Learner(Labels(tokens), model, trace, optimizer, clip=clip)
+    return biomamba.Learner(Labels(tokens, reduction), model, trace, optimizer, clip=clip)
 
 
 def chunks(sizes: Sequence[int], count: int, tokens: bool, resets: bool, dtype: torch.dtype) -> list[Chunk]:
@@ -95,7 +98,13 @@ def by_torch(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"ngrams": [2, 3], "ngram_logits": [1, 2]}, {"sgd": True}, {"tokens": False}, {"clip": None}],
+    [
+        {},
+        {"ngrams": [2, 3], "ngram_logits": [1, 2], "reduction": "mean"},
+        {"sgd": True, "reduction": "batchmean"},
+        {"tokens": False},
+        {"clip": None},
+    ],
     ids=["adam", "ngrams", "sgd", "values", "unclipped"],
 )
 def test_kernels_do_what_torch_does(
@@ -258,3 +267,82 @@ def test_a_frozen_part_is_left_to_torch() -> None:
     course(own, chunks(SIZES[0], 3, True, False, torch.float64))
     assert torch.equal(before, own.model.encoder.weight)
     assert not isinstance(own._plain, fused.Fused)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("options", [{}, {"tokens": False}, {"rule": "bptt"}, {"clip": None}], ids=str)
+@pytest.mark.parametrize("sizes", [SIZES[0], SIZES[1], SIZES[4]], ids=str)
+def test_many_updates_in_one_call_are_one_after_another(
+    sizes: Sequence[int], options: dict[str, Any], resets: bool
+) -> None:
+    """The same updates, some without a label, the last one shorter; and goes on from there."""
+    b, t = sizes[:2]
+    tokens = options.get("tokens", True)
+    each = chunks((b, t), 13, tokens, resets, torch.float64)
+    if t > 1:
+        each[-1] = each[-1].map(lambda tensor: tensor[:, : t - 1])
+    whole = Chunk(*(torch.cat([chunk[i] for chunk in each], dim=1) for i in range(4)))
+    by_one, at_once = (learner(sizes, reduction="mean", **options) for _ in range(2))
+    expected = [by_one.update(chunk) for chunk in each]
+    report = at_once.scan(whole, t)
+    torch.testing.assert_close(report.out, torch.cat([own.out for own in expected], dim=1), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(report.loss, torch.stack([own.loss for own in expected]).mean(), rtol=1e-8, atol=1e-10)
+    assert by_one.state is not None and at_once.state is not None
+    for name in ("steps", "updates", "skipped", "base"):
+        assert getattr(by_one.state, name) == getattr(at_once.state, name)
+    more = chunks((b, t), 3, tokens, resets, torch.float64)
+    for own, one in zip(course(at_once, more), course(by_one, more), strict=True):
+        torch.testing.assert_close(own, one, rtol=1e-8, atol=1e-10)
+
+
+def test_the_updates_were_made_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: the test above compares what it says it does."""
+    own, calls = learner(SIZES[0], reduction="mean"), list[int]()
+    before = type(own)._scan
+    monkeypatch.setattr(type(own), "_scan", lambda *given: calls.append(given[1].x.shape[1]) or before(*given))
+    each = chunks(SIZES[0], 13, True, False, torch.float64)
+    own.scan(Chunk(*(torch.cat([chunk[i] for chunk in each], dim=1) for i in range(4))), 1)
+    assert calls and calls[0] >= 8  # all but the first, in which losses are compared and averages are made
+    del calls[:]
+    plain = learner(SIZES[0])  # its loss might be any
+    plain.scan(Chunk(*(torch.cat([chunk[i] for chunk in each], dim=1) for i in range(4))), 1)
+    assert not calls
+
+
+def test_an_update_among_many_that_is_not_finite_is_left_out() -> None:
+    given = chunks((1, 12), 1, False, False, torch.float64)[0]._replace(mask=torch.ones(1, 12, dtype=torch.bool))
+    given.x[0, 9, 1] = torch.inf
+    found = []
+    for scans in (False, True):
+        own = learner(SIZES[0], tokens=False, reduction="mean")
+        if scans:
+            own.scan(given, 1)
+        else:
+            for s in range(12):
+                own.update(given.map(lambda tensor, s=s: tensor[:, s : s + 1]))  # type: ignore[misc]
+        assert own.state is not None and own.state.skipped == 1
+        found.append(course(own, []))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_a_label_that_is_no_class_is_refused_before_anything_moves() -> None:
+    given = chunks((1, 12), 1, True, False, torch.float64)[0]._replace(mask=torch.ones(1, 12, dtype=torch.bool))
+    for scans in (False, True):
+        own = learner(SIZES[0], reduction="mean")
+        own.scan(given, 1)
+        before = [tensor.clone() for tensor in course(own, [])]
+        bad = given._replace(y=given.y.clone())
+        bad.y[0, 0] = OUT
+        with pytest.raises(ValueError, match=f"Expected labels from 0 to {OUT - 1}"):
+            own.scan(bad, 1) if scans else own.update(bad)
+        assert all(torch.equal(a, b) for a, b in zip(before, course(own, []), strict=True))
+
+
+def test_a_loss_that_is_not_what_its_reduction_says_is_refused() -> None:
+    own = learner(SIZES[1], reduction="batchmean")
+    own.task.reduction = "mean"  # type: ignore[attr-defined]
+    own.task.loss = lambda out, chunk: labelled_cross_entropy(out, chunk) * 3  # type: ignore[method-assign]
+    own._build_update()
+    with pytest.raises(ValueError, match="reduction"):
+        own.update(chunks(SIZES[1], 1, True, False, torch.float64)[0])

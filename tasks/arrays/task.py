@@ -205,6 +205,11 @@ class Arrays(Benchmark):
             told.append(f"{self._table.bad:,} lines could not be read{unknown}; the first: {self._table.first_bad}")
         return told
 
+    @property
+    def reduction(self) -> str | None:
+        """Of classes the loss is the mean over the labelled steps."""
+        return "mean" if self.kind == "class" else None
+
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean over the labelled steps, of the cross entropy (nats) or the squared error; 0 without one."""
         summed = labelled_cross_entropy if self.kind == "class" else labelled_squared_error

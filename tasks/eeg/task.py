@@ -146,6 +146,11 @@ class Eeg(Benchmark):
             packing.assign_rows(self._order(split, seed), batch), padding(self._form.size), length, start
         )
 
+    @property
+    def reduction(self) -> str | None:
+        """The loss is the mean over the labelled steps."""
+        return "mean"
+
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean cross entropy (nats) of `out` (b, t, 2) over the labelled steps; 0 where there are none."""
         return labelled_cross_entropy(out, chunk) / chunk.mask.sum().clamp(min=1)

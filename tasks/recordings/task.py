@@ -130,6 +130,11 @@ class Recordings(Benchmark):
         rows = packing.assign_rows(self.order(split, seed), batch)
         return packing.iterate(rows, padding(self._view.size), length, start)
 
+    @property
+    def reduction(self) -> str | None:
+        """The loss is the mean over the labelled steps."""
+        return "mean"
+
     def loss(self, out: Tensor, chunk: Chunk) -> Tensor:
         """Return the mean cross entropy (nats) of `out` (b, t, k) over the labelled steps; 0 where there are none."""
         return labelled_cross_entropy(out, chunk) / chunk.mask.sum().clamp(min=1)

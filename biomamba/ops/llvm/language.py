@@ -236,6 +236,16 @@ def softplus(x: Value) -> Value:
     return _math("maxnum", x, constant(x.ir.type, 0)) + Value(rest)
 
 
+def log(x: Value) -> Value:
+    """Return the natural logarithm of one number."""
+    return Value(call({FLOAT: "logf", DOUBLE: "log"}[x.ir.type], x.ir.type, x.ir))
+
+
+def maximum(x: Value, y: Value) -> Value:
+    """Return the larger of two numbers, the other one where one is NaN."""
+    return _math("maxnum", x, y)
+
+
 def sqrt(x: Value) -> Value:
     """Return the square root."""
     return _math("sqrt", x)
@@ -430,6 +440,8 @@ def _store(value: Value, pointer: Any) -> None:
     """Write the numbers at the pointer, rounded to nearest where they are kept as float16 or bfloat16."""
     b, kind = builder(), value.ir.type
     width, written = (kind.count if isinstance(kind, ir.VectorType) else 1), value.ir
+    if pointer.type.pointee == BYTE:
+        written = b.zext(written, BYTE)
     if pointer.type.pointee == FLOAT16:
         written = b.fptrunc(written, _shaped(FLOAT16, width))
     elif pointer.type.pointee == BFLOAT16:
@@ -497,7 +509,7 @@ class Scratch:
         count: Size = 1
         for size in shape:
             count = size * count
-        width = {FLOAT: 4, DOUBLE: 8, BFLOAT16: 2}[kind]
+        width = {FLOAT: 4, DOUBLE: 8, BFLOAT16: 2, BYTE: 1}[kind]
         piece = call("malloc", BYTE.as_pointer(), (integer(count) * width + 2 * LINE).ir)
         self.pieces.append(piece)
         aligned = builder().and_(builder().add(builder().ptrtoint(piece, INT), INT(LINE - 1)), INT(-LINE))
