@@ -19,17 +19,25 @@ from .stream import Chunk, StatefulStream, Task
 from .update import UpdateInput, predict
 
 
-def online(stream: Iterable[Chunk], learner: Learner, state: LoopState | None = None) -> Iterator[Report]:
+def online(
+    stream: Iterable[Chunk], learner: Learner, state: LoopState | None = None, length: int | None = None
+) -> Iterator[Report]:
     """Yield a report per chunk: predict, score, learn.
 
     state: where an earlier loop stopped (default: where the learner is, which begins anew the first time).
-    Raises ValueError and TypeError for chunks and a state that the model cannot read, and what `Learner.update` raises.
+    length: steps of an update, where a chunk holds those of several: see `Learner.scan` (default: a chunk is one).
+    Raises ValueError and TypeError for chunks and a state that the model cannot read, for a stream that waits for what
+    is said where chunks hold several updates, and what `Learner.update` raises.
     """
     if state is not None:
         learner.resume(state)
     stream = StatefulStream.of(stream)
+    if length is not None and stream.waits:
+        raise ValueError(
+            f"length: got {length}, but the stream depends on what is said at each update: give chunks of one update"
+        )
     for chunk in checked(stream, learner.model, learner.streams):
-        report = learner.update(chunk)  # predicts, then learns
+        report = learner.update(chunk) if length is None else learner.scan(chunk, length)  # predicts, then learns
         score(report.out, chunk, report.state)  # of what was predicted before anything was learned
         stream.observe(report.out, chunk)
         yield report

@@ -60,6 +60,7 @@ class Model(nn.Module):
         spike_weight: float = 1.0,
         feedback: str = "symmetric",
         timescales: tuple[float, float] | None = None,
+        encoder_bias: float = 1.0,
         ngrams: Sequence[int] = (),
         ngram_logits: Sequence[int] = (),
         ngram_bits: int = 15,
@@ -76,6 +77,8 @@ class Model(nn.Module):
         feedback: symmetric or random, how the learning signal reaches the parts below the head.
         timescales: shortest and longest time constant of the states at first, in steps, log-uniform over the channels
         (delta from 1 / longest to 1 / shortest, A = -1); None: what dt_min, dt_max, A_min and A_max say.
+        encoder_bias: of the initial bias of a linear encoder, in units of torch's own. The norm before the first block
+        leaves the direction of its output alone; beside a large bias the size of an input is part of that direction.
         ngrams, ngram_logits: lengths of the contexts whose rows are added to the encoder's output and to the logits,
         of tokens only; ngram_bits: of the number of rows of each; ngram_rates: of the two. See `ngram`.
         lora: rank of the additions by which alone in_proj and out_proj learn, see `blocks.lowrank`; None: they learn
@@ -120,6 +123,10 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(make(d_model, **options) for _ in range(n_layers))
         self.norm_f = nn.RMSNorm(d_model, eps=EPS)
         self.head = nn.Linear(d_model, d_out, bias=False)
+        if isinstance(self.encoder, nn.Linear):
+            self.encoder.bias.data *= encoder_bias
+        elif encoder_bias != 1:
+            raise ValueError(f"encoder_bias: got {encoder_bias} for tokens, expected a model of real values: give d_in")
         self._initialise(tied)
         for each in self._blocks():
             each.backend, each.threshold, each.steepness = backend, threshold, steepness

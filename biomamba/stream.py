@@ -65,6 +65,11 @@ class StatefulStream(Iterator[Chunk]):
         """Return the next chunk."""
         return next(self.chunks)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the next chunk may depend on what is said: it overrides `observe`."""
+        return type(self).observe is not StatefulStream.observe
+
     def observe(self, out: Tensor, chunk: Chunk) -> None:
         """Take in the predictions (b, t, d_out) for a chunk; the loops call it before they draw the next."""
 

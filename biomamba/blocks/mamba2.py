@@ -82,12 +82,15 @@ class Mamba2(Block):
         A_max: float = 16.0,
         ngroups: int = 1,
         dt_scale: float = 1.0,
+        D_init: float = 1.0,
     ) -> None:
         """Draw the official initial weights.
 
         dt_min and dt_max bound the initial step sizes, A_min and A_max the initial decay rates (per unit step).
         ngroups: how many groups of heads have a B and a C of their own.
         dt_scale: of the initial weights that make the step size depend on the input; 1 is the official model's.
+        D_init: of D, what of a step's input passes the state by; 1 is the official model's. With 0 a block says at
+        first what it remembers, and nothing else.
         Raises ValueError where headdim does not divide expand * d_model, or ngroups the heads, and for sizes and bounds
         below their least; TypeError for sizes that are no whole numbers.
         """
@@ -112,7 +115,7 @@ class Mamba2(Block):
         self.conv1d = nn.Conv1d(e + 2 * gn, e + 2 * gn, d_conv, groups=e + 2 * gn)
         self.dt_bias = nn.Parameter(dt_bias_init(e // headdim, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.empty(e // headdim).uniform_(A_min, A_max).log())
-        self.D = nn.Parameter(torch.ones(e // headdim))
+        self.D = nn.Parameter(torch.full((e // headdim,), float(D_init)))
         self.norm = GroupedRMSNorm(e, ngroups, eps=1e-5)
         self.out_proj = nn.Linear(e, d_model, bias=False)
         self.influences = {"A_log": "e", "dt_bias": "e", "in_proj.dt": "ej", "in_proj.x": "ej"}

@@ -51,6 +51,11 @@ class limit(StatefulStream):  # noqa: N801 - called like a function, as itertool
         left, self.left = self.left, self.left - chunk.x.shape[1]
         return chunk if self.left >= 0 else chunk.between(0, left)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the stream waits for what is said."""
+        return self.stream.waits
+
     def observe(self, out: Tensor, chunk: Chunk) -> None:
         """Pass on what the model says."""
         self.stream.observe(out, chunk)
@@ -95,6 +100,7 @@ class Experiment:
         if total < length:
             raise ValueError(f"stream.length: got {length} steps, expected at most the {total} steps of a stream")
         schedule.check(config.optim, total)
+        check_together(config, task, ranks)
         learner, decay = build_learner(config, task, ranks=ranks), config.optim.average
         average = None if decay is None else Average(task, learner.model, decay, total, config.run.threads)
         return cls(config, task, learner, total, average)
@@ -107,7 +113,8 @@ class Experiment:
     def stream(self, start: int = 0, steps: int | None = None) -> limit:
         """Return the config's stream from time step `start` on: `steps` of it, or all that are to be learned."""
         own = self.config.stream
-        chunks = self.task.stream(own.split, batch=own.batch, length=own.length, seed=self.config.run.seed, start=start)
+        length, seed = own.length * own.together, self.config.run.seed
+        chunks = self.task.stream(own.split, batch=own.batch, length=length, seed=seed, start=start)
         return limit(chunks, self.total - start if steps is None else steps)
 
     def online(
@@ -121,7 +128,9 @@ class Experiment:
         self._set_rate(state.steps if state else 0)
         if predictions is not None:
             chunks = predictions.before(chunks, self.learner, state.steps if state else 0)
-        for report in online(self.average.beside(chunks) if self.average else chunks, self.learner, state):
+        chunks = self.average.beside(chunks) if self.average else chunks
+        length = self.config.stream.length if self.config.stream.together > 1 else None
+        for report in online(chunks, self.learner, state, length):
             self._set_rate(report.state.steps)
             if self.average:
                 self.average.update(report)
@@ -162,6 +171,24 @@ class Experiment:
         """Set the learning rate of the update after `done` steps."""
         value = schedule.rate(self.config.optim, done, self.total, self.config.stream.length)
         schedule.set_rates(self.learner.optimizer, value)
+
+
+def check_together(config: Config, task: Benchmark, ranks: Ranks | None) -> None:
+    """Raise ValueError where several updates are to be made in one call and something is to happen between them."""
+    optim, run = config.optim, config.run
+    between = {
+        "optim.schedule": optim.schedule not in (None, "constant") or optim.lr_end is not None or optim.warmup > 0,
+        "optim.average": optim.average is not None,
+        "run.predictions": run.predictions is not None,
+        "torchrun": ranks is not None,
+        task.source: not task.replayable,
+    }
+    asking = [name for name, asks in between.items() if asks]
+    if config.stream.together > 1 and asking:
+        raise ValueError(
+            f"stream.together: got {config.stream.together}, but {asking[0]} asks for something between two updates: "
+            "give --stream.together 1"
+        )
 
 
 def make_task(name: str, **options: Any) -> Benchmark:

@@ -38,6 +38,8 @@ class ModelConfig:
     spike_weight: how strongly, the weight of (share - spike_rate)^2 beside the loss
     timescales: shortest and longest time constant of the states at first, in steps; null: as dt_min to A_max say; auto:
         a third of the task's horizon and three times it, and as null where it states none or one of these is given
+    encoder_bias: of the encoder's initial bias, for real values; with a large one, such as 4, the size of an input
+        survives the norm before the first block, not its direction alone
     ngrams: lengths of contexts of tokens whose learned rows are added to the encoder's output; []: none
     ngram_logits: the same of rows that are added to the logits
     ngram_bits: of the number of rows for each length
@@ -54,6 +56,7 @@ class ModelConfig:
     spike_rate: PositiveFloat | None = None
     spike_weight: PositiveFloat = 1.0
     timescales: tuple[PositiveFloat, PositiveFloat] | Literal["auto"] | None = "auto"
+    encoder_bias: PositiveFloat = 1.0
     ngrams: tuple[PositiveInt, ...] = ()
     ngram_logits: tuple[PositiveInt, ...] = ()
     ngram_bits: PositiveInt = 15
@@ -113,12 +116,14 @@ class StreamConfig:
     split: which part of the data; a text: train (the first 90 %), valid (the rest), all; recordings: train, test
     batch: streams side by side
     length: time steps per update
+    together: updates made in one call where the data lies ready: the same numbers, quicker where `length` is small
     steps: time steps of each stream in all; null: to its end, for tasks that have one
     """
 
     split: Split = "all"
     batch: PositiveInt = 16
     length: PositiveInt = 8
+    together: PositiveInt = 1
     steps: PositiveInt | None = None
 
 
