@@ -3,7 +3,8 @@
     python -m bench.online --quick                 the settings that the project promises, under three minutes
     python -m bench.online --json online.json      streams, widths, states, lengths, rules, threads and kernels
 
-An update is predict, score, learn, Adam, as `online()` does it on bytes. The floor is what the same arithmetic takes at
+An update is predict, score, learn, Adam, as `online()` does it on bytes; "compiled": in a graph; "in one call": 64
+updates at once, data lying ready. The floor is what the same arithmetic takes at
 the copy bandwidth (of as many bytes as the traces have) and the matrix rate measured in the same run:
 
     2 trace bytes / bandwidth, or 3 b t e n d multiply-adds / rate where that is longer        (rtrl, per block)
@@ -32,11 +33,18 @@ from biomamba.tasks.language import Language
 
 Row = dict[str, Any]
 GO = torch.tensor(True)
+TOGETHER = 64  # updates in one call
 LARGEST = 2 << 30  # bytes of traces, or of a chunk's states and what is made of them, that are still measured
 BASE = {"streams": 16, "d_model": 64, "d_state": 16, "n_layers": 1, "length": 1, "rule": "rtrl", "threads": 1}
 PROMISED = [
-    BASE | {"streams": 1, "backend": "llvm, compiled"},
-    BASE | {"backend": "llvm, compiled"},
+    BASE | {"streams": 1, "backend": "torch"},
+    *(BASE | {"streams": 1, "backend": how} for how in ("llvm", "llvm, compiled", "llvm, in one call")),
+    *(BASE | {"streams": 1, "d_model": 128, "backend": how} for how in ("llvm", "llvm, in one call")),
+    *(
+        BASE | {"streams": 1, "d_model": 96, "d_state": 4, "n_layers": 2, "length": t, "backend": "llvm"}
+        for t in (1, 16)
+    ),
+    *(BASE | {"backend": how} for how in ("llvm", "llvm, compiled", "llvm, in one call")),
     BASE | {"threads": 2, "backend": "llvm, compiled"},
 ]
 CHUNKED = [
@@ -98,16 +106,18 @@ def online_row(setting: Row) -> Row:
     """Return the setting with what was measured."""
     torch.set_num_threads(setting["threads"])
     torch.manual_seed(0)
-    backend, _, compiled = setting["backend"].partition(", ")
+    backend, _, how = setting["backend"].partition(", ")
+    together = TOGETHER if how == "in one call" else 1
     names = ("d_model", "d_state", "n_layers")
     sizes: dict[str, Any] = {name: setting[name] for name in names}
     model = biomamba.Model(vocab=256, d_out=256, block="mamba2", headdim=64, backend=backend, **sizes)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     task = Language()
-    stream = task.stream("all", batch=setting["streams"], length=setting["length"], seed=0)
+    stream = task.stream("all", batch=setting["streams"], length=setting["length"] * together, seed=0)
     rule = RULES[setting["rule"]](model.blocks)
-    loop = biomamba.online(stream, biomamba.Learner(task, model, rule, optimizer, compile=bool(compiled)))
-    seconds = median(lambda: next(loop), warm=4, least=9, budget=1.0)
+    learner = biomamba.Learner(task, model, rule, optimizer, compile=how == "compiled")
+    loop = biomamba.online(stream, learner, length=setting["length"] if together > 1 else None)
+    seconds = median(lambda: next(loop), warm=4, least=9, budget=1.0) / together
     traces = nbytes(next(loop).state.trace)
     bandwidth, rate = copy_bandwidth(max(traces, 1 << 20)), matrix_rate()
     numbers = sum(p.numel() for p in model.parameters())

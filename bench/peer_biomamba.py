@@ -1,6 +1,7 @@
 """Time biomamba, and transformers' Mamba-2, for `bench.peers`.
 
-    python -m bench.peer_biomamba online --streams 1 --threads 1     one update per byte, compiled
+    python -m bench.peer_biomamba online --streams 1 --threads 1     one update per byte, a call each
+                                         --how compiled|scan         in a graph; 32 updates in one call
     python -m bench.peer_biomamba chunk                              forward and BPTT of 16 streams of 64 bytes, eager
     python -m bench.peer_biomamba transformers                       the same of transformers, its chunked torch path
 
@@ -26,7 +27,7 @@ from biomamba.tasks.language import Language
 
 Row = dict[str, Any]
 SIZES: dict[str, Any] = {"vocab": 256, "d_out": 256, "d_model": 64, "n_layers": 1, "d_state": 16}
-UPDATES_BEFORE, UPDATES = 100, 300
+UPDATES_BEFORE, UPDATES, SCAN = 128, 320, 32
 STREAMS, LENGTH, WARM, TIMES = 16, 64, 3, 12
 
 
@@ -42,22 +43,26 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def online_row(streams: int, threads: int) -> Row:
+def online_row(streams: int, threads: int, how: str, width: int) -> Row:
     """Return the times of updates of length 1, everything that `online()` does included."""
-    model = biomamba.Model(block="mamba2", headdim=64, **SIZES)
+    model, together = (
+        biomamba.Model(block="mamba2", headdim=64, **SIZES | {"d_model": width}),
+        SCAN if how == "scan" else 1,
+    )
     task, rule = Language(), RTRL(model.blocks)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    stream = task.stream("all", batch=streams, length=1, seed=0)
-    loop = biomamba.online(stream, biomamba.Learner(task, model, rule, optimizer, compile=True))
+    stream = task.stream("all", batch=streams, length=together, seed=0)
+    learner = biomamba.Learner(task, model, rule, optimizer, compile=how == "compiled")
+    loop = biomamba.online(stream, learner, length=1 if together > 1 else None)
     microseconds, nats = [], []
-    for _ in range(UPDATES_BEFORE + UPDATES):
+    for _ in range((UPDATES_BEFORE + UPDATES) // together):
         start = time.perf_counter()
         report = next(loop)
-        microseconds.append(1e6 * (time.perf_counter() - start))
-        nats.append(float(report.loss))
+        microseconds += [1e6 * (time.perf_counter() - start) / together] * together
+        nats += [float(report.loss)] * together
     return {
-        "network": "Mamba-2, width 64",
-        "what": "online, rtrl, compiled",
+        "network": f"Mamba-2, width {width}",
+        "what": f"online, rtrl, {how}",
         "us": microseconds[UPDATES_BEFORE:],
         "streams": streams,
         "threads": threads,
@@ -149,12 +154,14 @@ def main() -> None:
     parser.add_argument("what", choices=("online", "chunk", "transformers"))
     parser.add_argument("--streams", type=int, default=1, help="of online")
     parser.add_argument("--threads", type=int, default=1, help="of online")
+    parser.add_argument("--how", choices=("call", "compiled", "scan"), default="call", help="of online")
+    parser.add_argument("--width", type=int, default=64, help="of online")
     args = parser.parse_args()
     bind(args.threads)
     keep_freed_memory()
     torch.manual_seed(0)
     if args.what == "online":
-        rows = [online_row(args.streams, args.threads)]
+        rows = [online_row(args.streams, args.threads, args.how, args.width)]
     else:
         rows = transformers_rows() if args.what == "transformers" else chunk_rows("mamba2") + chunk_rows("mamba")
     ours = {"who": "biomamba", "version": f"biomamba {biomamba.__version__}, torch {torch.__version__}"}

@@ -5,7 +5,8 @@
 Two comparisons, every program in a process of its own, one at a time and in turn (ours, theirs, ours, theirs):
 
     online     an update at every byte: predict, score, learn, Adam; a network and a head of 256 scores, float32.
-               biomamba: `online(..., compile=True)` with `rtrl`, one Mamba-2 block of width 64, n 16.
+               biomamba: `online(...)` with `rtrl`, one Mamba-2 block of width 64 or 128, n 16; a call for each step,
+               in a graph (compiled), or 32 steps in one call (scan).
                braintrace: D-RTRL of one LRU layer, jit-compiled; trace and numbers (parameters) say how they differ
     chunk      a chunk of 64 bytes of 16 streams, eager, forward and with BPTT: biomamba, transformers' Mamba-2 (its
                chunked torch path) and mambapy's Mamba-1 (its parallel scan)
@@ -110,15 +111,17 @@ def programs(python: Path) -> list[tuple[str, list[str], dict[str, str]]]:
     def ours(*words: str) -> tuple[str, list[str], dict[str, str]]:
         return "biomamba " + " ".join(words), [sys.executable, "-m", "bench.peer_biomamba", *words], {}
 
-    def online(streams: int, threads: int) -> tuple[str, list[str], dict[str, str]]:
-        return ours("online", "--streams", str(streams), "--threads", str(threads))
+    def online(streams: int, threads: int, how: str, width: int = 64) -> tuple[str, list[str], dict[str, str]]:
+        words = {"streams": streams, "threads": threads, "how": how, "width": width}
+        return ours("online", *(part for name, own in words.items() for part in (f"--{name}", str(own))))
 
     braintrace = [str(python), str(HERE / "peer_braintrace.py")]
     mambapy = [str(python), str(HERE / "peer_mambapy.py")]
     return [
-        online(1, 1),
-        online(16, 1),
-        online(16, 2),
+        *(online(1, 1, how) for how in ("call", "compiled", "scan")),
+        *(online(1, 1, how, 128) for how in ("call", "scan")),
+        *(online(16, 1, how) for how in ("call", "scan")),
+        online(16, 2, "compiled"),
         ("braintrace", braintrace, ONE_THREAD),
         ours("chunk"),
         ours("transformers"),
