@@ -129,6 +129,20 @@ def test_resume_needs_every_part(lost, tmp_path, monkeypatch):
     assert not same(whole, parts)
 
 
+def test_updates_made_together_are_those_made_one_by_one(tmp_path, monkeypatch):
+    """To the byte, resumed too; what happens between two updates is refused."""
+    words = ["--stream.length", "1", "--stream.steps", "200"]
+    run(tmp_path / "apart", *words)
+    run(tmp_path / "together", *words, "--stream.together", "16")
+    run(tmp_path / "parts", *words, "--stream.together", "16", stop_at=3, monkeypatch=monkeypatch)
+    assert run(tmp_path / "parts", *words, "--stream.together", "16", "--run.resume") == 0
+    for name in ("together", "parts"):
+        weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("apart", name)]
+        assert weights[0] == weights[1]
+    for between in (["--optim.average", "0.9"], ["--optim.schedule", "cosine"], ["--run.predictions", "p.jsonl"]):
+        assert run(tmp_path / "refused", *words, "--stream.together", "16", *between) == 2
+
+
 def test_resume_on_a_text(tmp_path, monkeypatch):
     words = ["--task.name", "language", "--task.paths", TEXT, "--stream.length", "8"]
     words += ["--stream.split", "train", "--rule.window", "12"]
