@@ -8,6 +8,7 @@ takes seconds; torch keeps what it compiled on disk.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -55,10 +56,22 @@ class Compiled:
     it.
     """
 
-    def __init__(self, model: Model, task: Task, rule: LearningRule, step: Step, clip: float | None) -> None:
-        """Take what an update needs. Raises ValueError where this torch or this machine cannot compile."""
+    def __init__(
+        self,
+        model: Model,
+        task: Task,
+        rule: LearningRule,
+        step: Step,
+        clip: float | None,
+        first: Callable[..., UpdateOutput] | None = None,
+    ) -> None:
+        """Take what an update needs, and what makes those before the optimiser has its averages (default: `update`).
+
+        Raises ValueError where this torch or this machine cannot compile.
+        """
         check_compiler()
         self.whole, self.step = Update(model, task, rule, clip), step
+        self.first = first or partial(update, model, task, rule, step, clip)
         self.parameters = [*model.parameters()]
         self.trainable = step.parameters
         self.moments = Moments(step.optimizer, self.trainable, clip)
@@ -69,8 +82,7 @@ class Compiled:
         """Return what `update.update` returns; see there."""
         inside = labelled and self.moments.known
         if inside and not self.moments.find():  # torch makes an optimiser's averages at its first step
-            whole = self.whole
-            return update(whole.model, whole.task, whole.rule, self.step, whole.clip, inputs, advance, labelled)
+            return self.first(inputs, advance, labelled)
         past = flat([inputs.state, inputs.trace])
         if [*map(id, past)] != [*map(id, self.past)]:
             inputs = self._checked(inputs)

@@ -21,6 +21,7 @@ from .blocks.conv import kernel
 from .blocks.lowrank import LowRank
 from .model import Model
 from .moments import Moments
+from .ngram import Reading
 from .ops.backend import bound, module, resolve
 from .rules import BPTT, RTRL
 from .rules.base import LearningRule
@@ -33,7 +34,6 @@ LARGEST = (
     1 << 25
 )  # multiply-adds of a chunk with the weights: above, two threads of torch's are quicker than one of ours
 NAMES = "auto", "llvm"  # of backends
-KINDS = 4  # of chunks whose memory is kept
 TRUE, FALSE = torch.tensor(True), torch.tensor(False)
 
 
@@ -69,6 +69,7 @@ class Fused:
         self.gradient_size = sum(parameter.numel() for parameter in self.parameters)
         self.where: list[int] = []  # addresses of all weights, when tables were made of them
         self.work: dict[Any, Work] = {}
+        self.room: list[Tensor] = []  # the memory under it
         self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
         self.stacked: list[Tensor] = []  # that state, conv and ssm of all layers
         self.of_traces: tuple[list[int], Tensor] = [], torch.empty(0)
@@ -77,48 +78,99 @@ class Fused:
 
     def __call__(self, inputs: UpdateInput, advance: int, labelled: bool = False) -> UpdateOutput:
         """Return what `update.update` returns; see there."""
-        x, weight = inputs.x, self.model.head.weight
-        small = x.shape[0] * x.shape[1] * self.gradient_size <= LARGEST or torch.get_num_threads() == 1
-        here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-        if not (small and here and advance == x.shape[1] and all(block.backend in NAMES for block in self.blocks)):
+        if not self.takes(inputs.x) or (advance < inputs.x.shape[1] and len(inputs.x) > 1):
             if self.step is None:
                 return predict(self.model, self.task, self.rule, inputs, advance)
             return update(self.model, self.task, self.rule, self.step, self.clip, inputs, advance, labelled)
         with torch.no_grad():
-            return self._update(inputs, self.step if labelled else None)
+            return self._update(inputs, advance, self.step if labelled else None)
 
-    def _update(self, inputs: UpdateInput, step: Step | None) -> UpdateOutput:
-        """Return the pass of a chunk, and learn from it by a step, if any."""
-        model, chunk, reading, (b, t) = self.model, inputs.chunk, inputs.reading, inputs.x.shape[:2]
-        model.check_input(inputs.x)
-        new = chunk.x.shape[1]
-        self._find_weights()
-        conv, ssm = self._state(inputs)
-        traces = self._traces(inputs.trace)
-        encoded = model._encoded(inputs.x)
+    def takes(self, x: Tensor) -> bool:
+        """Say whether the kernels read x (b, t, ...) now: it and the weights lie where they do, and it is not large."""
+        weight = self.model.head.weight
+        here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
+        small = x.shape[0] * x.shape[1] * self.gradient_size <= LARGEST or torch.get_num_threads() == 1
+        return here and small and all(block.backend in NAMES for block in self.blocks)
+
+    def predict(
+        self, x: Tensor, state: Tree, reset: Tensor | None = None, reading: Reading | None = None
+    ) -> tuple[Tensor, Tree]:
+        """Return the outputs (b, t, d_out) for x, and the state behind it: what the model does, without a graph."""
+        with torch.no_grad():
+            self.model.check_input(x)
+            self.model.check_state(state, len(x))
+            self._find_weights()
+            past = _stacked(state)
+            out, work, given = self._forward(x, past, reset, reading, self._traces([]), x.shape[1])
+            return out, self._advance(work, given, x.shape[1], self._traces([]), TRUE)
+
+    def pass_over(self, x: Tensor, reset: Tensor | None, state: Tree, trace: Tree, reading: Reading | None) -> Tree:
+        """Return the state behind x, which nobody scores, and move the trace there; see `update.pass_over`."""
+        with torch.no_grad():
+            self._find_weights()
+            traces, past = self._traces(trace), _stacked(state)
+            out, work, given = self._forward(x, past, reset, reading, traces, x.shape[1])
+            return self._advance(work, given, x.shape[1], traces, torch.isfinite(out.sum()))
+
+    def _forward(
+        self,
+        x: Tensor,
+        past: list[Tensor],
+        reset: Tensor | None,
+        reading: Reading | None,
+        traces: list[Tensor],
+        new: int,
+    ) -> tuple[Tensor, "Work", list[Tensor]]:
+        """Return the outputs of the last `new` steps, the memory of the chunk, and what else its kernels are given."""
+        head, encoded = self.model.head.weight, self.model._encoded(x)
         if reading is not None:
             encoded = encoded + reading.embedding
-        reset = inputs.reset.contiguous() if inputs.reset is not None else TRUE.new_empty(0)
-        work = self._work(conv, ssm, reset, traces, t, new)
-        out, after = encoded.new_empty(b, new, len(model.head.weight)), [torch.empty_like(conv), torch.empty_like(ssm)]
-        top, past = [model.head.weight, model.norm_f.weight, self.table], [conv, ssm, reset]
-        work.call("mamba2_stack.mamba2_forward", *top, encoded.contiguous(), *past, *work.kept, out)
+        begins = reset.contiguous() if reset is not None else TRUE.new_empty(0)
+        work, given = self._work(past[1], begins, traces, x.shape[1], new), [*past, begins]
+        out = encoded.new_empty(len(x), new, len(head))
+        top = head, self.model.norm_f.weight, self.table
+        work.call("mamba2_stack.mamba2_forward", *top, encoded.contiguous(), *given, *work.kept, out)
         if reading is not None:
             out += reading.logits[:, -new:]
-        nan = encoded.new_full((), torch.nan)
+        return out, work, given
+
+    def _advance(self, work: Work, given: list[Tensor], steps: int, traces: list[Tensor], go: Tensor) -> Tree:
+        """Return the state so many steps on, the traces moved as far, where go."""
+        after = [torch.empty_like(own) for own in given[:2]]
+        given = [self.table, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go, *after]
+        work.call("mamba2_stack.mamba2_advance", *given)
+        return self._apart(after)
+
+    def _apart(self, stacked: list[Tensor]) -> Tree:
+        """Return a state from conv and ssm of all layers."""
+        return [BlockState(*own) for own in zip(*stacked, strict=True)]
+
+    def _update(self, inputs: UpdateInput, advance: int, step: Step | None) -> UpdateOutput:
+        """Return the pass of a chunk, and learn from it by a step, if any."""
+        model, chunk, reading = self.model, inputs.chunk, inputs.reading
+        model.check_input(inputs.x)
+        self._find_weights()
+        past, traces = self._state(inputs), self._traces(inputs.trace)
+        out, work, given = self._forward(inputs.x, past, inputs.reset, reading, traces, chunk.x.shape[1])
+        nan = out.new_full((), torch.nan)
         if step is None or self.moments is None:
             loss = loss_of(self.task, out, chunk)
             go = torch.isfinite(out.sum() + loss)
-            work.call("mamba2_stack.mamba2_advance", self.table, *past, *work.kept, *traces, TRUE, go, *after)
-            return UpdateOutput(out, loss, nan, go, self._moved(after, inputs), inputs.trace)
+            state = self._advance(work, given, advance, traces, go)
+            self._remember(state, None, inputs.trace)
+            return UpdateOutput(out, loss, nan, go, state, inputs.trace)
         loss, grad_out = self._loss(work, out, chunk)
-        go, grad_encoded = torch.isfinite(out.sum() + loss), torch.empty_like(encoded)
-        facts = encoded.new_zeros(3)
+        go = torch.isfinite(out.sum() + loss)
+        grad_encoded, facts = out.new_empty(*inputs.x.shape[:2], past[0].shape[-1]), out.new_zeros(3)
+        after = [torch.empty_like(own) for own in past]
+        top = [model.head.weight, model.norm_f.weight, self.table]
+        moved = [grad_out, torch.tensor(advance), *traces, TRUE, go]
         to = [self.gradient_table, self.gradient, self.of["head"], self.of["norm_f"], grad_encoded, work.signals]
-        work.call("mamba2_stack.mamba2_learn", *top, *past, *work.kept, grad_out, *traces, TRUE, go, *to, *after, facts)
+        work.call("mamba2_stack.mamba2_learn", *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
         read = [grad_encoded, grad_out] if reading is not None else []
-        state = self._moved(after, inputs)
+        state = self._apart(after)
+        self._remember(state, after, inputs.trace)
         if self._steps(self.moments):
             work.call("adam.adam", *self._adam(self.moments), facts)
             finite, norm, learned = facts.unbind()
@@ -198,7 +250,7 @@ class Fused:
         model.check_tokens(inputs.x)
         self._check_labels(chunk)
         self._find_weights()
-        conv, ssm = (tensor.clone() for tensor in self._state(inputs))
+        conv, ssm = past = [tensor.clone() for tensor in self._state(inputs)]
         traces, many = self._traces(inputs.trace), steps // length
 
         def updates(tensor: Tensor) -> Tensor:
@@ -212,7 +264,7 @@ class Fused:
             given, learned = [encoder.weight, encoder.bias, no_index, updates(inputs.x)], self.of["bias"]
         else:
             given, learned = [encoder.weight, none, updates(inputs.x.long()), none], none
-        work = self._work(conv, ssm, reset, traces, length, many)
+        work = self._work(ssm, reset, traces, length, many)
         out, losses = ssm.new_empty(many, b, length, len(model.head.weight)), ssm.new_empty(many)
         facts = ssm.new_zeros(many, 3)
         gradient, table, _, options, clip, bounded = self._adam(own)
@@ -231,9 +283,10 @@ class Fused:
         own.counts[0] += sum(taken for _, _, taken in found)
         said = out.transpose(0, 1).flatten(1, 2)
         finite = torch.tensor(all(row[0] for row in found))
-        moved = self._moved([conv, ssm], inputs)
+        state = self._apart(past)
+        self._remember(state, past, inputs.trace)
         nan = out.new_full((), torch.nan)
-        return UpdateOutput(said, losses.mean(), nan, finite, moved, inputs.trace, facts[-1, 1]), found
+        return UpdateOutput(said, losses.mean(), nan, finite, state, inputs.trace, facts[-1, 1]), found
 
     def _check_labels(self, chunk: Chunk) -> None:
         """Raise ValueError for a label that is no class."""
@@ -250,7 +303,7 @@ class Fused:
         for parameter in self.parameters:
             parameter.data = parameter.data.contiguous()
         where = [parameter.data_ptr() for parameter in self.parameters]
-        self.where, self.work, self.past = where, {}, []
+        self.where, self.work, self.room, self.past = where, {}, [], []
         self.of_traces = self.of_moments = [], torch.empty(0)
         self.options = [], torch.empty(0)
         self.largest = like.new_tensor(torch.inf if self.clip is None else self.clip)  # norm of the gradient
@@ -270,14 +323,12 @@ class Fused:
             self.model.check_state(inputs.state, len(inputs.x))
             self.rule.check_trace(inputs.trace, len(inputs.x))
             self.past = flat([inputs.state, inputs.trace])
-            self.stacked = [torch.stack([getattr(own, name) for own in inputs.state]) for name in BlockState._fields]
+            self.stacked = _stacked(inputs.state)
         return self.stacked
 
-    def _moved(self, after: list[Tensor], inputs: UpdateInput) -> Tree:
-        """Return the state that the next update begins with, and remember it."""
-        self.stacked, state = after, [BlockState(*own) for own in zip(*after, strict=True)]
-        self.past = flat([state, inputs.trace])
-        return state
+    def _remember(self, state: Tree, stacked: list[Tensor] | None, trace: Tree) -> None:
+        """Know the state and trace that the next update begins with."""
+        self.past, self.stacked = flat([state, trace]), _stacked(state) if stacked is None else stacked
 
     def _traces(self, trace: Tree) -> list[Tensor]:
         """Return a table of where the traces lie (l, 7), and an empty tensor of their precision; of bptt no table."""
@@ -319,20 +370,30 @@ class Fused:
             TRUE if own.bounded else FALSE,
         ]
 
-    def _work(self, conv: Tensor, ssm: Tensor, reset: Tensor, traces: list[Tensor], t: int, new: int) -> Work:
-        """Return the memory for chunks of this kind."""
-        kind = ssm.shape[1], t, new, len(reset), [own.shape for own in traces], traces[1].dtype
-        found = self.work.pop(str(kind), None)
+    def _work(self, ssm: Tensor, reset: Tensor, traces: list[Tensor], t: int, new: int) -> Work:
+        """Return the memory for chunks of this kind, which all kinds share."""
+        (layers, b, e, n), k = ssm.shape, self.blocks[0].taps
+        kind = b, t, new, len(reset), len(traces[0]), traces[1].dtype
+        found = self.work.get(kind)
         if found is None:
-            (layers, b, e, n), (k, d), g = ssm.shape, conv.shape[2:], len(self.blocks[0].A_log)
-            sizes = {"l": layers, "b": b, "t": t, "d": d, "k": k + 1, "e": e, "n": n, "g": g}
+            sizes = {"l": layers, "b": b, "t": t, "d": self.model.head.in_features, "k": k, "e": e, "n": n}
+            sizes["g"] = len(self.blocks[0].A_log)
             kernels, evaluated = module("llvm.mamba2_stack"), module("llvm.kernel").evaluated
             shapes = [[evaluated(word, sizes) for word in shape.split()] for shape in kernels.KEPT.values()]
-            found = Work([ssm.new_empty(shape) for shape in shapes], torch.empty_like(ssm), {})
-        self.work[str(kind)] = found  # the latest comes last
-        if len(self.work) > KINDS:
-            del self.work[next(iter(self.work))]
+            shapes.append([*ssm.shape])
+            if len(self.room) != len(shapes) or any(
+                own.numel() < math.prod(shape) for own, shape in zip(self.room, shapes, strict=True)
+            ):
+                self.work, self.room = {}, [ssm.new_empty(math.prod(shape)) for shape in shapes]
+            each = zip(self.room, shapes, strict=True)
+            *kept, signals = (own[: math.prod(shape)].view(shape) for own, shape in each)
+            found = self.work[kind] = Work(kept, signals, {})
         return found
+
+
+def _stacked(state: Tree) -> list[Tensor]:
+    """Return conv and ssm of all layers, each in one piece."""
+    return [torch.stack([getattr(own, name) for own in state]) for name in BlockState._fields]
 
 
 def serves(model: Model, rule: LearningRule) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import sampling, saved
 from . import threads as threading
+from .fused import Fused
 from .loop_state import LoopState
 from .rows import Prediction
 from .saved import Snapshot
@@ -219,7 +220,7 @@ class Learner(Updater):
             given, before = begins if reset else None, state.live
             reading = reading and reading.last(row.shape[1])
         with threading.using(self._count), torch.no_grad():
-            out, after, _ = self.model(x, before, given, reading=reading)
+            out, after = self._output(x, before, given, reading)
         if not bool(finite([out])):
             raise FloatingPointError("the prediction is not finite: the weights have grown too large: roll back")
         return out[0, -1], held, resets, copy(after)
@@ -239,9 +240,11 @@ class Learner(Updater):
             resets = reset if bool(reset.any()) else None
             reading = self.model.read(x, state.context, resets)
             with threading.using(self._count):
-                state.model_state, state.trace = pass_over(
-                    self.model, self.rule, x, resets, state.model_state, state.trace, reading
-                )
+                given = x, resets, state.model_state, state.trace, reading
+                if isinstance(self._plain, Fused) and self._plain.takes(x):
+                    state.model_state = self._plain.pass_over(*given)
+                else:
+                    state.model_state, state.trace = pass_over(self.model, self.rule, *given)
             state.context = reading and reading.context_at(resets, advance)
             release(state, state.x, state.reset, advance)
 

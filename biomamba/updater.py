@@ -21,11 +21,12 @@ from .fused import Fused, serves
 from .inputs import check_parts
 from .loop_state import LoopState
 from .model import Model
+from .ngram import Reading
 from .ranks import Ranks
 from .reduction import Reduction
 from .rows import Rows
 from .rules.base import LearningRule
-from .state import tree_map
+from .state import Tree, tree_map
 from .step import Step
 from .stream import Chunk, Task
 from .update import UpdateInput, UpdateOutput, trainable_parameters, update
@@ -144,8 +145,7 @@ class Updater:
         inputs = self._of_rank(UpdateInput(x, resets, chunk, state.model_state, state.trace, reading))
         count = threading.resolve(self.threads, state.nbytes(x.shape[1]))
         with threading.using(count), torch.no_grad():
-            given = inputs.x, inputs.state, inputs.reset
-            out: Tensor = self.model(*given, reading=inputs.reading)[0][:, -chunk.x.shape[1] :]
+            out = self._output(inputs.x, inputs.state, inputs.reset, inputs.reading)[0][:, -chunk.x.shape[1] :]
         return out if self.ranks is None else self.ranks.whole(out, len(x))
 
     def update(self, chunk: Chunk) -> Report:
@@ -262,6 +262,13 @@ class Updater:
             self._draw_back(self.max_drift)
         return output, learned
 
+    def _output(self, x: Tensor, state: Tree, reset: Tensor | None, reading: Reading | None) -> tuple[Tensor, Tree]:
+        """Return the outputs (b, t, d_out) for x and the state behind it, as an update would say them."""
+        if isinstance(self._plain, Fused) and self._plain.takes(x):
+            return self._plain.predict(x, state, reset, reading)
+        out, after, _ = self.model(x, state, reset, reading=reading)
+        return out, after
+
     def _begun(self, chunk: Chunk) -> LoopState:
         """Return the state, begun where there is none; of several ranks the first alone keeps meters."""
         if self.state is None and self.ranks is not None:
@@ -288,7 +295,7 @@ class Updater:
         parts = self.model, self.task, self.rule, Step(self.optimizer, trainable_parameters(self.model)), self.clip
         by_kernels = self.ranks is None and all(self._requires_grad) and serves(self.model, self.rule)
         self._plain = Fused(*parts) if by_kernels else partial(update, *parts, ranks=self.ranks)
-        self._compiled = Compiled(*parts) if self.compile else self._plain
+        self._compiled = Compiled(*parts, self._plain) if self.compile else self._plain
         for parameter in self._parameters:
             if not parameter.requires_grad:
                 parameter.grad = None  # or the optimiser would use an old one again

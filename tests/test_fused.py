@@ -47,6 +47,7 @@ def learner(
     clip: float | None = 1.0,
     lr: float = 1e-2,
     reduction: str | None = None,
+    horizon: int = 64,
     **options: Any,
 ) -> biomamba.Learner:
     _, _, d, n, headdim, layers, taps = sizes
@@ -59,7 +60,7 @@ def learner(
     if sgd:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     trace = RULES[rule](model.blocks)
-    return biomamba.Learner(Labels(tokens, reduction), model, trace, optimizer, clip=clip)
+    return biomamba.Learner(Labels(tokens, reduction), model, trace, optimizer, clip=clip, horizon=horizon)
 
 
 def chunks(sizes: Sequence[int], count: int, tokens: bool, resets: bool, dtype: torch.dtype) -> list[Chunk]:
@@ -133,6 +134,32 @@ def test_the_law_can_fail() -> None:
     ours, theirs = course(whole, given[4:]), course(lost, given[4:])
     apart = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True) if a.numel()]
     assert max(apart) > 1e-4
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_windows_and_late_answers(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State and trace move by fewer steps than are read, or by none; answers come late, out of order or never."""
+
+    def windowed() -> list[Tensor]:
+        own = learner((1, 3, *SIZES[1][2:]), rule)
+        own.window = 8
+        return course(own, chunks((1, 3), 9, True, True, torch.float64))
+
+    def late() -> list[Tensor]:
+        own = learner((1, 1, *SIZES[3][2:]), rule, tokens=False, horizon=7)
+        order, said = torch.Generator().manual_seed(5), list[Tensor]()
+        for i in range(40):
+            said.append(own.predict(torch.randn(VALUES, generator=order, dtype=torch.float64), id=i, reset=i == 17).out)
+            ticket = i - int(torch.randint(9, (), generator=order))
+            if ticket >= 0 and i % 3:
+                own.learn(ticket, ticket % OUT)
+        own.settle()
+        return [*said, *course(own, [])]
+
+    found = [*windowed(), *late()]
+    by_torch(monkeypatch)
+    for own, expected in zip(found, [*windowed(), *late()], strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("rule", RULES)

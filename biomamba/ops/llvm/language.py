@@ -138,7 +138,7 @@ def _alike(x: Value, y: Number) -> tuple[Any, Any]:
     return x.ir, y.ir
 
 
-def equal(x: Value, y: Value) -> Value:
+def equal(x: Value, y: Number) -> Value:
     """Say whether two integers are the same."""
     return Value(builder().icmp_signed("==", *_alike(x, y)))
 
@@ -509,7 +509,7 @@ class Scratch:
         count: Size = 1
         for size in shape:
             count = size * count
-        width = {FLOAT: 4, DOUBLE: 8, BFLOAT16: 2, BYTE: 1}[kind]
+        width = {FLOAT: 4, DOUBLE: 8, BFLOAT16: 2, BYTE: 1, INT: 8}[kind]
         piece = call("malloc", BYTE.as_pointer(), (integer(count) * width + 2 * LINE).ir)
         self.pieces.append(piece)
         aligned = builder().and_(builder().add(builder().ptrtoint(piece, INT), INT(LINE - 1)), INT(-LINE))

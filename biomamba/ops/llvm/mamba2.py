@@ -24,6 +24,7 @@ from .language import (
     Variable,
     choose,
     constant,
+    equal,
     exp,
     fill,
     fixed,
@@ -149,7 +150,7 @@ def contract_and_advance_mamba2(part: Part, *arrays: Array) -> None:
     (b, t, e, n), (k, _), j = chunk.h.shape, chunk.weight.shape, chunk.inputs.shape[2]
     n, k = fixed(n), fixed(k)
     extent = Extent(*part.range(e, BLOCK), *part.range(n))
-    many = larger(1, smaller(extent.last - extent.first, larger(1, PACKED // (integer(t) * BLOCK))))
+    many = larger(1, smaller(extent.last - extent.first, larger(1, PACKED // (larger(t, 1) * BLOCK))))
     side = larger(1, integer(many) // 4)  # channels whose folded posts stay in the nearest cache
     new = part.empty
     shared = Shared(
@@ -198,7 +199,7 @@ def contract_and_advance_mamba2(part: Part, *arrays: Array) -> None:
             pack(scratch.of_x, shared.pushed)
             channels(i, traces[:4], gradients[:4], chunk, extent, scratch, shared)
             states(i, traces[4], gradients[4], chunk, extent, scratch, shared)
-            with choose((integer(t) <= 1) & (integer(e) % BLOCK <= 0)) as (once, often):
+            with choose(equal(integer(t), 1) & (integer(e) % BLOCK <= 0)) as (once, often):
                 with once:
                     taps_once(i, traces[5:], gradients[5:], chunk, extent, shared)
                 with often:
@@ -309,7 +310,7 @@ def channels(
         contract_and_advance(
             rows(of_dt[i], first, many), scratch.decays, signal, scratch.d_dt, inputs, rows(to_dt, first, many)
         )
-        with choose(integer(t) <= 1) as (once, often):
+        with choose(equal(integer(t), 1)) as (once, often):
             with once:
                 for at in loop(many):
                     c = first + at
@@ -332,7 +333,7 @@ def states(i: Value, of_B: Array, to_B: Array, chunk: Chunk, extent: Extent, scr
     t, k = chunk.h.shape[1], fixed(chunk.weight.shape[0])
     for y in loop(extent.top, extent.bottom):
         of = rows(of_B[i], y, 1), shared.decay, rows(shared.signal, y, 1)
-        with choose(integer(t) <= 1) as (once, often):
+        with choose(equal(integer(t), 1)) as (once, often):
             with once:
                 taps = Array(shared.taps_state.address(0, 0, y), (k,), shared.taps_state.strides[1:2])
                 mix(taps, chunk.inputs[i], scratch.mixed)

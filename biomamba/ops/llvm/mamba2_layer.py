@@ -137,6 +137,7 @@ def back(
 def move(
     own: Weights,
     found: Kept,
+    steps: Value,
     signal: Array,
     reset: Array,
     true: Array,
@@ -145,23 +146,30 @@ def move(
     taps: Array,
     room: Room,
 ) -> None:
-    """Move a layer's traces to the end of the chunk, and write the gradients through them into the room."""
-    (b, t, e, n), d, k = found.h.shape, found.inputs.shape[2], fixed(own.conv.shape[1])
+    """Move a layer's traces by the first steps of the chunk, and write the gradients through them into the room."""
+    (b, _, e, n), d, k = found.h.shape, found.inputs.shape[2], fixed(own.conv.shape[1])
     for g in loop(room.A.shape[0]):
         room.A[g] = -exp(own.A_log[g])
     for c in loop(integer(e) + fixed(n)):
         for tap in range(k):
             taps[tap, c] = own.conv[c, tap]
     for i in loop(b):
-        for s in loop(integer(t) + (k - 1)):
+        for s in loop(steps + (k - 1)):
             for c in lanes(0, integer(e) + fixed(n), LANES):
                 room.raw[i, s, c] = found.projected[i, s, c + e]
     sizes = (e, n), (e, n), (e, n, d), (e, n, d), (n, e, d), (n, k + 1, e), (n, k + 1, e)
     traces = [Array(pointer(at, stored), (b, *size)) for at, size in zip(addresses, sizes, strict=True)]
-    contract_and_advance_mamba2.within(
-        *(*traces, *room.past, found.h, signal, found.log_a, found.delta, found.delta_slope, found.x_in, found.B),
-        *(room.raw, found.slope, found.inputs, taps, room.A, reset, true),
-    )
+    of_steps = [first(own, steps) for own in (found.log_a, found.delta, found.delta_slope, found.x_in, found.B)]
+    raw, inputs = first(room.raw, steps + (k - 1)), first(found.inputs, steps + (k - 1))
+    given = first(found.h, steps), signal, *of_steps, raw, first(found.slope, steps), inputs, taps, room.A
+    contract_and_advance_mamba2.within(*traces, *room.past, *given, first(reset, steps), true)
+
+
+def first(of: Array, steps: Value) -> Array:
+    """Return the first steps of an array (b, t, ...); of fewer than all there must be one stream."""
+    found = Array(of.pointer, (of.shape[0], steps, *of.shape[2:]))
+    found.there = of.there
+    return found
 
 
 def add_past(to: Weights, room: Room) -> None:

@@ -12,6 +12,7 @@ from .kernel import Argument, Part, evaluated, flags, given, index, kernel, resu
 from .language import (
     BIT,
     BYTE,
+    INT,
     Array,
     Value,
     Variable,
@@ -75,6 +76,8 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
     conv_after, ssm_after = part.empty(*conv.shape), part.empty(*ssm.shape)
     encoded, grad_encoded, grad_out = part.empty(b, t, d), part.empty(b, t, d), part.empty(b, t, v)
     go, taken = Array(part.scratch.array(BYTE, 1).pointer, ()), Variable(integer(0))
+    all_steps = Array(part.scratch.array(INT, 1).pointer, ())
+    all_steps[()] = integer(t)
     for s in loop(many):
         begins, x = reset[s], (tokens[s], values[s])
         begins.there, x[0].there = reset.there, tokens.there
@@ -84,7 +87,20 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
             with labelled:
                 cross_entropy.within(out[s], labels[s], mask[s], mean, grad_out, Array(losses.address(s), ()))
                 go[()] = is_finite(sum_of(out[s]) + losses[s])
-                of_chunk = conv, ssm, begins, *kept, grad_out, traces, precision, true, go, gradients, gradient
+                of_chunk = (
+                    conv,
+                    ssm,
+                    begins,
+                    *kept,
+                    grad_out,
+                    all_steps,
+                    traces,
+                    precision,
+                    true,
+                    go,
+                    gradients,
+                    gradient,
+                )
                 to = grad_head, grad_norm_f, grad_encoded, signals, conv_after, ssm_after, facts[s]
                 mamba2_learn.within(head, norm_f, weights, *of_chunk, *to)
                 learn_encoder(grad_encoder, grad_bias, grad_encoded, *x)
@@ -95,7 +111,7 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
                 go[()] = finite
                 losses[s], facts[s, 1], facts[s, 2] = 0, 0, 0
                 facts[s, 0] = select(finite, constant(facts.number, 1), 0)
-                of_chunk = conv, ssm, begins, *kept, traces, precision, true, go
+                of_chunk = conv, ssm, begins, *kept, all_steps, traces, precision, true, go
                 mamba2_advance.within(weights, *of_chunk, conv_after, ssm_after)
         copy(conv, conv_after)
         copy(ssm, ssm_after)

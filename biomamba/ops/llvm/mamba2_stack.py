@@ -4,6 +4,8 @@
     mamba2_learn     dL/dtheta |_(h0 held) + dL/dh0 . Z of every weight behind the encoder, state and traces moved on
     mamba2_advance   state and traces moved on, nothing learned
 
+`steps` says by how many steps state and traces move: all, or of a single stream fewer.
+
 They call the kernels of a block's inside and of its traces, which `mamba2_chunk` and `mamba2` have, and the products
 with weights of `product`. Weights, their gradients and traces of all layers are given as tables of addresses, which the
 caller keeps alive. Letters: l layers, b streams, t steps, u of them new, d width, e channels in g heads, n states,
@@ -134,6 +136,7 @@ def mamba2_forward(
     **STATE,
     **{name: result(shape) for name, shape in KEPT.items()},
     grad_out=given("b u v"),
+    steps=index(""),
     **TRACES,
     true=flags(""),
     go=flags(""),
@@ -161,8 +164,8 @@ def mamba2_learn(
     gradient is all of them in one piece, into which `gradients`, grad_head and grad_norm_f point. go: outputs and loss
     are finite; facts[0] is 1 where the signals are too.
     """
-    kept, (normed, taps, grad_out, traces, precision, true, go, gradients, gradient) = [*rest[:17]], rest[17:26]
-    grad_head, grad_norm_f, grad_x, signals, conv_after, ssm_after, facts = rest[26:]
+    kept, (normed, taps, grad_out, steps, traces, precision, true, go, gradients, gradient) = [*rest[:17]], rest[17:27]
+    grad_head, grad_norm_f, grad_x, signals, conv_after, ssm_after, facts = rest[27:]
     (layers, b, t, e, n), d, k = kept[4].shape, head.shape[1], fixed(conv.shape[2]) + 1
     fill(gradient)
     fill(grad_x)
@@ -191,9 +194,9 @@ def mamba2_learn(
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
             to = weights_of(gradients, layer, kept, k)
             of_traces = [traces[layer, i] for i in range(7)]
-            move(own, found, signals[layer], reset, true, of_traces, precision.stored, taps, room)
+            move(own, found, steps[()], signals[layer], reset, true, of_traces, precision.stored, taps, room)
             add_past(to, room)
-    move_state(all_finite, kept, conv, ssm, reset, conv_after, ssm_after)
+    move_state(all_finite, steps[()], kept, conv, ssm, reset, conv_after, ssm_after)
 
 
 @kernel(
@@ -201,6 +204,7 @@ def mamba2_learn(
     weights=index("l 8"),
     **STATE,
     **{name: result(shape) for name, shape in KEPT.items()},
+    steps=index(""),
     **TRACES,
     true=flags(""),
     go=flags(""),
@@ -215,7 +219,7 @@ def mamba2_advance(
     *rest: Array,
 ) -> None:
     """Move state and traces on where go."""
-    kept, (_, taps, traces, precision, true, go, conv_after, ssm_after) = [*rest[:17]], rest[17:]
+    kept, (_, taps, steps, traces, precision, true, go, conv_after, ssm_after) = [*rest[:17]], rest[17:]
     (layers, b, t, e, n), d, k = kept[4].shape, conv.shape[3], fixed(conv.shape[2]) + 1
     room, none = Room.of(part, b, t, e, n, d, k, kept), part.empty(b, e, n)
     fill(none)
@@ -223,24 +227,31 @@ def mamba2_advance(
         for layer in loop(layers):
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
             of_traces = [traces[layer, i] for i in range(7)]
-            move(own, found, none, reset, true, of_traces, precision.stored, taps, room)
-    move_state(go[()], kept, conv, ssm, reset, conv_after, ssm_after)
+            move(own, found, steps[()], none, reset, true, of_traces, precision.stored, taps, room)
+    move_state(go[()], steps[()], kept, conv, ssm, reset, conv_after, ssm_after)
 
 
 def move_state(
-    go: Value, kept: list[Array], conv: Array, ssm: Array, reset: Array, conv_after: Array, ssm_after: Array
+    go: Value,
+    steps: Value,
+    kept: list[Array],
+    conv: Array,
+    ssm: Array,
+    reset: Array,
+    conv_after: Array,
+    ssm_after: Array,
 ) -> None:
-    """Write the state behind the chunk where go, else that before it."""
-    (layers, b, t, *_), inputs, k = kept[4].shape, kept[2], fixed(conv.shape[2]) + 1
-    with choose(go) as (moves, stays):
+    """Write the state `steps` steps on where go, else that before them."""
+    (layers, b, *_), inputs, k = kept[4].shape, kept[2], fixed(conv.shape[2]) + 1
+    with choose(go & (steps > 0)) as (moves, stays):
         with moves:
             for layer in loop(layers):
                 for i in loop(b):
-                    copy(ssm_after[layer, i], kept[4][layer, i, integer(t) - 1])
+                    copy(ssm_after[layer, i], kept[4][layer, i, steps - 1])
                     # the next step's taps see what the last step's saw, less the oldest
-                    for tap, sees in enumerate(seen(reset, i, integer(t) - 1, k)[1:]):
+                    for tap, sees in enumerate(seen(reset, i, steps - 1, k)[1:]):
                         for c in lanes(0, conv.shape[3], LANES):
-                            row = inputs[layer, i, integer(t) + tap, c]
+                            row = inputs[layer, i, steps + tap, c]
                             conv_after[layer, i, tap, c] = select(sees, row, 0)
         with stays:
             copy(ssm_after, ssm)

@@ -17,6 +17,7 @@ from .language import (
     Value,
     Variable,
     choose,
+    equal,
     fma,
     integer,
     lanes,
@@ -69,7 +70,7 @@ def contract_and_advance(z: Array, decay: Array, signal: Array, p: Array, q: Arr
     whole, full = integer(j) // broad * broad, integer(j) // thin * thin
     of = z, decay, signal, p, q, gradient
     for c in loop(m):
-        with choose(integer(steps) <= 1) as (once, often):
+        with choose(equal(integer(steps), 1)) as (once, often):
             with once:  # memory sets the pace
                 twice = integer(j) // (2 * broad) * (2 * broad)
                 for x in loop(0, twice, 2 * broad):
