@@ -1,9 +1,9 @@
 """Write a recording in which an event decides what a channel means 2 to 20 s later: `python examples/sorting_line.py`.
 
 A SIMULATED sorting line, 50 rows a second. A scanner answers a parcel with a pulse, up for large and down for small.
-The parcel rides on for 2 to 20 s, nobody knows how long, and breaks the beam before the gate. While the beam is broken
-the gate must be told its side: `side` is left for small, right for large, and empty at all other times. Then the next
-parcel comes. The beam tells when, never which; the motor's hum tells nothing.
+The parcel rides on for 2 to 20 s, nobody knows how long, and breaks the beam before the gate for 0.2 s. At the last row
+of these the gate must be told its side: `side` is left for small, right for large, and empty at all other times, so that
+no label repeats another. Then the next parcel comes. The beam tells when, never which; the motor's hum tells nothing.
 
 Nothing that is seen while the beam is broken says the side: it was seen once, for 0.2 s, 100 to 1,000 rows before.
 """
@@ -39,7 +39,7 @@ def simulate(
         large = int(rng.integers(2))
         x[scanned : scanned + PULSE, 0] += 2.0 if large else -2.0
         x[gate:at, 1] -= 2.0
-        side[gate:at] = large
+        side[at - 1] = large
 
 
 def write(path: Path, rows: int, wait: tuple[float, float] = WAIT, seed: int = 0) -> None:
