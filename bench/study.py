@@ -3,12 +3,12 @@
     BIOMAMBA_DATA=... python -m bench.study [--streams delay20,text] [--seeds 5] [--jobs 2] [--page]
 
 Every rule makes an update at every step of the same stream, from the same weights; truncated backpropagation stands
-there twice, with a window of 16 steps replayed at each update, and in chunks of 16 steps, which make 16 times fewer. Each
-rule has the best of three rates on every stream, by its score over the whole of it on a seed that is not scored again. A
-run is one line of docs/study.jsonl: broken off, the same command goes on, and runs what is not there, all settings once
-before any twice. The page is written from those lines alone, at the end or where it was broken off; --page: now.
+there twice, with a window of 16 steps replayed at each update, and in chunks of 16 steps, which make 16 times fewer.
+Each rule has the best of three rates on every stream, by its score over the whole of it on a seed that is not scored
+again. A run is one line of docs/study.jsonl: broken off, the same command goes on with what is not there, all settings
+once before any twice. The page is written from those lines alone, at the end or where it was broken off; --page: now.
 
-Some 5 hours of one core in all, on the machine of the page.
+Some 5 hours of one core in all: half of them on two.
 """
 
 import argparse
@@ -222,29 +222,29 @@ def page(kept: Kept) -> str:
     return "\n".join(
         [
             "# Where traces matter\n",
-            "Written by a program from the runs in [study.jsonl](study.jsonl); nothing here was typed. A cell that says",
-            "`not run` waits for the same command, which goes on from these runs.\n",
+            "Written by a program from the runs in [study.jsonl](study.jsonl); nothing here was typed. A cell that",
+            "says `not run` waits for the same command, which goes on from these runs.\n",
             heading("python -m bench.study"),
             "## What comes of it\n",
             *matter(kept),
             "",
             table(["stream", *(f"RTRL beside {reference}" for reference in references)], beside),
-            "\nDifferences of the score over the last tenth, seed by seed, with the bootstrap's interval at 95 %; below",
-            f"{FEWEST} seeds no spread is told. One interval is that of one pair: of sixteen, one may err.\n",
+            "\nDifferences of the score over the last tenth, seed by seed, with the bootstrap's interval at 95 %;",
+            f"below {FEWEST} seeds no spread is told. Each interval is that of one pair: of twenty, one errs.\n",
             "## The streams\n",
             table(["stream", "what", "score", "seeds"], streams),
-            "\nOne Mamba-2 block, Adam, one step of the stream an update. Weights and the order of data are drawn by the",
-            f"seed, 0, 1, ..., and rates were chosen on seed {TUNING_SEED}: of recorded data that is the same recordings",
-            "in another order, of simulated streams another stream. RTRL-STDP has a_post 0.2 and lam 0.5 (0 would be RTRL",
-            "to the bit), S-TLLR its own constants, each of 0.5 and 0.2.\n",
+            "\nOne Mamba-2 block, Adam, one step of the stream an update. Weights and the order of data are drawn by",
+            f"the seed, 0, 1, ..., and rates were chosen on seed {TUNING_SEED}: of recorded data that is the same",
+            "recordings in another order, of simulated streams another stream. RTRL-STDP has a_post 0.2 and lam 0.5",
+            "(0 would be RTRL to the bit), S-TLLR its own constants, decays of 0.5 and alpha_post 0.2.\n",
             "## At equal updates\n",
             "Score over the last tenth of the stream, mean and spread over seeds, and how many these are; every",
             "prediction made before it was learned from. `TBPTT, chunks of 16` makes 16 times fewer updates than the",
             "others. Bits are better low, all else high.\n",
             by_rule(equal),
             "\n## In equal time\n",
-            "The same, of the last tenth that a rule had read when the immediate gradient, in the CPU time of one thread,",
-            "was at the stream's end. A rule that is done sooner has nothing more to read.\n",
+            "The same, of the last tenth that a rule had read when the immediate gradient, in the CPU time of one",
+            "thread, was at the stream's end. A rule that is done sooner has nothing more to read.\n",
             by_rule(timed),
             "\n## What a run costs\n",
             "CPU seconds of one run on one thread, without compiling.\n",
