@@ -23,7 +23,7 @@ from ..ops.conv import conv, tap_mask
 from .init import dt_bias_init
 from .recurrent import Recurrent
 
-EPS = 1e-6  # of the lengths of q and k
+EPS = 1e-6  # of the squared lengths of q and k
 
 
 class GatedDelta(Recurrent):
@@ -76,7 +76,8 @@ class GatedDelta(Recurrent):
         summed = conv(projected[..., :convolved], taps, none, tap_mask(reset, self.taps), self.backend)
         q, k, v = F.silu(summed).split(self.sizes[:3], dim=-1)
         z, b, a = projected[:, self.taps - 1 :, convolved:].split(self.sizes[3:], dim=-1)
-        q, k = (F.normalize(own.unflatten(-1, (self.heads, -1)), dim=-1, eps=EPS) for own in (q, k))
+        q, k = (own.unflatten(-1, (self.heads, -1)) for own in (q, k))
+        q, k = (own * (own.square().sum(-1, keepdim=True) + EPS).rsqrt() for own in (q, k))
         alpha = torch.exp(-self.A_log.exp() * F.softplus(a + self.dt_bias))
         return q / self.shape[1] ** 0.5, k, v.unflatten(-1, (self.heads, -1)), alpha, b.sigmoid(), z
 

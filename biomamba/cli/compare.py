@@ -203,7 +203,7 @@ def add_costs(result: dict[str, Any], plan: Mapping[str, Config]) -> None:
         if settings.model.threshold is not None:
             try:
                 result["settings"][label]["neurobench"] = neurobench.metrics(model, chunk)
-            except ImportError as error:
+            except (ImportError, ValueError) as error:
                 print(error)
         long = labelled_chunk(own, min(LONG, own.total))
         held: dict[str, tuple[LearningRule, int | None, int | None]] = {label: (rule, settings.stream.length, window)}
