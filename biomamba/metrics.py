@@ -14,13 +14,13 @@ from .stream import Chunk
 CAPACITY = 1 << 14  # numbers of predictions that wait at most
 
 
-LOWER = {"loss", "bits", "cer", "wer", "mse", "mae", "latency", "recovery"}  # words in the names of scores
+LOWER = {"loss", "bits", "cer", "wer", "mse", "mae", "rmse", "latency", "recovery"}  # words in the names of scores
 HIGHER = {"accuracy", "f1", "kappa", "j", "jk", "r2", "sensitivity", "predictivity", "running"}
 
 
 def direction(score: str) -> int:
     """Return 1 where more of a score is better, -1 where less is, 0 where its name does not tell."""
-    words = set(score.split("_"))
+    words = set(score.partition("[")[0].split("_"))  # mae[price]: of the column price
     return -1 if words & LOWER else 1 if words & HIGHER else 0
 
 

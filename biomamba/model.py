@@ -197,6 +197,22 @@ class Model(nn.Module):
             check_mask("reset", reset, *x.shape[:2])
         if reading is None and self.ngrams is not None:
             reading = self.read(x, None, reset)
+        parts, after, tapes = self.body(x, state, reset, local, reading)
+        out = self._fed_back(self.head(self._held(parts[-1])), parts)
+        return out if reading is None else out + reading.logits, after, tapes
+
+    def body(
+        self,
+        x: Tensor,
+        state: Sequence[BlockState],
+        reset: Tensor | None = None,
+        local: bool = False,
+        reading: Reading | None = None,
+    ) -> tuple[list[Tensor], list[BlockState], list[Tape]]:
+        """Return what all parts below the head give (b, t, d), the last of which it sees, and states and tapes.
+
+        Arguments as in `forward`, which checks them.
+        """
         x = self._encoded(x)
         if reading is not None:
             x = x + reading.embedding
@@ -209,8 +225,7 @@ class Model(nn.Module):
             after.append(block_state)
             tapes.append(tape)
         parts.append(self.norm_f(self._held(x)))
-        out = self._fed_back(self.head(self._held(parts[-1])), parts)
-        return out if reading is None else out + reading.logits, after, tapes
+        return parts, after, tapes
 
     def read(self, x: Tensor, context: Tensor | None = None, reset: Tensor | None = None) -> Reading | None:
         """Return what the n-gram tables say of x (b, t) after a context (b, K-1); None without tables."""

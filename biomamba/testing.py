@@ -228,6 +228,8 @@ def check_block(
 ) -> None:
     """Check a block, its options given: streaming, resets, and its drives against autograd, all in float64.
 
+    Of one that is not diagonal there are no drives.
+
     approximate: parameters whose drives are declared not to be exact.
     """
     with _float64():
@@ -240,7 +242,7 @@ def check_block(
             _law(not tensor.any(), f"{about}.init_state: {path} is not 0")
         x, before = _drawn(batch, 9, d_model), tree_map(lambda tensor: _drawn(*tensor.shape), empty)
         _check_streaming(own, x, before, about)
-        for reset in (None, _drawn(batch, 9) < -0.5):
+        for reset in (None, _drawn(batch, 9) < -0.5) if own.diagonal else ():
             _check_drives(own, x, before, reset, approximate, about)
 
 

@@ -6,6 +6,7 @@ Shapes: b streams, t new steps per update; with a window of w steps, w >= t, the
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, cast
@@ -23,6 +24,7 @@ from .loop_state import LoopState
 from .model import Model
 from .ngram import Reading
 from .ranks import Ranks
+from .readout import RLS, check_readout, update_readout
 from .reduction import Reduction
 from .rows import Rows
 from .rules.base import LearningRule
@@ -72,10 +74,10 @@ class Updater:
         """Take what belongs together.
 
         window: steps of exact credit through the whole stack, replayed at each update (default: the chunk).
-        clip: largest norm of the gradient. compile: make one graph of each update (needs a C++ compiler, and half a
-        minute for each kind of chunk); the first update and chunks of another length stay as they are. threads: that an
-        update takes (default: a second one where it pays, see `threads.resolve`); between updates torch has its own
-        number.
+        optimizer: of torch, or `readout.RLS` for the head alone. clip: largest norm of the gradient. compile: make one
+        graph of each update (needs a C++ compiler, and half a minute for each kind of chunk); the first update and
+        chunks of another length stay as they are. threads: that an update takes (default: a second one where it pays,
+        see `threads.resolve`); between updates torch has its own number.
         horizon: how many of the last steps may be answered. max_drift: the largest `drift`; weights that a step of the
         optimiser moves beyond it are drawn back to it. rows: units of `predict` and `learn` (default: the model's own).
         ranks: the processes among which the streams of each chunk are spread; all are given the same chunks.
@@ -90,6 +92,8 @@ class Updater:
         if ranks is not None and (compile or rule.counts_streams):
             given = "compile: got true" if compile else f"rule: got {type(rule).__name__}, which counts streams"
             raise ValueError(f"{given}, expected none of it on several ranks: leave torchrun out, or do without")
+        if isinstance(optimizer, RLS):
+            check_readout(model, compile or ranks is not None)
         if compile:
             model.check_graphs("compile")
         self.task, self.model, self.rule, self.optimizer = task, model, rule, optimizer
@@ -294,7 +298,11 @@ class Updater:
         self._requires_grad = [parameter.requires_grad for parameter in self._parameters]
         parts = self.model, self.task, self.rule, Step(self.optimizer, trainable_parameters(self.model)), self.clip
         by_kernels = self.ranks is None and all(self._requires_grad) and serves(self.model, self.rule)
-        self._plain = Fused(*parts) if by_kernels else partial(update, *parts, ranks=self.ranks)
+        self._plain: Callable[..., UpdateOutput] = partial(update, *parts, ranks=self.ranks)
+        if isinstance(self.optimizer, RLS):
+            self._plain = partial(update_readout, self.model, self.task, self.rule, self.optimizer)
+        elif by_kernels:
+            self._plain = Fused(*parts)
         self._compiled = Compiled(*parts, self._plain) if self.compile else self._plain
         for parameter in self._parameters:
             if not parameter.requires_grad:

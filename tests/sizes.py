@@ -18,6 +18,13 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "diagonal": {"d_state": 4},
     "mamba3": {"d_state": 4, "headdim": 4, "dt_min": 0.1, "dt_max": 0.5},  # smaller steps hardly write into the state
 }
+UNTRACED: dict[str, dict[str, Any]] = {  # whose recurrence is not diagonal
+    "gru": {"expand": 2},
+    "lstm": {"expand": 2},
+    "gated_delta": {"d_state": 3, "headdim": 4},
+    "echo_state": {"leak": 0.6},
+}
+EVERY = BLOCKS | UNTRACED
 REAL = {
     name: own for name, own in BLOCKS.items() if name != "mamba3"
 }  # whose decays are real: kernels, graphs and counts know them
@@ -27,7 +34,7 @@ VOCAB, D_OUT, D_MODEL, BATCH, T = 11, 7, 6, 3, 60
 def random_model(block: str, n_layers: int = 1, seed: int = 0, **options: Any) -> biomamba.Model:
     """Return a model in which every parameter, biases and norms too, is off its initial value."""
     torch.manual_seed(seed)
-    sizes = {"d_model": D_MODEL} | BLOCKS[block] | options
+    sizes = {"d_model": D_MODEL} | EVERY[block] | options
     model = biomamba.Model(vocab=VOCAB, d_out=D_OUT, n_layers=n_layers, block=block, **sizes)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)

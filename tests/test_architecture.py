@@ -25,6 +25,7 @@ LEVELS = [
     "step",
     "ranks",
     "update",
+    "readout",
     "pure",
     "moments",
     "compiled",

@@ -745,6 +745,8 @@ def test_errors_of_values_are_told_in_the_units_of_the_table(tmp_path: Path) -> 
             assert meters[f"mae[{column}]"].get() == pytest.approx(np.mean(errors), rel=1e-9)
             assert meters[f"rmse[{column}]"].get() == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-9)
     assert math.isnan(own.meters()["rmse[0]"].get())
+    first = [next(iter(task(path, kind=kind).meters())) for kind in ("value", "none")]
+    assert first == ["mae[2]", "mse"]  # by which runs are compared: of one target in its own unit
 
 
 def test_a_matrix_of_many_classes_is_told_by_its_mistakes() -> None:

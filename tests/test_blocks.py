@@ -15,13 +15,14 @@ import biomamba
 from biomamba.blocks import BLOCKS as REGISTRY
 from biomamba.ops.influence import contract_naive, influence_naive, shape
 from biomamba.state import BlockState, copy, forget, leaves
-from sizes import BATCH, BLOCKS, D_MODEL, REAL, random_model, random_state, random_tokens
+from sizes import BATCH, BLOCKS, D_MODEL, EVERY, REAL, random_model, random_state, random_tokens
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_every_registered_block_is_under_the_laws() -> None:
-    assert set(BLOCKS) == set(REGISTRY)
+    assert set(EVERY) == set(REGISTRY)
+    assert {name for name in EVERY if REGISTRY[name].diagonal} == set(BLOCKS)
 
 
 def close(got: Any, expected: Any) -> None:
@@ -29,7 +30,7 @@ def close(got: Any, expected: Any) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text, path=path: f"{path}: {text}")
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", EVERY)
 @pytest.mark.parametrize("t", [1, 2, 7, 30])
 def test_chunk_is_t_steps(block: str, t: int) -> None:
     model = random_model(block)
@@ -43,7 +44,7 @@ def test_chunk_is_t_steps(block: str, t: int) -> None:
     close([y, after], [torch.stack(stepped, 1), state])
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", EVERY)
 @pytest.mark.parametrize("at", [1, 4, 11])
 def test_split_chunk_is_the_whole_and_the_tape_knows_every_state(block: str, at: int) -> None:
     model = random_model(block, n_layers=2)
@@ -59,7 +60,7 @@ def test_split_chunk_is_the_whole_and_the_tape_knows_every_state(block: str, at:
     close(model.state_at(tapes, 12), end)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", EVERY)
 def test_nothing_depends_on_the_future(block: str) -> None:
     model = random_model(block, n_layers=2)
     x, _ = random_tokens(12)
@@ -70,7 +71,7 @@ def test_nothing_depends_on_the_future(block: str) -> None:
     assert not torch.allclose(out[:, 7:], other[:, 7:])
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", EVERY)
 def test_one_stream_with_a_reset_is_two_streams(block: str) -> None:
     model = random_model(block, n_layers=2)
     x, _ = random_tokens(12)
@@ -171,7 +172,7 @@ def test_official_initialisation(block: str) -> None:
 def test_model_says_what_is_wrong() -> None:
     for wrong, words in [
         ({"vocab": 4, "d_in": 4, "d_out": 2}, "either vocab"),
-        ({"vocab": 4, "d_out": 2, "block": "gru"}, "'gru', expected one of"),
+        ({"vocab": 4, "d_out": 2, "block": "tcn"}, "'tcn', expected one of"),
         ({"vocab": 4, "d_out": 2, "tied": True}, "d_out equal to vocab"),
         ({"vocab": 4, "d_out": 2, "d_model": 6, "headdim": 5}, "headdim 5 does not divide"),
         ({"vocab": 4, "d_out": 2, "block": "mamba", "conv": "none"}, 'expected "exact" or "direct"'),

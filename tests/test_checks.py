@@ -210,6 +210,8 @@ SIZES = {
     "mamba2": ("d_state", "d_conv", "expand", "headdim"),
     "mamba": ("d_state", "d_conv", "expand", "dt_rank"),
     "diagonal": ("d_state", "expand"),
+    "gru": ("expand",),
+    "gated_delta": ("d_state", "d_conv", "expand", "headdim"),
 }
 
 
@@ -220,7 +222,7 @@ def test_sizes_of_a_block_are_whole_and_at_least_1(block: str, name: str) -> Non
     says(lambda: REGISTRY[block](4, **{name: 1.5}), TypeError, f"^{name}: got 1.5, expected a whole number: give")
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", [*BLOCKS, "gated_delta"])
 def test_bounds_of_a_block_are_positive_and_in_order(block: str) -> None:
     wrong = [{"dt_min": 0.0}, {"dt_min": 0.2, "dt_max": 0.1}, {"dt_max": float("inf")}, {"A_min": -1.0}]
     for bounds in wrong[:3] if block == "mamba3" else wrong:  # whose rates depend on the input alone

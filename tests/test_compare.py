@@ -14,7 +14,7 @@ from biomamba.cli import compare
 from biomamba.cli.compare import Compare, grounds
 from biomamba.cli.main import main
 from biomamba.cli.tuning import candidates, choose, run_name, tuning_runs
-from biomamba.cli.variants import variants, words
+from biomamba.cli.variants import untraced, variants, words
 from biomamba.experiment import jobs
 from biomamba.experiment.build import Experiment
 from biomamba.experiment.parse import parse
@@ -67,6 +67,24 @@ def test_what_a_rule_or_block_does_not_have_does_not_multiply_it():
         "bptt-length1-blockmamba-convdirect",
         "bptt-length1-blockdiagonal",
     ]
+
+
+def test_rules_that_keep_traces_leave_out_blocks_that_have_none():
+    given = ["--rules", "rtrl,bptt,uoro", "--vary", "model.block=diagonal,gru"]
+    assert list(plan_of(*given)) == [
+        "rtrl-length1-blockdiagonal",
+        "bptt-length1-blockdiagonal",
+        "bptt-length1-blockgru",
+        "uoro-length1-blockdiagonal",
+    ]
+    argv = [*TINY, *given]
+    parsed = parse(argv, Compare)
+    assert untraced(parsed.command, parsed.config) == [
+        "rule rtrl keeps traces, which block gru does not have: left out",
+        "rule uoro keeps traces, which block gru does not have: left out",
+    ]
+    with pytest.raises(ValueError, match="rule rtrl keeps traces, which block lstm does not have: left out: give"):
+        plan_of("--rules", "rtrl", "--model.block", "lstm")
 
 
 def test_lists_are_values_too():

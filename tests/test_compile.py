@@ -68,6 +68,9 @@ class Labelled(SummedLoss):
         pytest.param("uoro", "mamba2", 1, None, 0.0, "adam", marks=pytest.mark.slow),
         pytest.param("factored", "mamba2", 2, None, 0.0, "plain sgd", marks=pytest.mark.slow),
         pytest.param("bptt", "diagonal", 4, None, 0.0, "rmsprop", marks=pytest.mark.slow),
+        pytest.param("bptt", "gru", 2, 4, 0.1, "adam", marks=pytest.mark.slow),
+        pytest.param("bptt", "gated_delta", 2, 4, 0.1, "adam", marks=pytest.mark.slow),
+        pytest.param("bptt", "echo_state", 2, None, 0.0, "rmsprop", marks=pytest.mark.slow),
     ],
 )
 def test_compiled_is_plain(

@@ -27,11 +27,22 @@ def parse(*words, path=DELAY, command=None):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", [name for name in BLOCKS if BLOCKS[name].diagonal])
 def test_every_config_takes_two_steps(path, block, tmp_path):
+    two_steps(path, block, "rtrl", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["delay", "arrays"])
+@pytest.mark.parametrize("block", [name for name in BLOCKS if not BLOCKS[name].diagonal])
+def test_blocks_without_a_trace_take_two_steps(name, block, tmp_path):
+    two_steps(DELAY.with_stem(name), block, "bptt", tmp_path)
+
+
+def two_steps(path, block, rule, tmp_path):
+    """Run the first two updates of a config with a block."""
     length = parse(path=path).config.stream.length
-    words = ["--model.block", block, "--stream.batch", "2", "--stream.steps", str(2 * length), "--run.baselines=false"]
-    words += ["--run.threads", "1", "--run.dir", str(tmp_path / "run")]
+    words = ["--model.block", block, "--rule.name", rule, "--run.baselines=false", "--run.threads", "1"]
+    words += ["--stream.batch", "2", "--stream.steps", str(2 * length), "--run.dir", str(tmp_path / "run")]
     assert main(["train", "--config", str(path), *words]) == 0
     summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 2 * length

@@ -417,10 +417,10 @@ def test_the_best_of_a_column_is_bold_where_better_is_known() -> None:
     assert [cell.startswith("<strong>") for cell in bold(values, direction("accuracy"))] == [True, False, False, False]
     assert not any(cell.startswith("<strong>") for cell in bold(values, direction("lost_beats")))
     assert "<strong>" not in "".join(bold(values[1:], direction("loss")))  # they read alike
-    lower = ("bits_per_byte", "cer", "wer", "mse", "last_latency", "latency_seconds")
+    lower = ("bits_per_byte", "cer", "wer", "mse", "last_latency", "latency_seconds", "mae[kW]", "rmse[load at 9]")
     assert {direction(name) for name in lower} == {-1}
     assert {direction(name) for name in ("macro_f1", "V_sensitivity", "balanced_accuracy", "kappa")} == {1}
-    assert {direction(name) for name in ("skipped_seconds", "score_before", "drifts")} == {0}
+    assert {direction(name) for name in ("skipped_seconds", "score_before", "drifts", "x[loss]")} == {0}
 
 
 def test_numbers_read_well() -> None:

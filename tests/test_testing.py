@@ -17,7 +17,7 @@ from biomamba.rules import RTRL, RULES
 from biomamba.state import tree_map
 from biomamba.tasks import TASKS
 from biomamba.testing import check_block, check_rule, check_task
-from sizes import BLOCKS
+from sizes import BLOCKS, EVERY
 
 SIMULATED: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {  # options of the task, and of the check
     "arrays": [({"kind": kind}, {}) for kind in ("class", "value", "none")],
@@ -43,7 +43,7 @@ def test_every_task_keeps_the_laws(name: str, options: dict[str, Any], asked: di
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_block_keeps_the_laws(name: str) -> None:
-    check_block(REGISTRY[name], approximate=APPROXIMATE.get(name, ()), **BLOCKS[name])
+    check_block(REGISTRY[name], approximate=APPROXIMATE.get(name, ()), **EVERY[name])
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -52,7 +52,7 @@ def test_every_rule_keeps_the_laws(name: str) -> None:
 
 
 def test_none_is_left_out() -> None:
-    assert SIMULATED.keys() == TASKS.keys() and BLOCKS.keys() == {*REGISTRY}
+    assert SIMULATED.keys() == TASKS.keys() and EVERY.keys() == {*REGISTRY}
 
 
 def test_checks_leave_torch_as_it_was() -> None:

@@ -23,6 +23,7 @@ from ..learner import Learner
 from ..loop import online
 from ..loop_state import LoopState
 from ..model import Model
+from ..readout import RLS, update_readout
 from ..rules import LearningRule
 from ..state import flat, nbytes
 from ..stream import Chunk, Task
@@ -111,8 +112,12 @@ class Loop:
 
     def update(self) -> None:
         """Learn once."""
-        output = learn(self.model, self.task, self.rule, self.inputs, self.inputs.chunk.x.shape[1], self.clip)
-        apply_gradients(self.optimizer, trainable_parameters(self.model), output.gradients)
+        new = self.inputs.chunk.x.shape[1]
+        if isinstance(self.optimizer, RLS):
+            output = update_readout(self.model, self.task, self.rule, self.optimizer, self.inputs, new, labelled=True)
+        else:
+            output = learn(self.model, self.task, self.rule, self.inputs, new, self.clip)
+            apply_gradients(self.optimizer, trainable_parameters(self.model), output.gradients)
         self.inputs = self.inputs._replace(state=output.state, trace=output.trace)
 
 

@@ -39,8 +39,11 @@ class Stateless(nn.Module):
 def metrics(model: Model, chunk: Chunk) -> dict[str, Any]:
     """Return NeuroBench's metrics of a model that reads `chunk` from the beginning of its streams.
 
-    Raises ImportError, with what to install, where NeuroBench cannot be imported.
+    Raises ImportError, with what to install, where NeuroBench cannot be imported, ValueError for blocks without out_proj.
     """
+    without = [type(block).__name__ for block in model.blocks if not hasattr(block, "out_proj")]
+    if without:
+        raise ValueError(f"NeuroBench: {without[0]} has no out_proj, at which spikes are counted: give another block")
     benchmarks, neuron, models, static, workload = load()
     learning = model.training
     wrapped = models.TorchModel(Stateless(model))  # which leaves a model in evaluation

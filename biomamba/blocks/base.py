@@ -2,6 +2,7 @@
 
     h_t = a_t h_{t-1} + b_t        a_t = exp(log_a_t), diagonal, a function of the block's input alone
 
+A block whose recurrence is none of this kind has no trace, and says so: `Block.diagonal`, see `recurrent`.
 Shapes: b streams, t steps, d model width, e channels, n states, k conv taps, j inputs of a weight matrix.
 """
 
@@ -34,7 +35,9 @@ class Tape(NamedTuple):
 
     h0: Tensor  # (b, e, n) the leaf the chunk began from; its .grad is the signal to all before it
     h: Tensor  # (b, t, e, n) every state
-    log_a: Tensor  # (b, t, e, n or 1) log of each step's decay, resets left out; complex (b, t, e, n/2) where h rotates
+    # (b, t, e, n or 1) log of each step's decay, resets left out; complex (b, t, e, n/2) where h rotates; empty where
+    # the recurrence is not diagonal
+    log_a: Tensor
     reset: Tensor | None  # (b, t) bool; None where no sequence begins inside the chunk
     inputs: Tensor  # (b, k-1+t, d) what the block saw, the conv state first
     own: Any  # whatever else the block needs to answer `drives`
@@ -56,6 +59,7 @@ class Block(nn.Module, ABC):
     reach: dict[str, slice] = {}  # noqa: RUF012 - the channels e that an influence reaches; one not named, all: shared
     d_model: int
     backend: str = "auto"
+    diagonal: bool = True  # whether the recurrence is, so that rules can keep traces
     adaptable: bool = False  # it asks `lowrank` for what in_proj's rows are and see
     graphs: bool = True  # whether torch makes graphs of it, as compiling and exporting ask
     threshold: float | None = None  # where the block spikes: out_proj then receives 0 or 1; None: real values

@@ -30,7 +30,7 @@ from ..report.verdict import verdict
 from ..rules import RULES, LearningRule
 from ..stream import Chunk
 from .tuning import Tuned, candidates, choose
-from .variants import create_comparison_dir, gradient_row, short, watched, with_seeds
+from .variants import create_comparison_dir, gradient_row, short, untraced, watched, with_seeds
 
 GROUNDS = ("task.", "model.", "stream.")  # sections that baselines depend on
 
@@ -82,6 +82,8 @@ def compare(argv: Sequence[str]) -> tuple[Path, list[str]]:
     folder = create_comparison_dir(settings, "compare")
     print(f"{settings.task.name}: {loud(first.task.source)}")
     tuned = f", each tuned with {asked.tune_seeds} seeds before" if asked.tune else ""
+    for line in untraced(asked, settings):
+        print(line)
     print(f"{len(found)} settings, {asked.seeds} seeds each{tuned}; {folder}", flush=True)
     with Lock(folder):
         elsewhere = asked.launcher == "submitit"
@@ -201,7 +203,7 @@ def add_costs(result: dict[str, Any], plan: Mapping[str, Config]) -> None:
         if settings.model.threshold is not None:
             try:
                 result["settings"][label]["neurobench"] = neurobench.metrics(model, chunk)
-            except ImportError as error:
+            except (ImportError, ValueError) as error:
                 print(error)
         long = labelled_chunk(own, min(LONG, own.total))
         held: dict[str, tuple[LearningRule, int | None, int | None]] = {label: (rule, settings.stream.length, window)}

@@ -11,7 +11,7 @@ from ..experiment.build import Experiment, task_of
 from ..experiment.config import Config
 from ..experiment.parse import parse
 from ..report.text import fidelity_table, loud
-from .variants import Variants, create_comparison_dir, gradient_row, variants, watched, words
+from .variants import Variants, create_comparison_dir, gradient_row, untraced, variants, watched, words
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ def run(argv: Sequence[str]) -> int:
     """Print and keep how near each rule's gradient is to full BPTT's, by chunk length and depth."""
     parsed = parse(argv, Fidelity, "fidelity ")
     settings, asked = parsed.config, parsed.command
+    for line in untraced(asked, settings):
+        print(line)
     rows = []
     for depth in words(asked.depths or str(settings.model.n_layers)):
         given = [*argv, "--model.n_layers", depth]

@@ -13,10 +13,12 @@ from tqdm import tqdm
 
 from .. import checkpoint
 from ..analysis.fidelity import fidelity
+from ..blocks import BLOCKS
 from ..experiment.build import Experiment
 from ..experiment.config import FREE, Config, flatten, to_dict
 from ..experiment.parse import parse
 from ..experiment.run import next_run_dir
+from ..rules import RULES
 
 OTHERWISE = {"rule.name": "rules", "stream.length": "lengths", "rule.window": "windows", "run.seed": "seeds"}
 
@@ -34,8 +36,8 @@ class Variants:
 def variants(argv: Sequence[str], asked: Variants, base: Config) -> dict[str, Config]:
     """Return every setting's config by its label, such as rtrl-length8-lr0.01.
 
-    A setting whose rule, block or task has no such option as is varied stands there once. Raises ValueError where one
-    of them cannot be.
+    A setting whose rule, block or task has no such option as is varied stands there once; one whose rule keeps traces
+    that its block does not have is left out, see `untraced`. Raises ValueError where one of them cannot be.
     """
     lengths = words(asked.lengths or str(base.stream.length))
     windows = words(asked.windows or str(base.rule.window or "none"))
@@ -48,6 +50,8 @@ def variants(argv: Sequence[str], asked: Variants, base: Config) -> dict[str, Co
         variant = parse([*argv, *given], type(asked)).config
         if variant.rule.window is not None and variant.rule.window < variant.stream.length:
             continue
+        if _is_untraced(rule, variant.model.block):
+            continue
         label = f"{rule}-length{length}" + ("" if none else f"-window{window}")
         there = flatten(to_dict(variant))
         for key, value in zip(varied, values, strict=True):
@@ -55,8 +59,26 @@ def variants(argv: Sequence[str], asked: Variants, base: Config) -> dict[str, Co
         if plan.setdefault(label, variant) != variant:
             raise ValueError(f"vary: two settings are called {label}: give values that differ in their letters")
     if not plan:
+        for line in untraced(asked, base):
+            raise ValueError(f"{line}: give --rules bptt")
         raise ValueError(f"windows: got {asked.windows}, expected at least one not shorter than a length")
     return plan
+
+
+def untraced(asked: Variants, base: Config) -> list[str]:
+    """Return a line for each rule asked for that keeps traces, with a block that has none."""
+    blocks = keyed_values("vary", asked.vary).get("model.block", [base.model.block])
+    return [
+        f"rule {rule} keeps traces, which block {block} does not have: left out"
+        for block in blocks
+        for rule in words(asked.rules)
+        if _is_untraced(rule, block)
+    ]
+
+
+def _is_untraced(rule: str, block: str) -> bool:
+    """Say whether a rule keeps traces that a block does not have."""
+    return RULES[rule].keeps_traces and not BLOCKS[block].diagonal
 
 
 def words(text: str) -> list[str]:

@@ -22,6 +22,7 @@ from ..loop_state import LoopState
 from ..model import Model
 from ..ops.backend import resolve
 from ..ranks import Ranks
+from ..readout import RLS
 from ..rules import RULES, LearningRule
 from ..stream import Benchmark, Chunk, StatefulStream, Task
 from ..threads import available
@@ -228,7 +229,7 @@ def build_learner(config: Config, task: Task, **others: Any) -> Learner:
     model, rule = _taught(config, build_model(config, task))
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
-    groups = schedule.groups(model, config.optim)
+    groups = schedule.groups(model.head if kind is RLS else model, config.optim)
     own: dict[str, Any] = {
         "window": config.rule.window,
         "clip": config.optim.clip,

@@ -81,7 +81,7 @@ class RuleConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser; what it has no use for is ignored (adam: momentum; sgd, rmsprop: betas).
+    """The optimiser; what it has no use for is ignored (adam: momentum; sgd, rmsprop: betas; rls: all but its own).
 
     name: which optimiser
     lr: learning rate
@@ -94,6 +94,8 @@ class OptimConfig:
     weight_decay: per update, as the optimiser defines it
     clip: largest norm of the gradient; null: no limit
     average: decay per update of averaged weights, such as 0.999, which are scored beside these; null: none
+    forgetting: of rls, the weight of a labelled step beside the one after it; 1: all count alike
+    ridge: of rls, the weight of the distance to the weights that the head began with
     """
 
     name: str = "adam"
@@ -107,6 +109,8 @@ class OptimConfig:
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat | None = 1.0
     average: OpenUnitInterval | None = None
+    forgetting: PositiveFloat = 1.0
+    ridge: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True)

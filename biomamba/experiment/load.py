@@ -23,6 +23,7 @@ from ..rules.base import LearningRule
 from ..saved import FILE, FORMAT, OPTIONS, Snapshot, rollback
 from ..stream import RowFormat, Task
 from .build import build_learner, task_of
+from .config import accepted
 from .parse import parse
 from .registry import OPTIMIZERS, TASKS
 
@@ -143,7 +144,7 @@ def _optimizer(facts: dict[str, Any], model: Model) -> optim.Optimizer:
         raise ValueError(f"optimizer: got {facts['name']}, expected one of torch.optim: save with one of these")
     named = dict(model.named_parameters())
     groups = [{"params": [named[name] for name in group]} for group in facts["groups"]]
-    return own(groups, lr=1e-3)  # type: ignore[call-arg]
+    return own(groups, **accepted(own, {"lr": 1e-3}))
 
 
 def _tuple(value: Any) -> Any:

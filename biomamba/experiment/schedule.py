@@ -65,13 +65,14 @@ def check(optim: OptimConfig, total: int) -> None:
 
 
 def groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
-    """Return torch's groups of parameters: those whose names end in a key of optim.groups have its factor, others 1.
+    """Return torch's groups of the parameters that learn: by the factors of optim.groups.
 
-    Of several keys the longest counts. Raises ValueError for one that no parameter's name ends in.
+    Those whose names end in a key have its factor, others 1; of several keys the longest counts. Raises ValueError for
+    one that no parameter's name ends in.
     """
     found: dict[float, list[nn.Parameter]] = {}
     factors = optim.groups or {}
-    names, used = dict(model.named_parameters()), set[str]()
+    names, used = {name: own for name, own in model.named_parameters() if own.requires_grad}, set[str]()
     for name, parameter in names.items():
         fitting = [key for key in factors if f".{name}".endswith(f".{key}")]
         used.update(fitting)

@@ -45,13 +45,14 @@ class LearningRule(ABC):
 
     reads_h: ClassVar[bool] = False  # whether `gradient` wants the signal of every step
     local: ClassVar[bool] = False  # whether chunks are to be read with no gradient from a state to the one before
+    keeps_traces: ClassVar[bool] = True  # whether it reads the drives of blocks, which diagonal ones alone have
     counts_streams: ClassVar[bool] = False  # whether what it does for a stream depends on the stream's number
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         """Take the blocks of a model, in order.
 
-        Raises ValueError for no blocks, and for a rule that reads the signal of every step and blocks with the backend
-        mamba_ssm; TypeError for what is no block.
+        Raises ValueError for no blocks, for a rule that keeps traces and a block that has none, and for a rule that
+        reads the signal of every step and blocks with the backend mamba_ssm; TypeError for what is no block.
         """
         self.blocks = list(blocks)
         self._form: tuple[torch.dtype, torch.device, Form] | None = None
@@ -60,6 +61,11 @@ class LearningRule(ABC):
         for block in self.blocks:
             if not isinstance(block, Block):
                 raise TypeError(f"blocks: got {type(block).__name__}, expected blocks: give model.blocks")
+            if self.keeps_traces and not block.diagonal:
+                raise ValueError(
+                    f"rule: {type(self).__name__} keeps traces, which {type(block).__name__} does not have, as its "
+                    "recurrence is not diagonal: give bptt, with a window for credit beyond the chunk"
+                )
         if self.reads_h and any(block.backend == "mamba_ssm" for block in self.blocks):
             raise ValueError(
                 "backend: mamba_ssm gives no learning signal of single steps, which this rule reads: give auto"

@@ -13,6 +13,8 @@ from .base import Gradients, LearningRule, Signal
 class BPTT(LearningRule):
     """Truncated backpropagation through time; exact within the chunk (and the window), blind beyond it."""
 
+    keeps_traces = False
+
     def init(self, batch: int) -> Tree:
         """Return empty traces: nothing is remembered."""
         return [None for _ in self.blocks]

@@ -226,7 +226,9 @@ class Arrays(Benchmark):
                 "loss": CrossEntropy(),
             }
         else:
-            scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2(), **self._in_units()}
+            scores = {"mse": SquaredError(), "mae": AbsoluteError(), "r2": R2()}
+            in_units = self._in_units()
+            scores = in_units | scores if self.kind == "value" else scores | in_units  # of one target, the first score
         names = [self._table.columns[column] for column in self._columns.inputs]
         return scores | {"skipped_rows": SkippedRows(names)} | self._drift()
 

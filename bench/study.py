@@ -1,0 +1,288 @@
+"""Where do traces matter? Rules beside each other on eight streams, at equal updates and in equal time: docs/study.md.
+
+    BIOMAMBA_DATA=... python -m bench.study [--streams delay20,text] [--seeds 5] [--jobs 2] [--page]
+
+Every rule makes an update at every step of the same stream, from the same weights; truncated backpropagation stands
+there twice, with a window of 16 steps replayed at each update, and in chunks of 16 steps, which make 16 times fewer.
+Each rule has the best of three rates on every stream, by its score over the whole of it on a seed that is not scored
+again. A run is one line of docs/study.jsonl: broken off, the same command goes on with what is not there, all settings
+once before any twice. The page is written from those lines alone, at the end or where it was broken off; --page: now.
+
+Some 5 hours of one core in all: half of them on two.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.grid import Row, heading, key, run, spread, table
+from biomamba.analysis.paired import FEWEST, paired
+from biomamba.experiment.build import Experiment
+from biomamba.experiment.parse import parse
+from biomamba.metrics import direction
+
+TUNING_SEED, RATES = 1000, (1e-3, 3e-3, 1e-2)
+PARTS = 10  # of a stream, scored each by itself
+RULES: dict[str, Row] = {
+    "immediate": {"rule.name": "bptt"},
+    "TBPTT, window 16": {"rule.name": "bptt", "rule.window": 16},
+    "TBPTT, chunks of 16": {"rule.name": "bptt", "stream.length": 16},
+    "RTRL": {"rule.name": "rtrl"},
+    "RTRL-STDP": {"rule.name": "rtrl_stdp", "rule.a_post": 0.2},
+    "S-TLLR": {"rule.name": "stllr"},
+    "UORO": {"rule.name": "uoro"},
+}
+ONE_BLOCK = {"model.n_layers": 1}  # of which RTRL is exact
+SELECTIVE = {"model.d_model": 32, "model.d_conv": 1, "model.dt_scale": 4}  # see docs/delay.md
+
+
+class Stream(NamedTuple):
+    """A stream, and how it is learned."""
+
+    config: str
+    score: str
+    about: str
+    differs: Row  # from the config
+
+
+def recall(delay: int, streams: int, steps: int, d_state: int) -> Stream:
+    """Return store-recall over some steps."""
+    sizes = {"model.d_state": d_state, "stream.batch": streams, "stream.steps": steps}
+    scales = {"model.timescales": f"[{round(delay / 3)}, {3 * delay}]"}
+    about = f"simulated: a symbol {delay // 2} to {delay} steps old is asked for; chance 0.125"
+    return Stream("delay", "accuracy", about, {"task.delay": delay} | SELECTIVE | sizes | scales)
+
+
+STREAMS = {
+    "delay20": recall(20, streams=8, steps=12_000, d_state=4),
+    "delay100": recall(100, streams=32, steps=20_000, d_state=4),
+    "delay500": recall(500, streams=256, steps=20_000, d_state=1),
+    "eyes": Stream("eeg", "accuracy", "EEGMMI, one person: eyes open or closed, a decision a second; chance 0.5", {}),
+    "ecg": Stream(
+        "ecg",
+        "macro_f1",
+        "MIT-BIH DS1, one pass: classes of beats, each label known ten beats late",
+        {"task.label_delay": 10, "task.passes": 1, "stream.batch": 44},
+    ),
+    "text": Stream(
+        "language",
+        "bits_per_byte",
+        "100,000 bytes of tinyshakespeare, once, without n-gram tables",
+        {
+            **{"task.corpus": "tinyshakespeare", "task.max_bytes": 100_000, "model.d_model": 32},
+            **{"model.ngrams": "[]", "model.ngram_logits": "[]"},
+            **ONE_BLOCK,
+        },
+    ),
+    "digits": Stream("fsdd", "accuracy", "spoken digits (FSDD), two passes; chance 0.1", {"task.passes": 2}),
+    "keywords": Stream(
+        "keywords", "accuracy", "twelve keywords (Speech Commands), four passes", {"task.passes": 4} | ONE_BLOCK
+    ),
+}
+
+
+def setting(stream: str, rule: str, rate: float, seed: int) -> Row:
+    """Return the setting of one run."""
+    return {"stream": stream, "rule": rule, "rate": rate, "seed": seed}
+
+
+def measure(own: Row) -> Row:
+    """Learn a stream once; return the score of each part of it, and CPU seconds and updates up to its end."""
+    stream = STREAMS[own["stream"]]
+    keys = {"stream.length": 1, "run.threads": 1} | stream.differs | RULES[own["rule"]]
+    keys |= {"optim.lr": own["rate"], "run.seed": own["seed"]}
+    experiment = Experiment.from_config(
+        parse(["--config", stream.config, *(f"--{name}={value}" for name, value in keys.items())]).config
+    )
+    found: Row = {
+        "source": experiment.task.source,
+        "steps": experiment.total,
+        "scores": [],
+        "seconds": [],
+        "updates": [],
+    }
+    meters, began = experiment.task.meters(), time.process_time()
+    try:
+        for report in experiment.online(experiment.stream()):
+            for meter in meters.values():
+                meter.update(report.out, report.chunk)
+            if report.state.steps * PARTS // experiment.total > len(found["scores"]):
+                found["scores"].append(meters[stream.score].get())
+                found["seconds"].append(round(time.process_time() - began, 2))
+                found["updates"].append(report.state.updates)
+                meters = experiment.task.meters()
+    except FloatingPointError as error:  # of too high a rate
+        found["failed"] = str(error)
+    return found
+
+
+class Kept:
+    """The rows that there are."""
+
+    def __init__(self, file: Path) -> None:
+        """Read them."""
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.rows: dict[str, Row] = {key(row["setting"]): row for row in map(json.loads, lines)}
+
+    def rate(self, stream: str, rule: str) -> float | None:
+        """Return the rate that is best on the tuning seed; None where one of them was not run."""
+        rows = {rate: self.rows.get(key(setting(stream, rule, rate, TUNING_SEED))) for rate in RATES}
+        better, score = direction(STREAMS[stream].score), {}
+        for rate, row in rows.items():
+            if row is None:
+                return None
+            whole = [value for value in row["scores"] if not math.isnan(value)]
+            score[rate] = better * statistics.fmean(whole) if "failed" not in row and whole else -math.inf
+        return max(score, key=lambda rate: score[rate])
+
+    def scored(self, stream: str, rule: str) -> dict[int, Row]:
+        """Return the runs of a rule's own rate by seed, but for the one it was tuned on."""
+        rate = self.rate(stream, rule)
+        rows = [row for row in self.rows.values() if row["setting"]["stream"] == stream]
+        mine = [row for row in rows if row["setting"]["rule"] == rule and row["setting"]["rate"] == rate]
+        return {row["setting"]["seed"]: row for row in mine if row["setting"]["seed"] != TUNING_SEED}
+
+    def at_equal_updates(self, stream: str, rule: str) -> dict[int, float]:
+        """Return the score of the stream's last part by seed."""
+        return {seed: row["scores"][-1] for seed, row in self.scored(stream, rule).items() if "failed" not in row}
+
+    def in_equal_time(self, stream: str, rule: str) -> dict[int, float]:
+        """Return the score of the last part that a rule reads in the CPU time of the immediate gradient, by seed."""
+        ends = [row["seconds"][-1] for row in self.scored(stream, "immediate").values()]
+        found: dict[int, float] = {}
+        for seed, row in self.scored(stream, rule).items() if ends else ():
+            limit = max(statistics.median(ends), row["seconds"][-1] if rule == "immediate" else 0.0)
+            read = [score for score, end in zip(row["scores"], row["seconds"], strict=True) if end <= limit]
+            if read and "failed" not in row:
+                found[seed] = read[-1]
+        return found
+
+
+def cell(values: Sequence[float]) -> str:
+    """Return the mean and spread of a cell's seeds, and how many they are."""
+    return f"{spread(list(values))} ({len(values)})" if values else "not run"
+
+
+def told(kept: Kept, stream: str, rule: str, reference: str) -> str:
+    """Return a rule beside another on a stream, seed by seed."""
+    own, other = kept.at_equal_updates(stream, rule), kept.at_equal_updates(stream, reference)
+    seeds, better = sorted(own.keys() & other.keys()), direction(STREAMS[stream].score)
+    if not seeds:
+        return "not run"
+    found = paired([own[seed] for seed in seeds], [other[seed] for seed in seeds], better)
+    if len(seeds) < FEWEST:
+        return f"{found['mean']:+.3f}, {len(seeds)} seeds: no spread can be told"
+    low, high = found["low"], found["high"]
+    sure = "better" if min(low * better, high * better) > 0 else "worse" if max(low * better, high * better) < 0 else ""
+    interval = f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f}), {found['gains']} of {len(seeds)} seeds gain"
+    return f"{sure or 'no difference told'}: {interval}"
+
+
+def matter(kept: Kept) -> list[str]:
+    """Return the lines that say on which streams traces matter."""
+    lines = []
+    for reference in ("immediate", "TBPTT, window 16"):
+        verdicts = {name: told(kept, name, "RTRL", reference).partition(":")[0] for name in STREAMS}
+        groups = {
+            word: [name for name, own in verdicts.items() if own == word]
+            for word in ("better", "worse", "no difference told")
+        }
+        rest = [name for name in STREAMS if not any(name in own for own in groups.values())]
+        parts = [f"{word} on {', '.join(own)}" for word, own in groups.items() if own]
+        parts += [f"not told, for want of seeds, on {', '.join(rest)}"] if rest else []
+        lines.append(f"- RTRL beside {reference}: {'; '.join(parts)}.")
+    return lines
+
+
+def page(kept: Kept) -> str:
+    """Return the study."""
+    names = list(STREAMS)
+    seeds = {name: max(len(kept.scored(name, rule)) for rule in RULES) for name in names}
+    costs = {
+        (rule, name): [row["seconds"][-1] for row in kept.scored(name, rule).values() if "failed" not in row]
+        for rule in RULES
+        for name in names
+    }
+
+    def by_rule(cells: Row) -> str:
+        return table(["rule", *names], [[rule, *(cells[rule, name] for name in names)] for rule in RULES])
+
+    pairs = [(rule, name) for rule in RULES for name in names]
+    equal = {pair: cell([*kept.at_equal_updates(pair[1], pair[0]).values()]) for pair in pairs}
+    timed = {pair: cell([*kept.in_equal_time(pair[1], pair[0]).values()]) for pair in pairs}
+    rates = {pair: "not run" if (r := kept.rate(pair[1], pair[0])) is None else f"{r:g}" for pair in pairs}
+    references = ("immediate", "TBPTT, window 16")
+    beside = [[name, *(told(kept, name, "RTRL", reference) for reference in references)] for name in names]
+    streams = [[name, own.about, own.score, str(seeds[name])] for name, own in STREAMS.items()]
+    return "\n".join(
+        [
+            "# Where traces matter\n",
+            "Written by a program from the runs in [study.jsonl](study.jsonl); nothing here was typed. A cell that",
+            "says `not run` waits for the same command, which goes on from these runs.\n",
+            heading("python -m bench.study"),
+            "## What comes of it\n",
+            *matter(kept),
+            "",
+            table(["stream", *(f"RTRL beside {reference}" for reference in references)], beside),
+            "\nDifferences of the score over the last tenth, seed by seed, with the bootstrap's interval at 95 %;",
+            f"below {FEWEST} seeds no spread is told. Each interval is that of one pair: of twenty, one errs.\n",
+            "## The streams\n",
+            table(["stream", "what", "score", "seeds"], streams),
+            "\nOne Mamba-2 block, Adam, one step of the stream an update. Weights and the order of data are drawn by",
+            f"the seed, 0, 1, ..., and rates were chosen on seed {TUNING_SEED}: of recorded data that is the same",
+            "recordings in another order, of simulated streams another stream. RTRL-STDP has a_post 0.2 and lam 0.5",
+            "(0 would be RTRL to the bit), S-TLLR its own constants, decays of 0.5 and alpha_post 0.2.\n",
+            "## At equal updates\n",
+            "Score over the last tenth of the stream, mean and spread over seeds, and how many these are; every",
+            "prediction made before it was learned from. `TBPTT, chunks of 16` makes 16 times fewer updates than the",
+            "others. Bits are better low, all else high.\n",
+            by_rule(equal),
+            "\n## In equal time\n",
+            "The same, of the last tenth that a rule had read when the immediate gradient, in the CPU time of one",
+            "thread, was at the stream's end. A rule that is done sooner has nothing more to read.\n",
+            by_rule(timed),
+            "\n## What a run costs\n",
+            "CPU seconds of one run on one thread, without compiling.\n",
+            by_rule({pair: f"{statistics.fmean(own):.0f}" if own else "not run" for pair, own in costs.items()}),
+            "\nThe rate of each:\n",
+            by_rule(rates),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Run what is not there, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", default=",".join(STREAMS))
+    parser.add_argument("--rules", default=";".join(RULES), help="separated by ;")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--page", action="store_true", help="write the page alone")
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    asked = parser.parse_args()
+    file, rules = asked.docs / "study.jsonl", asked.rules.split(";")
+    try:
+        for stream in [] if asked.page else asked.streams.split(","):
+            run(
+                measure,
+                [setting(stream, rule, rate, TUNING_SEED) for rule in rules for rate in RATES],
+                file,
+                asked.jobs,
+            )
+            rates = {rule: Kept(file).rate(stream, rule) for rule in rules}
+            wanted = [
+                setting(stream, rule, rate, s) for s in range(asked.seeds) for rule, rate in rates.items() if rate
+            ]
+            run(measure, wanted, file, asked.jobs)
+    finally:
+        (asked.docs / "study.md").write_text(page(Kept(file)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The study's page says what its rows say, and no more: rates, equal updates, equal time, what was not run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.study import PARTS, RATES, RULES, STREAMS, TUNING_SEED, Kept, measure, page, setting, told
+
+
+def row(rule: str, rate: float, seed: int, scores: list[float], seconds: float, **others: Any) -> dict[str, Any]:
+    """Return a run of delay20 as it is kept."""
+    ends = [seconds * (i + 1) / len(scores) for i in range(len(scores))]
+    found = {"source": "", "steps": 100, "scores": scores, "seconds": ends, "updates": [*range(len(scores))]}
+    return {"setting": setting("delay20", rule, rate, seed), **found, **others}
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    """The runs of two rules: RTRL is better at its own rate, costs twice as much, and fails at the highest rate."""
+    rows = [row("immediate", rate, TUNING_SEED, [0.1] * PARTS, 10) for rate in RATES]
+    rows += [row("RTRL", rate, TUNING_SEED, [own] * PARTS, 20) for rate, own in zip(RATES[:2], (0.5, 0.4), strict=True)]
+    rows += [row("RTRL", RATES[2], TUNING_SEED, [0.9], 20, failed="100 updates in a row were not finite")]
+    for seed in range(3):
+        rows.append(row("immediate", RATES[0], seed, [0.1 + seed / 100] * PARTS, 10))
+        rows.append(row("RTRL", RATES[0], seed, [i / 10 for i in range(PARTS)], 20))
+    rows.append(row("RTRL", RATES[1], 0, [0.0] * PARTS, 20))  # of a rate that is not its own
+    (tmp_path / "study.jsonl").write_text("".join(json.dumps(own) + "\n" for own in rows))
+    return Kept(tmp_path / "study.jsonl")
+
+
+def test_a_rule_has_the_rate_that_is_best_on_the_seed_that_is_not_scored(kept: Kept) -> None:
+    assert kept.rate("delay20", "RTRL") == RATES[0]  # of the failed run's score nothing counts
+    assert kept.rate("delay20", "UORO") is None
+    assert sorted(kept.scored("delay20", "RTRL")) == [0, 1, 2]
+
+
+def test_equal_time_is_what_was_read_in_the_time_of_the_immediate_gradient(kept: Kept) -> None:
+    assert set(kept.at_equal_updates("delay20", "RTRL").values()) == {0.9}
+    assert set(kept.in_equal_time("delay20", "RTRL").values()) == {0.4}  # half of the stream
+    assert kept.in_equal_time("delay20", "immediate") == kept.at_equal_updates("delay20", "immediate")
+
+
+def test_the_page_tells_what_there_is_and_what_was_not_run(kept: Kept) -> None:
+    said = told(kept, "delay20", "RTRL", "immediate")
+    assert said.startswith("better: +0.790 (") and said.endswith("3 of 3 seeds gain")
+    assert told(kept, "delay20", "immediate", "RTRL").startswith("worse: -0.790")
+    assert told(kept, "delay20", "RTRL", "UORO") == told(kept, "text", "RTRL", "immediate") == "not run"
+    text = page(kept)
+    assert "RTRL beside immediate: better on delay20; not told, for want of seeds, on delay100" in text
+    assert "0.900 +- 0.000 (3)" in text and "0.400 +- 0.000 (3)" in text
+    cells = len(RULES) * len(STREAMS)
+    assert text.count("not run") == 3 * (cells - 2) + (cells - 2) + 2 * len(STREAMS) - 1 + 1
+    del kept.rows[next(key for key in kept.rows if '"seed": 2' in key)]
+    assert told(kept, "delay20", "RTRL", "immediate").endswith("2 seeds: no spread can be told")
+
+
+def test_every_run_of_the_study_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = STREAMS["delay20"]
+    short = stream._replace(differs=stream.differs | {"stream.steps": 80, "stream.batch": 2})
+    monkeypatch.setitem(STREAMS, "delay20", short)
+    for rule in RULES:
+        found = measure(setting("delay20", rule, 1e-3, 0))
+        assert found["steps"] == 80 and "failed" not in found and found["seconds"] == sorted(found["seconds"])
+        assert len(found["scores"]) == (5 if rule == "TBPTT, chunks of 16" else PARTS)
