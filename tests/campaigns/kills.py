@@ -40,7 +40,7 @@ ENDED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGKILL, -signal.
 
 
 Start = Callable[..., int]  # of words, what is said, standard input, and whether it is a pipe: the process's number
-STARTS: Sequence[Start] = (*[command] * 11, fresh)  # one chain in twelve is of processes that import by themselves
+STARTS: Sequence[Start] = (*[command] * 19, fresh)  # one chain in twenty is of processes that import by themselves
 
 
 class Kind(NamedTuple):
@@ -135,7 +135,7 @@ def chain(name: str, random: randoms.Random, keep: Path, label: str, until: floa
         kind, start = KINDS[name](place, random), random.choice(STARTS)
         began, log = time.monotonic(), place / "log"
         check_said(log, wait(start(begin(kind, place / "straight"), log, kind.stdin, kind.pipe)), [0])
-        took, kills, wanted = time.monotonic() - began, 0, random.choice((6, 12, 24))
+        took, kills, wanted = time.monotonic() - began, 0, 3 if start is fresh else random.choice((6, 12, 24))
         while kills < wanted and (not kills or time.monotonic() < until):
             shutil.rmtree(place / "own", ignore_errors=True)
             kills += life(kind, start, random, place, took, wanted - kills, keep / label, until)
@@ -300,7 +300,7 @@ def compare_chain(random: randoms.Random, keep: Path, label: str, until: float) 
     with tempfile.TemporaryDirectory() as held:
         place, began = Path(held), time.monotonic()
         check_said(place / "log", wait(begun(place / "straight", place / "log")), [0])
-        took, kills, most = time.monotonic() - began, 0, random.choice((3, 6, 12))
+        took, kills, most = time.monotonic() - began, 0, 3 if start is fresh else random.choice((3, 6, 12))
         while True:
             (place / "log").unlink(missing_ok=True)
             last = kills >= most or (kills and time.monotonic() > until)
@@ -343,12 +343,13 @@ def main(argv: Sequence[str]) -> int:
         label = f"{name}-{asked.seed}-{number}"
         try:
             if name == "save":
-                kills[name] += save_chain(random, asked.keep, label)
+                done = save_chain(random, asked.keep, label)
             elif name == "compare":
-                kills[name] += compare_chain(random, asked.keep, label, until)
+                done = compare_chain(random, asked.keep, label, until)
             else:
-                kills[name] += chain(name, random, asked.keep, label, until)
-            chains[name] += 1
+                done = chain(name, random, asked.keep, label, until)
+            kills[name], chains[name] = kills[name] + done, chains[name] + 1
+            print(f"{label}: {done} kills, equal; {kills.total():,} so far", flush=True)
         except AssertionError as error:
             failed.append(f"{label}: {error}")
     for name in sorted(chains):

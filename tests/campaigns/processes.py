@@ -3,6 +3,7 @@
 Such a process is one of its own, killed as any other is; what it does not do is import. `fresh` ones do that too.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -40,6 +41,7 @@ def load(modules: Sequence[str] = ()) -> None:
         importlib.import_module(name)
     Experiment.from_config(parse(["--config", "delay", "--model.d_model", "8", "--run.threads", "1"]).config)
     gc.freeze()  # else a fork's first collection copies all that was loaded
+    atexit.register(gc.unfreeze)  # or packages complain of what is left of them
     number = len([*Path("/proc/self/task").iterdir()])
     assert number == 1, f"{number} threads before a fork"
 
