@@ -27,7 +27,8 @@ from biomamba.experiment.digest import Digest
 from biomamba.experiment.lock import Lock
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import Run
-from biomamba.report import data, page
+from biomamba.report import data, exports, page
+from biomamba.report import text as tables
 from biomamba.rules import RULES, LearningRule
 from biomamba.state import nbytes
 from biomamba.tasks.delay import Delay
@@ -462,12 +463,17 @@ def test_damaged_files_of_a_report_are_one_line(half: Path, tmp_path: Path) -> N
     folder = tmp_path / "done"
     assert main(["train", *TINY, "--run.dir", str(folder), "--run.baselines", "false"]) == 0
     page.page([data.read(folder)])  # control
-    summary = json.loads((folder / "summary.json").read_text())
+    summary, named = json.loads((folder / "summary.json").read_text()), tables.gather({"rtrl": [folder]})
+    assert exports.tidy(named, ["optim.lr"])[0]["optim.lr"] == 0.003
     for wrong in ({}, summary | {"scores": 3}, summary | {"versions": []}, {**summary, "seed": {}}):
         (folder / "summary.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="done") as error:
             page.page([data.read(folder)])
         assert "\n" not in str(error.value)
+    (folder / "summary.json").write_text("{")
+    for call in (lambda: tables.gather({"rtrl": [folder]}), lambda: exports.tidy(named, []), lambda: data.read(folder)):
+        with pytest.raises(ValueError, match=r"done/summary\.json is no JSON"):
+            call()
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "metrics.jsonl").write_text('{"step": "x"}\n' * 3)
     with pytest.raises(ValueError, match="done"):
