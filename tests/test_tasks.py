@@ -372,7 +372,7 @@ def test_language_streams_a_local_dataset(tmp_path: Path, monkeypatch: pytest.Mo
         Language(dataset=name, column="body").steps("all", batch=1)
     message(error)
     file = tmp_path / "rows" / "data.jsonl"
-    for damaged in (b"", file.read_bytes()[:50] + b"{{", b"\xff" * 40):
+    for damaged in (file.read_bytes()[:50] + b"{{", b"\xff" * 40):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=f"^dataset {name} cannot be read .*: restore it") as error:
             Language(dataset=name).steps("all", batch=1)

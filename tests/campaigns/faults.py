@@ -35,7 +35,7 @@ from . import options
 from .kills import TINY, compare
 from .processes import check_said, command, fork, load, wait
 
-WORDS = ["train", "--config", "delay", "--config", str(TINY), "--stream.steps", "150", "--run.baselines", "false"]
+WORDS = ["train", "--config", "delay", "--config", str(TINY), "--stream.steps", "60", "--run.baselines", "false"]
 WORDS += ["--run.save_every", "0.02", "--run.threads", "1"]
 
 
