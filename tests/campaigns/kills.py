@@ -344,10 +344,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kinds", default=",".join(USUAL), help=f"between commas: {', '.join(KINDS)}, save, compare")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
-    until, number, kinds = time.monotonic() + asked.seconds, 0, asked.kinds.split(",")
+    kinds = asked.kinds.split(",")
     load([module for name in kinds for module in MODULES.get(name, ())])
+    until, number = time.monotonic() + asked.seconds, 0
     kills, chains, failed, near = Counter[str](), Counter[str](), list[str](), 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or not number:
         number += 1
         random = randoms.Random(f"{asked.seed} {number}")  # noqa: S311 - no secret
         name = random.choice(kinds)
