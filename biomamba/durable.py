@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DEVICES = Path("/dev")
+DEVICES, MEMORY = Path("/dev"), Path("/dev/shm")  # noqa: S108 - a file system, of files as any other
 ASIDE = ".biomamba-"  # folders of our own, in which a file is written
 
 
@@ -18,7 +18,8 @@ def replacing(path: Path) -> Iterator[Path]:
     It is written in a folder of its own, so that no file beside it is touched and no link is followed. Where writing
     fails nothing has changed. A device or a pipe, such as /dev/stdout, is written into as it is.
     """
-    if (path.exists() and not path.is_file()) or DEVICES in path.absolute().parents:
+    parents = path.absolute().parents
+    if (path.exists() and not path.is_file()) or (DEVICES in parents and MEMORY not in parents):
         yield path
         return
     aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=path.parent))

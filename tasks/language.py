@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -279,18 +280,30 @@ def _read_files(files: list[Path], max_bytes: int | None) -> tuple[str, bytes]:
 def _read_dataset(name: str, column: str, max_bytes: int) -> bytes:
     """Return the first `max_bytes` bytes of a dataset's rows, streamed, so that no more than that is fetched.
 
-    Raises ImportError without the `datasets` package and ValueError where `column` is no text.
+    Raises ImportError without the `datasets` package and ValueError where `column` is no text or the dataset cannot be
+    read.
     """
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ImportError('dataset needs the package datasets: pip install "biomamba[lm]"') from error
     rows, size = [], 0
-    for row in load_dataset(name, split="train", streaming=True):
+    for row in _rows(name):
         if not isinstance(row.get(column), str):
             raise ValueError(f"dataset {name} has no text in column {column!r}, expected one of: {', '.join(row)}")
-        rows.append(row[column].encode())
+        rows.append(row[column].encode(errors="replace"))
         size += len(rows[-1]) + 1
         if size > max_bytes:
             break
     return b"\n".join(rows)[:max_bytes]
+
+
+def _rows(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a dataset's split "train", streamed. Raises what `_read_dataset` does."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ImportError('dataset needs the package datasets: pip install "biomamba[lm]"') from error
+    try:
+        yield from load_dataset(name, split="train", streaming=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pyarrow and datasets raise what they like on a damaged file
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"dataset {name} cannot be read ({told}): restore it, or give another") from error

@@ -19,7 +19,7 @@ from campaigns.oracle import outcome
 from campaigns.readers import READERS, SMALL
 
 ROOT = Path(__file__).parents[1]
-SLOW = ("comparison",)  # to make a sound one
+SLOW = ("comparison", "compare")  # to make a sound one
 QUICK = [name for name in READERS if name not in SLOW]
 
 

@@ -104,5 +104,10 @@ def test_fashion_mnist_is_read_from_its_files(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x01" + bytes(7)))
     with pytest.raises(ValueError, match="expected an IDX file of 10 bytes"):
         images.fashion(tmp_path)
+    labels = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    for damaged in (b"", b"<!DOCTYPE html>", gzip.compress(bytes(18))[:15], gzip.compress(bytes(2**24))):
+        labels.write_bytes(damaged)  # the last: more than it may unpack to
+        with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz: (not a whole .gz|[\d,]+ bytes, expected)"):
+            images.fashion(tmp_path)
     with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist"):
         images.fashion(tmp_path / "nowhere")

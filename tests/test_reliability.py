@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,18 +20,21 @@ import torch
 
 from biomamba import Model, checkpoint
 from biomamba.cli.main import main
-from biomamba.durable import clear, replacing
+from biomamba.durable import MEMORY, clear, replacing
 from biomamba.experiment import files, jobs, memory
 from biomamba.experiment.build import Experiment, build_learner, task_of
 from biomamba.experiment.digest import Digest
 from biomamba.experiment.lock import Lock
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import Run
-from biomamba.report import data, page
+from biomamba.report import data, exports, page
+from biomamba.report import text as tables
 from biomamba.rules import RULES, LearningRule
 from biomamba.state import nbytes
 from biomamba.tasks.delay import Delay
+from campaigns import kills
 
+ROOT = Path(__file__).parents[1]
 TINY = ["--config", "delay", "--config", str(Path(__file__).with_name("tiny.yaml"))]
 HOLD = "import sys, time; from pathlib import Path; from biomamba.experiment.lock import Lock\n"
 HOLD += "lock = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
@@ -155,6 +160,17 @@ def test_a_run_that_stopped_goes_on(half: Path, capsys: pytest.CaptureFixture[st
     assert steps == sorted(set(steps)) and steps[-1] == 300
 
 
+def test_a_run_killed_after_its_last_checkpoint_ends_as_if_it_had_not_been(
+    half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resumed(half, capsys) == (0, "")
+    shutil.copytree(half, tmp_path / "straight")
+    (half / "summary.json").unlink()
+    assert resumed(half, capsys) == (0, "")
+    kills.compare(tmp_path / "straight", half)
+    assert json.loads((half / "summary.json").read_text())["trace_bytes"] > 0
+
+
 @pytest.mark.parametrize("key, value", [("lr", "0.5"), ("seed", "3"), ("clip", "9.0"), ("name", "sgd")])
 def test_a_config_that_was_edited_is_refused(
     half: Path, key: str, value: str, capsys: pytest.CaptureFixture[str]
@@ -238,6 +254,20 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> Non
     with replacing(path) as beside:
         beside.write_text("new")
     assert path.read_text() == "new"
+
+
+def test_a_folder_in_memory_holds_files_as_others_do() -> None:
+    if not MEMORY.is_dir():
+        pytest.skip(f"no {MEMORY}")
+    with tempfile.TemporaryDirectory(dir=MEMORY) as held:
+        path = Path(held) / "a.txt"
+        path.write_text("old")
+        with replacing(path) as beside:
+            assert beside != path and path.read_text() == "old"
+            beside.write_text("new")
+        assert path.read_text() == "new"
+    with replacing(Path("/dev/stdout")) as own:  # the control
+        assert own == Path("/dev/stdout")
 
 
 def test_what_a_killed_process_was_writing_is_cleared_and_nothing_else(tmp_path: Path) -> None:
@@ -433,12 +463,17 @@ def test_damaged_files_of_a_report_are_one_line(half: Path, tmp_path: Path) -> N
     folder = tmp_path / "done"
     assert main(["train", *TINY, "--run.dir", str(folder), "--run.baselines", "false"]) == 0
     page.page([data.read(folder)])  # control
-    summary = json.loads((folder / "summary.json").read_text())
+    summary, named = json.loads((folder / "summary.json").read_text()), tables.gather({"rtrl": [folder]})
+    assert exports.tidy(named, ["optim.lr"])[0]["optim.lr"] == 0.003
     for wrong in ({}, summary | {"scores": 3}, summary | {"versions": []}, {**summary, "seed": {}}):
         (folder / "summary.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="done") as error:
             page.page([data.read(folder)])
         assert "\n" not in str(error.value)
+    (folder / "summary.json").write_text("{")
+    for call in (lambda: tables.gather({"rtrl": [folder]}), lambda: exports.tidy(named, []), lambda: data.read(folder)):
+        with pytest.raises(ValueError, match=r"done/summary\.json is no JSON"):
+            call()
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "metrics.jsonl").write_text('{"step": "x"}\n' * 3)
     with pytest.raises(ValueError, match="done"):
@@ -455,3 +490,35 @@ def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
         beside.write_text("through")
     reader.join()
     assert read == ["through"] and pipe.is_fifo()
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_standard_streams_that_are_closed_are_no_file_of_the_run(closed: tuple[int, ...], tmp_path: Path) -> None:
+    """A file that is opened has the lowest number that is free: 2 would be the one that errors go to."""
+    source = (
+        "import os, sys\n"
+        "from biomamba.cli import main as own\n"
+        "def opened(argv):\n"
+        "    file = open(sys.argv[1], 'w')\n"
+        "    print('said'); print('wrong', file=sys.stderr); os.write(2, b'wrong')\n"
+        "    return 0 if file.fileno() > 2 else 1\n"
+        "own._run = opened\n"
+        "sys.exit(own.main(['info']))\n"
+    )
+    shell = " ".join(f"{number}{'<' if number == 0 else '>'}&-" for number in closed)
+    words = [sys.executable, "-c", source, str(tmp_path / "file")]
+    ended = subprocess.run(["sh", "-c", f'exec "$@" {shell}', "sh", *words], capture_output=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    assert not (tmp_path / "file").read_bytes()
+
+
+def test_no_room_for_what_is_printed_is_an_exit_code_of_its_own() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    words = [sys.executable, "-m", "biomamba"]
+    with Path("/dev/full").open("w") as full:
+        printed = subprocess.run([*words, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        said = subprocess.run([*words, "nothing"], stdout=subprocess.PIPE, stderr=full, text=True, cwd=ROOT)
+    assert printed.returncode == 2
+    assert re.fullmatch(r"biomamba: printing: .*No space left on device: print into another file\n", printed.stderr)
+    assert (said.returncode, said.stdout) == (2, "")

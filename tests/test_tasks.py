@@ -371,6 +371,12 @@ def test_language_streams_a_local_dataset(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="has no text in column 'body', expected one of: text, id") as error:
         Language(dataset=name, column="body").steps("all", batch=1)
     message(error)
+    file = tmp_path / "rows" / "data.jsonl"
+    for damaged in (file.read_bytes()[:50] + b"{{", b"\xff" * 40):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"^dataset {name} cannot be read .*: restore it") as error:
+            Language(dataset=name).steps("all", batch=1)
+        message(error)
 
 
 def test_language_takes_no_more_rows_of_a_dataset_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import torch
 import biomamba
 from biomamba import threads
 from biomamba.compiled import Compiled
+from biomamba.experiment.build import Experiment
+from biomamba.experiment.parse import parse
 from biomamba.rules import RTRL
 from sizes import SummedLoss, chunks, random_model, random_tokens
 
@@ -143,3 +145,17 @@ def test_a_graph_is_made_for_a_number_of_threads(monkeypatch: pytest.MonkeyPatch
         parts = Labelled(), model, RTRL(model.blocks), optimizer
         list(biomamba.online(chunks(*random_tokens(6), 2), biomamba.Learner(*parts, compile=True, threads=number)))
     assert [kind.threads for kind in kinds] == [1, 2]
+
+
+def test_scores_of_an_experiment_are_taken_on_the_threads_of_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def resolve(number: int | None, nbytes: int) -> int:
+        asked.append(number)
+        return 1
+
+    settings = parse(["--config", "delay", "--stream.steps", "40", "--run.threads", "1"]).config
+    own = Experiment.from_config(settings)
+    monkeypatch.setattr(threads, "resolve", resolve)
+    own.evaluate("valid", 40, "a split")
+    assert asked == [1]

@@ -104,4 +104,5 @@ def test_evaluate_keeps_one_learner_a_person(tmp_path: Path) -> None:
     assert people == [f"simulated-test-{i}" for i in range(3)]
     learners = [biomamba.load(kept / name) for name in people]
     assert len({float(own.model.head.weight.detach().sum()) for own in learners}) == 3
+    assert {own.state.steps for own in learners if own.state is not None} == {64}
     assert learners[0].rows.classes == ["N", "S", "V", "F", "Q"]

@@ -25,6 +25,7 @@ from ..experiment.parse import parse
 from ..experiment.run import find_run_dir
 from ..loop import evaluate
 from ..report import exports, page
+from ..report.data import damage
 from ..report.text import compare_table, gather, loud, plot, verdicts
 from ..report.verdict import verdict
 from ..rules import RULES, LearningRule
@@ -102,13 +103,14 @@ def compare(argv: Sequence[str]) -> tuple[Path, list[str]]:
         }
         done = learning(scored)
     runs = {label: [done[f"{label}-seed{one.run.seed}"] for one in own] for label, own in seeds.items()}
-    result = gather(runs, about)
-    if tuning is not None:
-        result["tuning"] = tuning
-    try:
-        result["statistics"] = verdict(runs, grounds(plan, ("task.", "stream.")), asked.score, asked.reference)
-    except ImportError as error:
-        print(error)
+    with damage(folder):
+        result = gather(runs, about)
+        if tuning is not None:
+            result["tuning"] = tuning
+        try:
+            result["statistics"] = verdict(runs, grounds(plan, ("task.", "stream.")), asked.score, asked.reference)
+        except ImportError as error:
+            print(error)
     if asked.fidelity:
         result["fidelity"] = compare_gradients(plan, runs, about, asked.fidelity)
     if asked.costs:
@@ -122,7 +124,8 @@ def compare(argv: Sequence[str]) -> tuple[Path, list[str]]:
         partial(page.write, folder / "report.html", [folder]),
     ):
         try:
-            write()
+            with damage(folder):
+                write()
         except ImportError as error:
             print(error)
     others = ("compare.json", "table.csv", "table.tex", "runs.csv", "runs.parquet", "compare.svg", "compare.pdf")

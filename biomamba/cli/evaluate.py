@@ -24,7 +24,8 @@ class Evaluate:
 
     split: which part of the data; null: the task's held-out one
     each: adapt to each person or record of the split by itself, from the same weights; the scores are of all together
-    steps: time steps of each stream; null: the whole split, or as many as the run had where the task never ends
+    steps: time steps of each stream, with each of each part's, where it has so many; null: the whole split, or as many
+        as the run had where the task never ends
     save: folder that keeps what was adapted, for biomamba.load; with each, a folder in it for each person or record
     """
 
@@ -66,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
         checkpoint.load_weights(own.model, weights)
     scored["learning on"] = log.score(own.online(own.stream()), task, own.total, "learning on")
     if parsed.command.each:
-        scored["each by itself"] = adapt(settings, task, split, weights, keep)
+        scored["each by itself"] = adapt(settings, task, split, weights, keep, parsed.command.steps)
     elif keep is not None:
         own.learner.save(keep)
     outcome.check_scored(task, scored["learning off"].meters, own.total)
@@ -86,18 +87,25 @@ def run(argv: Sequence[str]) -> int:
 
 
 def adapt(
-    settings: Config, task: Benchmark, split: Split, weights: checkpoint.Tensors, keep: Path | None = None
+    settings: Config,
+    task: Benchmark,
+    split: Split,
+    weights: checkpoint.Tensors,
+    keep: Path | None = None,
+    most: int | None = None,
 ) -> log.Scored:
     """Score each part of a split with learning on, every one from the same weights; the scores are of all together.
 
-    keep: folder that gets the learner of each part, in a folder of its name.
+    keep: folder that gets the learner of each part, in a folder of its name. most: steps that are taken of each part.
     """
     parts, whole, last_tenth = task.parts(split), task.meters(), task.meters()
     if not parts:
         raise ValueError(f"each: got true, expected false, as split {split} of {settings.task.name} has no parts")
-    settings, began = replace(settings, stream=replace(settings.stream, split=split, steps=None)), time.perf_counter()
+    began, batch, seed = time.perf_counter(), settings.stream.batch, settings.run.seed
     for name, part in tqdm(parts.items(), desc="each by itself", disable=None):
-        own = Experiment.from_config(settings, part)
+        steps = None if most is None else min(most, steps_to_take(Benchmark.of(part), split, batch, seed, None))
+        stream = replace(settings.stream, split=split, steps=steps)
+        own = Experiment.from_config(replace(settings, stream=stream), part)
         checkpoint.load_weights(own.model, weights)
         own.learner.set_origin()
         for report in own.online(own.stream()):

@@ -20,6 +20,7 @@ names them all, those of another task, block or rule with its name: `train --tas
 What a run leaves behind is described in biomamba/experiment/log.py.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -38,14 +39,40 @@ SMALLER = "give a smaller model.d_model, stream.batch or stream.length"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; what the user can mend is one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
+    _open_streams()
+    code = 0
     try:
         try:
-            return _run(argv)
+            code = _run(argv)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read what we print has heard enough, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        _print_nowhere()
         return 128 + signal.SIGPIPE
+    except OSError as error:  # no room for what we print
+        _print_nowhere()
+        if not code:  # else it was said
+            _complain(f"printing: {error}: print into another file")
+        return 2
+    return code
+
+
+def _print_nowhere() -> None:
+    """Lead what is printed nowhere, or the interpreter complains when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(line: str) -> None:
+    """Say what is wrong, where there is room to say it."""
+    with contextlib.suppress(OSError):
+        print(f"biomamba: {line}", file=sys.stderr)
+
+
+def _open_streams() -> None:
+    """Lead standard streams that are closed nowhere: a file that is opened would get their number, and their words."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the file gets the lowest number that is free
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def first_to_say() -> bool:
@@ -76,13 +103,13 @@ def _run(argv: Sequence[str]) -> int:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
         if not several or first_to_say():
-            print(f"biomamba: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}", file=sys.stderr)
+            _complain(line if len(line) <= LONGEST else f"{line[:LONGEST]} ...")
         return 2
     except (MemoryError, RuntimeError) as error:  # torch has no kind of its own for memory that there is not
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
             raise
         told = " ".join(str(error).split())[:200]
-        print(f"biomamba: memory: more is asked for than there is ({told}): {SMALLER}", file=sys.stderr)
+        _complain(f"memory: more is asked for than there is ({told}): {SMALLER}")
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -1,7 +1,6 @@
 """The values that each setting of a comparison is given: chosen on seeds of their own, scored on others."""
 
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from jsonargparse.typing import PositiveInt
 
+from ..experiment import files
 from ..experiment.build import steps_to_take, task_of
 from ..experiment.config import Config, flatten, to_dict
 from ..metrics import direction
@@ -79,7 +79,7 @@ def choose(found: Mapping[str, Mapping[str, Config]], asked: Tuned, learn: Learn
         reached: dict[str, float | None] = {}
         for name, config in own.items():
             runs = [folders.get(run_name(label, name, one)) for one in tuning_runs(config, asked)]
-            summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs if run]
+            summaries = [files.read_json(run / "summary.json") for run in runs if run]
             if summaries:
                 score = chosen_score(summaries[0]["scores"], score)
             reached[name] = _mean(summaries, len(runs), score) if score else None

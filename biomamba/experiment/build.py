@@ -144,7 +144,8 @@ class Experiment:
         batch, seed = self.config.stream.batch, self.config.run.seed
         total = steps_to_take(self.task, split, batch, seed, steps)
         chunks = limit(self.task.stream(split, batch=batch, length=min(LONG, total), seed=seed), total)
-        return log.score(evaluate(chunks, self.task, model or self.model), self.task, total, label)
+        scored = evaluate(chunks, self.task, model or self.model, threads=self.config.run.threads)
+        return log.score(scored, self.task, total, label)
 
     def baselines(self) -> dict[str, log.Scores]:
         """Return the scores of the model as the seed drew it, learning off, and of the task's trivial predictors."""

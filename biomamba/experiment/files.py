@@ -1,5 +1,6 @@
-"""Config files: those that come with the package, by name, and those of the user's, by path; plain YAML."""
+"""Config files: those that come with the package, by name, and those of the user's, by path; plain YAML, and JSON."""
 
+import json
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(sections, dict):
         raise ValueError(f"config: {path} holds no keys, expected sections such as run: {{seed: 0}}")
     return flatten(sections)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a file of JSON holds. Raises ValueError, with the file, where that is no object."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {str(error)[:200]}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, expected an object")
+    return value
 
 
 class PlainValues(yaml.SafeLoader):

@@ -22,6 +22,7 @@ class Resumed(NamedTuple):
     state: LoopState | None = None  # None: it had not begun
     stream_state: checkpoint.Tensors = {}  # noqa: RUF012 - nobody writes into it
     facts: dict[str, Any] = {}  # noqa: RUF012 - the same
+    digest: Digest | None = None  # of what it has read
 
 
 def resumed(experiment: Experiment, folder: Path, take: Callable[[dict[str, Any]], None] | None = None) -> Resumed:
@@ -56,4 +57,4 @@ def resumed(experiment: Experiment, folder: Path, take: Callable[[dict[str, Any]
         torch.set_rng_state(tensors["rng"])
         if experiment.average:
             experiment.average.restore(tensors, facts["average"])
-    return Resumed(state, checkpoint.under(tensors, "stream."), facts)
+    return Resumed(state, checkpoint.under(tensors, "stream."), facts, digest)

@@ -103,13 +103,15 @@ class Run:
         clear(folder)
 
         def take(facts: dict[str, Any]) -> None:
-            self.digest = Digest.load(facts["digest"])
             self.progress.load_state_dict(facts["progress"])
             log.shorten(folder / "metrics.jsonl", facts["metrics_bytes"])
             self.predictions = Predictions.of(experiment.config.run, experiment.task, facts.get("predictions"))
 
-        self.state, self.stream_state, facts = resumed(experiment, folder, take)
-        if not facts:
+        past = resumed(experiment, folder, take)
+        self.state, self.stream_state, self.digest = past.state, past.stream_state, past.digest or Digest()
+        if self.state is not None:
+            self.trace_bytes = nbytes(self.state.trace)  # the checkpoint may be the last
+        else:
             (folder / "metrics.jsonl").write_text("")
             self.predictions = Predictions.of(experiment.config.run, experiment.task, {"bytes": 0})
 

@@ -24,6 +24,7 @@ FILES = {  # (files to train on, file to test, labels before the pixels: the las
     10: ([f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin", 1),
     100: (["train.bin"], "test.bin", 2),
 }
+IDX_HEADER = 4 + 4 * 255  # bytes, at most
 FASHION = "/usr/share/datasets/fashion-mnist"  # of the Debian package
 FASHION_PARTS = {"train": 60_000, "t10k": 10_000}
 HUB = {10: ("uoft-cs/cifar10", "label"), 100: ("uoft-cs/cifar100", "fine_label")}
@@ -69,8 +70,12 @@ def _idx(path: Path, size: int) -> Tensor:
     """Return the bytes of an IDX file after its header. Raises ValueError where there are not `size` of them."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; Debian has it: apt install dataset-fashion-mnist")
-    content = gzip.decompress(path.read_bytes())
-    header = 4 + 4 * content[3]  # the number of dimensions, then their sizes
+    try:
+        with gzip.open(path) as file:
+            content = file.read(size + IDX_HEADER + 1)  # whatever it claims to unpack to
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole .gz file ({error}); install dataset-fashion-mnist again") from error
+    header = 4 + 4 * int.from_bytes(content[3:4])  # the number of dimensions, then their sizes
     if content[:3] != b"\0\0\x08" or len(content) - header != size:
         raise ValueError(f"{path}: {len(content):,} bytes, expected an IDX file of {size:,} bytes")
     return torch.tensor(np.frombuffer(content, dtype=np.uint8, offset=header))
@@ -147,18 +152,23 @@ def _images(content: bytes, labels: int, classes: int, name: str) -> Images:
 
 
 def _hub(classes: int, name: str) -> tuple[Images, Images]:
-    """Return the images of a data set of Hugging Face, by its name or folder."""
+    """Return the images of a data set of Hugging Face, by its name or folder. Raises what `cifar` does."""
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise ImportError('CIFAR needs the package datasets: pip install "biomamba[vision]"') from error
-    data: Any = load_dataset(name)
-    label, parts = HUB[classes][1], []
-    for split in ("train", "test"):
-        if split not in data or not {"img", label} <= {*data[split].column_names}:
-            found = {split: data[split].column_names for split in data}
-            raise ValueError(f"{name}: got {found}, expected train and test with the columns img and {label}")
-        x = np.stack([np.asarray(image.convert("RGB")) for image in data[split]["img"]])
-        y = torch.tensor(data[split][label])
-        parts.append(Images(torch.tensor(x).permute(0, 3, 1, 2).float() / 255, y))
+    try:
+        data: Any = load_dataset(name)
+        label, parts = HUB[classes][1], []
+        for split in ("train", "test"):
+            if split not in data or not {"img", label} <= {*data[split].column_names}:
+                found = {split: data[split].column_names for split in data}
+                raise ValueError(f"got {found}, expected train and test with the columns img and {label}")
+            x = np.stack([np.asarray(image.convert("RGB")) for image in data[split]["img"]])
+            y = torch.tensor(data[split][label])
+            parts.append(Images(torch.tensor(x).permute(0, 3, 1, 2).float() / 255, y))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # datasets, pyarrow and pillow raise what they like on a damaged file
+        raise ValueError(f"{name}: {' '.join(str(error).split())[:300] or type(error).__name__}") from error
     return parts[0], parts[1]

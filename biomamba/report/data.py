@@ -129,14 +129,14 @@ def _every(path: Path, stride: int, count: int) -> list[Record]:
 
 def _lone(path: Path) -> dict[str, Any]:
     """Return a finished run as a comparison of one setting."""
-    run = _json(path)
+    run = files.read_json(path)
     window = "" if run["window"] is None else f"-window{run['window']}"
     return gather({f"{run['rule']}-length{run['length']}{window}": [path.parent]})
 
 
 def _gradients(path: Path) -> dict[str, Any]:
     """Return a comparison of gradients as one that has no runs."""
-    found = _json(path)
+    found = files.read_json(path)
     return {"task": found["task"], "source": found["source"], "settings": {}, "baselines": {}, "fidelity": found}
 
 
@@ -152,7 +152,7 @@ def _found(folder: Path, written: Sequence[str]) -> list[Path]:
 def _runs(folders: Sequence[Path], points: int) -> list[Run]:
     """Return the runs of a setting."""
     records = thin([folder / "metrics.jsonl" for folder in folders], points)
-    versions = [_json(folder / "summary.json")["versions"] for folder in folders]
+    versions = [files.read_json(folder / "summary.json")["versions"] for folder in folders]
     names = [folder.resolve().name for folder in folders]
     configs = [_config(folder / "config.yaml") for folder in folders]
     return [Run(*run) for run in zip(names, configs, records, versions, strict=True)]
@@ -168,19 +168,8 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list) else without_folders(value)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Return what a file holds. Raises ValueError where it is no JSON."""
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {str(error)[:200]}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, expected an object")
-    return value
-
-
 READ: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "compare.json": _json,
+    "compare.json": files.read_json,
     "summary.json": _lone,
     "fidelity.json": _gradients,
 }

@@ -13,10 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..experiment import log
-from ..experiment.config import flatten
+from ..experiment import files, log
 from ..metrics import direction
 from .text import PARTS, tuning_lines, verdicts
 
@@ -53,8 +50,7 @@ def tidy(result: Mapping[str, Any], keys: Sequence[str]) -> list[Row]:
     rows = []
     for label, own in result["settings"].items():
         for folder in map(Path, own["folders"]):
-            run = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            config = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+            run, config = files.read_json(folder / "summary.json"), files.read(folder / "config.yaml")
             given = {key: _word(config.get(key)) for key in keys}
             named = {"task": run["task"], "setting": label, "kind": "run", "rule": run["rule"], "length": run["length"]}
             named |= {"window": run["window"], **given, **{name: run[name] for name in OF_RUN}}

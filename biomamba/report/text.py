@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.cost import Cost
+from ..experiment import files
 from ..experiment.log import Scores
 
 PARTS = {"all": "", "last_tenth": " last tenth", "held_out": " held out"}
@@ -218,8 +219,7 @@ def plot(path: Path, result: Mapping[str, Any]) -> None:
 
 def _summary(folder: Path) -> dict[str, Any]:
     """Return a run's summary."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return summary
+    return files.read_json(folder / "summary.json")
 
 
 def _setting(runs: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 Settings are told apart where they learned the same streams. "Above" means that all of the interval lies beyond 0.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..analysis.paired import FEWEST, LEVEL, paired
+from ..experiment import files
 from ..metrics import direction
 
 Summary = Mapping[str, Any]
@@ -155,5 +155,4 @@ def _values(summaries: Sequence[Summary], score: str, part: str) -> list[float |
 
 def _read(folder: Path) -> Summary:
     """Return a run's summary."""
-    summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return summary
+    return files.read_json(folder / "summary.json")

@@ -8,3 +8,8 @@
 Each prints what it did, keeps the first input that failed in a folder, says how to run it again, and ends with 1.
 A few seconds of each are among the default tests (tests/test_campaigns.py); numbers are in docs/reliability.md.
 """
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads ask when it is loaded: on a busy machine those
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # that wait for each other by turning around take all of it

@@ -6,7 +6,7 @@
     gone      the folder is removed while the run goes on
     writers   several processes want one folder, to begin anew or to go on
     clock     the clock goes back and forth
-    output    who reads what is printed goes away
+    output    who reads what is printed, answered or complained of goes away, was never there, or has no room
 
 Each ends with an exit code of its own and at most one line of error, never a traceback; what was saved is there, whole,
 and where the fault goes away the run goes on to what it would have been.
@@ -33,20 +33,18 @@ from biomamba.cli.main import main as biomamba_main
 
 from . import options
 from .kills import TINY, compare
-from .processes import check_said, command, fork, wait
+from .processes import check_said, command, fork, load, wait
 
-WORDS = ["train", "--config", "delay", "--config", str(TINY), "--stream.steps", "150", "--run.baselines", "false"]
+WORDS = ["train", "--config", "delay", "--config", str(TINY), "--stream.steps", "60", "--run.baselines", "false"]
 WORDS += ["--run.save_every", "0.02", "--run.threads", "1"]
 
 
-def go_on(place: Path) -> None:
+def go_on(place: Path, words: Sequence[str] = WORDS) -> None:
     """Go on with the run `own`, or begin it where nothing was left, and compare it with `straight`."""
     own, log = place / "own", place / "again"
-    check_said(place / "first", wait(command([*WORDS, "--run.dir", str(place / "straight")], place / "first")), [0])
-    whole = (own / "config.yaml").exists()
-    words = [*WORDS, "--run.dir", str(own), *(["--run.resume", "true"] if whole else [])]
-    check_said(log, wait(command(words, log)), [0])
-    compare(place / "straight", own)
+    resume = ["--run.resume", "true"] if (own / "config.yaml").exists() else []
+    check_said(log, wait(command([*words, "--run.dir", str(own), *resume], log)), [0])
+    compare_with_straight(place, words)
 
 
 def full(place: Path, random: randoms.Random) -> None:
@@ -77,9 +75,9 @@ def full(place: Path, random: randoms.Random) -> None:
         go_on(place)
 
 
-def compare_with_straight(place: Path) -> None:
+def compare_with_straight(place: Path, words: Sequence[str] = WORDS) -> None:
     """Compare a run that ended with one that nothing disturbed."""
-    check_said(place / "first", wait(command([*WORDS, "--run.dir", str(place / "straight")], place / "first")), [0])
+    check_said(place / "first", wait(command([*words, "--run.dir", str(place / "straight")], place / "first")), [0])
     compare(place / "straight", place / "own")
 
 
@@ -193,20 +191,30 @@ def clock(place: Path, random: randoms.Random) -> None:
 
 
 def output(place: Path, random: randoms.Random) -> None:
-    """Close the pipe that the run prints into."""
+    """Close the pipe that the run prints into, or its predictions, or its words to the user; or give it none."""
+    kind = random.choice(("reader goes", "reader goes", "predictions", "none", "full"))
+    words = [*WORDS, "--run.report_every", "1", *(["--run.predictions", "-"] if kind == "predictions" else [])]
     reader, writer = os.pipe()
 
     def printed() -> int:
         os.close(reader)
-        os.dup2(writer, 1)
-        return biomamba_main([*WORDS, "--run.report_every", "1", "--run.dir", str(place / "own")])
+        if kind == "full":
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+        elif kind == "none":
+            for number, name in random.sample([*enumerate(("stdin", "stdout", "stderr"))], random.choice((1, 2, 3))):
+                os.close(number)
+                setattr(sys, name, None)  # as Python itself begins then
+        else:
+            os.dup2(writer, 1)
+        return biomamba_main([*words, "--run.dir", str(place / "own")])
 
     pid = fork(printed, place / "log")
     os.close(writer)
-    os.read(reader, random.choice((1, 100, 1000)))
+    if kind in ("reader goes", "predictions"):
+        os.read(reader, random.choice((1, 100, 1000)))
     os.close(reader)
-    check_said(place / "log", wait(pid), [141])
-    go_on(place)
+    check_said(place / "log", wait(pid), {"none": [0], "full": [2]}.get(kind, [141]))
+    go_on(place, words)
 
 
 class Skipped(Exception):  # noqa: N818 - no error
@@ -232,14 +240,15 @@ KINDS: dict[str, Callable[[Path, randoms.Random], None]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make faults until the time is over."""
+    """Make faults until the time is over, each kind once at least."""
     parser = options.parser(__doc__)
     parser.add_argument("--kinds", default=",".join(KINDS), help="between commas; default: all, in turn")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
+    load()
     until, number, kinds = time.monotonic() + asked.seconds, 0, asked.kinds.split(",")
     done, skipped, failed = Counter[str](), dict[str, str](), list[str]()
-    while time.monotonic() < until:
+    while time.monotonic() < until or number < len(kinds):
         name, number = kinds[number % len(kinds)], number + 1
         random, label = randoms.Random(f"{asked.seed} {number}"), f"{name}-{asked.seed}-{number}"  # noqa: S311
         with tempfile.TemporaryDirectory() as held:

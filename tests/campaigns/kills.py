@@ -7,6 +7,7 @@ times; on other threads than before, where torch's own sums may round otherwise,
 """
 
 import json
+import logging
 import random as randoms
 import shutil
 import signal
@@ -22,17 +23,24 @@ import torch
 
 import biomamba
 from biomamba import checkpoint
+from biomamba.cli.main import main as biomamba_main
+from biomamba.experiment import jobs
 from biomamba.experiment.config import FREE, flatten
 from biomamba.rules import RULES
 from biomamba.threads import available
 
 from . import options
-from .processes import check_said, command, drawn_signals, fork, wait
+from .processes import Forked, check_said, command, drawn_signals, fork, fresh, load, wait
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 TIMES = {"wall_seconds", "steps_per_second", "peak_rss_bytes", "latency_ms", "threads", "seconds", "peak", "latency"}
 BLOCKS = {"mamba2": [], "mamba": ["--model.dt_rank", "2"], "diagonal": []}
+SAVES = 20  # about, while a run goes on
 ENDED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM)
+
+
+Start = Callable[..., int]  # of words, what is said, standard input, and whether it is a pipe: the process's number
+STARTS: Sequence[Start] = (*[command] * 19, fresh)  # one chain in twenty is of processes that import by themselves
 
 
 class Kind(NamedTuple):
@@ -40,6 +48,7 @@ class Kind(NamedTuple):
 
     words: list[str]
     stdin: Path | None = None
+    pipe: bool = False
     threads: bool = True  # whether results are the same at any number of threads
 
 
@@ -53,31 +62,31 @@ def rules(place: Path, random: randoms.Random) -> Kind:
         words += ["--stream.length", "2", "--rule.window", "5"]
     if random.random() < 0.3:
         words += ["--optim.average", "0.9"]
-    return Kind([*words, "--stream.steps", "150"])
+    return Kind([*words, "--stream.steps", "60"])
 
 
 def text(place: Path, random: randoms.Random) -> Kind:
     """Return a run of text with n-grams."""
-    (place / "text.txt").write_text("what came before comes again, and again otherwise. " * 40)
+    (place / "text.txt").write_text("what came before comes again, and again otherwise. " * 12)
     words = ["--config", "language", "--task.path", str(place / "text.txt"), "--model.d_model", "8"]
     words += ["--model.d_state", "4", "--model.headdim", "4", "--model.n_layers", "1", "--model.ngram_bits", "6"]
-    return Kind([*words, "--stream.batch", "4", "--stream.length", "4", "--run.report_every", "20"])
+    return Kind([*words, "--stream.batch", "4", "--stream.length", "4", "--run.report_every", "10"])
 
 
 def rows(place: Path) -> Path:
     """Write lines of numbers, some of which cannot be read."""
     random = randoms.Random(0)  # noqa: S311
-    lines = [f"{random.gauss(0, 1):.3f},{random.gauss(5, 2):.3f},{i % 2}" for i in range(300)]
-    lines[40], lines[170] = "0.1,ERR,0", "half a line"
+    lines = [f"{random.gauss(0, 1):.3f},{random.gauss(5, 2):.3f},{i % 2}" for i in range(110)]
+    lines[40], lines[70] = "0.1,ERR,0", "half a line"
     path = place / "rows.csv"
     path.write_text("\n".join(["a,b,y", *lines]) + "\n")
     return path
 
 
 def live(place: Path, random: randoms.Random) -> Kind:
-    """Return a run of standard input, which gives the same lines each time."""
-    words = ["--config", "arrays", "--task.path", "-", "--task.classes", "0", "1", "--stream.steps", "290"]
-    return Kind([*words, "--model.d_model", "8", "--run.report_every", "20"], rows(place))
+    """Return a run of standard input, a file or a pipe, which gives the same lines each time."""
+    words = ["--config", "arrays", "--task.path", "-", "--task.classes", "0", "1", "--stream.steps", "100"]
+    return Kind([*words, "--model.d_model", "8", "--run.report_every", "20"], rows(place), random.random() < 0.5)
 
 
 def predictions(place: Path, random: randoms.Random) -> Kind:
@@ -95,9 +104,9 @@ def trackers(place: Path, random: randoms.Random) -> Kind:
 
 
 def compiled(place: Path, random: randoms.Random) -> Kind:
-    """Return a run whose update is one graph."""
-    words = ["--config", "delay", "--config", str(TINY), "--stream.steps", "2000", "--stream.length", "4"]
-    return Kind([*words, "--run.compile", "true"], threads=False)
+    """Return a run whose update is one graph, which torch keeps on disk for the next."""
+    words = ["--config", "delay", "--config", str(TINY), "--stream.steps", "1200", "--stream.length", "4"]
+    return Kind([*words, "--run.compile", "true", "--rule.name", random.choice(("rtrl", "bptt"))], threads=False)
 
 
 KINDS: dict[str, Callable[[Path, randoms.Random], Kind]] = {
@@ -108,47 +117,82 @@ KINDS: dict[str, Callable[[Path, randoms.Random], Kind]] = {
     "trackers": trackers,
     "compile": compiled,
 }
-USUAL = ("rules", "rules", "rules", "text", "live", "predictions", "save")  # the others take minutes a chain
+USUAL = ("rules", "rules", "rules", "text", "live", "predictions", "save")
+MODULES = {
+    "trackers": ("torch.utils.tensorboard",),
+    "compare": ("matplotlib.figure", "matplotlib.backends.backend_svg", "scipy.stats"),
+    "compile": ("torch._inductor.standalone_compile", "torch._inductor.compile_fx"),
+}  # that these import
 
 
-def chain(name: str, random: randoms.Random, keep: Path, label: str, until: float) -> int:
-    """Kill and resume one run until it ends, and compare it with one that nobody disturbed; return the kills."""
+def chain(name: str, random: randoms.Random, keep: Path, label: str, until: float) -> tuple[int, int]:
+    """Kill and resume a run until it ends, again from its beginning until it was killed often enough.
+
+    Each time it ends it must equal one that nobody disturbed. Returns the kills, and those of them in runs that went on
+    with other threads and are equal but for rounding.
+    """
     with tempfile.TemporaryDirectory() as held:
         place = Path(held)
-        kind = KINDS[name](place, random)
-        straight, own, log = place / "straight", place / "own", place / "log"
-        began = time.monotonic()
-        code = wait(command(begin(kind, straight), log, kind.stdin))
-        check_said(log, code, [0])
-        took, kills, near = time.monotonic() - began, 0, False
-        words = begin(kind, own)
-        while True:
-            log.unlink(missing_ok=True)
-            shutil.rmtree(place / "before", ignore_errors=True)
-            if own.exists():
-                shutil.copytree(own, place / "before")
-            pid = command(words, log, kind.stdin)
-            last = kills >= random.choice((3, 6, 12)) or (kills and time.monotonic() > until)
-            code = wait(pid, None if last else random.uniform(0, 1.1 * took), drawn_signals(random))
-            try:
-                check_said(log, code, [0] if last else ENDED)
-                if code == 0:
-                    (compare_nearly if near else compare)(straight, own)
-                    return kills
-            except AssertionError as error:
-                shutil.rmtree(keep / label, ignore_errors=True)
-                shutil.copytree(place, keep / label)
-                raise AssertionError(
-                    f"{label}: {error}\nbefore: {keep / label / 'before'}; undisturbed: {keep / label / 'straight'}; "
-                    f"the command: biomamba {' '.join(words)}"
-                ) from error
-            kills += 1
-            whole = (own / "config.yaml").exists()
-            words = begin(kind, own, resume=whole)
-            if kind.threads and whole:
-                threads = random.choice((1, 1, 1, min(2, available())))
-                near = near or threads > 1
-                words += ["--run.threads", str(threads)]
+        kind, start = KINDS[name](place, random), random.choice(STARTS)
+        began, log = time.monotonic(), place / "log"
+        check_said(log, wait(start(begin(kind, place / "straight"), log, kind.stdin, kind.pipe)), [0])
+        took, kills, near, wanted = time.monotonic() - began, 0, 0, 3 if start is fresh else random.choice((6, 12, 24))
+        while kills < wanted and (not kills or time.monotonic() < until):
+            shutil.rmtree(place / "own", ignore_errors=True)
+            done, equal = life(kind, start, random, place, took, wanted - kills, keep / label, until)
+            kills, near = kills + done, near + (0 if equal else done)
+        return kills, near
+
+
+def life(
+    kind: Kind, start: Start, random: randoms.Random, place: Path, took: float, most: int, keep: Path, until: float
+) -> tuple[int, bool]:
+    """Kill a run of `took` seconds, and go on with it, until it ends; `most` kills at most.
+
+    It must equal the one in place/straight; where it does not, all of it is left in `keep`. Returns the kills, and
+    whether it is equal to the byte, as it must be on as many threads.
+    """
+    own, log, kills, equal = place / "own", place / "log", 0, True
+    others = [min(2, available())] if kind.threads and random.random() < 0.25 else []
+    threads = {1}
+    saves = ["--run.save_every", f"{took / SAVES:.3f}"]
+    words = [*begin(kind, own), *saves]
+    while True:
+        log.unlink(missing_ok=True)
+        shutil.rmtree(place / "before", ignore_errors=True)
+        if own.exists():
+            shutil.copytree(own, place / "before")
+        last = kills >= most or (kills and time.monotonic() > until)
+        first = 0.5 if start is fresh else 0.0  # before that it imports
+        after = None if last else random.uniform(first, 1.1) * took
+        code = wait(start(words, log, kind.stdin, kind.pipe), after, drawn_signals(random))
+        try:
+            check_said(log, code, [0] if last else ENDED)
+            if code == 0:
+                try:
+                    compare(place / "straight", own)
+                except AssertionError:
+                    if threads == {1}:
+                        raise
+                    compare_nearly(place / "straight", own)
+                    equal = False
+                if (own / "tensorboard").exists():
+                    check_tracked(own)
+                return kills, equal
+        except AssertionError as error:
+            shutil.rmtree(keep, ignore_errors=True)
+            shutil.copytree(place, keep)
+            raise AssertionError(
+                f"{error}\nbefore: {keep / 'before'}; undisturbed: {keep / 'straight'}; "
+                f"the command: biomamba {' '.join(words)}"
+            ) from error
+        kills += 1
+        whole = (own / "config.yaml").exists()
+        words = [*begin(kind, own, resume=whole), *saves]
+        if kind.threads and whole:
+            number = random.choice([1, *others])
+            threads.add(number)
+            words += ["--run.threads", str(number)]
 
 
 def begin(kind: Kind, folder: Path, resume: bool = False) -> list[str]:
@@ -156,8 +200,18 @@ def begin(kind: Kind, folder: Path, resume: bool = False) -> list[str]:
     words = [word.format(dir=folder) if "{dir}" in word else word for word in kind.words]
     if "--run.predictions" in words:  # which is opened before the run's folder is made
         folder.mkdir(exist_ok=True)
-    own = ["train", *words, "--run.dir", str(folder), "--run.baselines", "false", "--run.save_every", "0.02"]
+    own = ["train", *words, "--run.dir", str(folder), "--run.baselines", "false"]
     return [*own, "--run.resume", "true"] if resume else [*own, "--run.threads", "1"]
+
+
+def check_tracked(folder: Path) -> None:
+    """Raise AssertionError unless tensorboard shows the lines of metrics.jsonl, each once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it leaves out, as it should
+    shown = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload().Scalars("loss")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [own.step for own in shown] == [line["step"] for line in lines], "tensorboard shows other lines"
 
 
 def compare(one: Path, other: Path) -> None:
@@ -207,11 +261,11 @@ def timeless(own: Any) -> Any:
     return [timeless(value) for value in own] if isinstance(own, list) else own
 
 
-def save_chain(random: randoms.Random, keep: Path, label: str, kills: int = 8) -> int:
+def save_chain(random: randoms.Random, keep: Path, label: str, kills: int = 12) -> int:
     """Kill a process that saves a learner again and again; the folder must hold one of those, whole."""
     with tempfile.TemporaryDirectory() as held:
         place = Path(held)
-        steps, size = 40, random.choice((4, 32))
+        steps, size = 20, random.choice((4, 32))
 
         def learner() -> biomamba.Learner:
             return biomamba.classifier(["u", "v"], ["a", "b"], d_model=size, d_state=2, headdim=4, seed=1)
@@ -243,38 +297,45 @@ def save_chain(random: randoms.Random, keep: Path, label: str, kills: int = 8) -
         return kills
 
 
-def compare_chain(random: randoms.Random, keep: Path, label: str) -> int:
-    """Kill a comparison, whose runs are processes of their own, and go on with it."""
-    words = ["compare", "--config", "delay", "--config", str(TINY), "--stream.steps", "1500", "--rules", "rtrl,bptt"]
-    words += [
-        "--seeds",
-        "1",
-        "--costs",
-        "false",
-        "--fidelity",
-        "0",
-        "--run.save_every",
-        "0.05",
-        "--run.baselines",
-        "false",
-    ]
+def compare_chain(random: randoms.Random, keep: Path, label: str, until: float) -> int:
+    """Kill a comparison, whose runs are processes of their own, and go on with it, until it ends; return the kills."""
+    words = ["compare", "--config", "delay", "--config", str(TINY), "--stream.steps", "60", "--rules", "rtrl,bptt"]
+    words += ["--seeds", "1", "--costs", "false", "--fidelity", "0", "--run.save_every", "0.05"]
+    words += ["--run.baselines", "false", "--run.threads", "1", "--jobs", random.choice(("1", "2"))]
+    start = random.choice(STARTS)
+
+    def begun(folder: Path, log: Path) -> int:
+        own = [*words, "--run.dir", str(folder), "--run.resume", str(folder.exists()).lower()]
+        return start(own, log) if start is fresh else fork(lambda: forked(own), log)
+
     with tempfile.TemporaryDirectory() as held:
-        place, began, kills = Path(held), time.monotonic(), 0
-        check_said(place / "log", wait(command([*words, "--run.dir", str(place / "straight")], place / "log")), [0])
-        took = time.monotonic() - began
-        for last in (False, False, True):
+        place, began = Path(held), time.monotonic()
+        check_said(place / "log", wait(begun(place / "straight", place / "log")), [0])
+        took, kills, most = time.monotonic() - began, 0, 3 if start is fresh else random.choice((3, 6, 12))
+        while True:
             (place / "log").unlink(missing_ok=True)
-            own = [*words, "--run.dir", str(place / "own"), "--run.resume", str((place / "own").exists()).lower()]
-            code = wait(command(own, place / "log"), None if last else random.uniform(0, took), drawn_signals(random))
-            kills += not last
+            last = kills >= most or (kills and time.monotonic() > until)
+            after = None if last else random.uniform(0, 1.1 * took)
+            code = wait(begun(place / "own", place / "log"), after, drawn_signals(random))
             try:
                 check_said(place / "log", code, [0] if last else ENDED)
-            except AssertionError:
+                if code == 0:
+                    for run in ("rtrl-length1-seed0", "bptt-length1-seed0"):
+                        compare(place / "straight" / run, place / "own" / run)
+                    found = [json.loads((place / own / "compare.json").read_text()) for own in ("straight", "own")]
+                    scores = [{label: row["scores"] for label, row in own["settings"].items()} for own in found]
+                    assert scores[0] == scores[1], "compare.json differs"
+                    return kills
+            except AssertionError as error:
                 shutil.copytree(place, keep / label, dirs_exist_ok=True)
-                raise
-        for run in ("rtrl-length1-seed0", "bptt-length1-seed0"):
-            compare(place / "straight" / run, place / "own" / run)
-        return kills
+                raise AssertionError(f"{error}\nleft in {keep / label}") from error
+            kills += 1
+
+
+def forked(words: Sequence[str]) -> int:
+    """Compare, with runs that are forks of this process."""
+    jobs.start = Forked  # type: ignore[assignment] # of this fork alone
+    return biomamba_main(list(words))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -283,26 +344,33 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kinds", default=",".join(USUAL), help=f"between commas: {', '.join(KINDS)}, save, compare")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
-    until, number, kinds = time.monotonic() + asked.seconds, 0, asked.kinds.split(",")
-    kills, chains, failed = Counter[str](), Counter[str](), list[str]()
-    while time.monotonic() < until:
+    kinds = asked.kinds.split(",")
+    load([module for name in kinds for module in MODULES.get(name, ())])
+    until, number = time.monotonic() + asked.seconds, 0
+    kills, chains, failed, near = Counter[str](), Counter[str](), list[str](), 0
+    while time.monotonic() < until or not number:
         number += 1
         random = randoms.Random(f"{asked.seed} {number}")  # noqa: S311 - no secret
         name = random.choice(kinds)
         label = f"{name}-{asked.seed}-{number}"
         try:
+            rounded = 0
             if name == "save":
-                kills[name] += save_chain(random, asked.keep, label)
+                done = save_chain(random, asked.keep, label)
             elif name == "compare":
-                kills[name] += compare_chain(random, asked.keep, label)
+                done = compare_chain(random, asked.keep, label, until)
             else:
-                kills[name] += chain(name, random, asked.keep, label, until)
-            chains[name] += 1
+                done, rounded = chain(name, random, asked.keep, label, until)
+            kills[name], chains[name], near = kills[name] + done, chains[name] + 1, near + rounded
+            print(f"{label}: {done} kills, equal; {kills.total():,} so far", flush=True)
         except AssertionError as error:
             failed.append(f"{label}: {error}")
     for name in sorted(chains):
         print(f"{name:12} {kills[name]:6,} kills in {chains[name]:4,} chains, all equal")
-    print(f"{kills.total():,} kills in {chains.total():,} chains, {len(failed)} failed")
+    print(
+        f"{kills.total():,} kills in {chains.total():,} chains, {len(failed)} failed; "
+        f"{near:,} on other threads and equal but for rounding"
+    )
     for line in failed:
         print(line, file=sys.stderr)
     return int(bool(failed))

@@ -1,16 +1,20 @@
 """Every reader of a file or a stream: how a sound input is made, how it is damaged, and how it is read."""
 
 import contextlib
+import gzip
 import io
 import json
+import logging
 import os
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,11 +23,12 @@ import biomamba
 from biomamba import checkpoint
 from biomamba.cli.main import main
 from biomamba.cli.serve import answers
-from biomamba.experiment import compress
+from biomamba.experiment import compress, jobs
 from biomamba.experiment.build import Experiment, make_task
 from biomamba.experiment.files import CONFIGS
 from biomamba.experiment.parse import parse
 from biomamba.experiment.run import Run, find_run_dir
+from biomamba.plasticity import images
 from biomamba.report import page
 from biomamba.report.data import read as read_section
 from biomamba.stream import StatefulStream
@@ -110,16 +115,22 @@ def live(folder: Path, random: Random) -> None:
             sys.stdin = before
 
 
-def command(folder: Path, random: Random) -> None:
-    """Train on a table by the command line: exit code 0, or 2 and one line."""
+def commanded(*words: str) -> int:
+    """Return the exit code of a command: 0, or 2 and one line."""
     said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        code = main(words)
+    last = said.getvalue().strip().splitlines()[-1:]
+    assert code == 0 or (code == 2 and last[0].startswith("biomamba: ")), (code, last)
+    return code
+
+
+def command(folder: Path, random: Random) -> None:
+    """Train on a table by the command line."""
     words = ["train", "--config", "arrays", "--task.path", str(folder / "x.csv"), "--model.d_model", "4"]
     words += ["--model.d_state", "2", "--task.kind", random.choice(("class", "value", "none"))]
     with tempfile.TemporaryDirectory() as run:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-            code = main([*words, "--run.dir", run])
-        last = said.getvalue().strip().splitlines()[-1:]
-        assert code == 0 or (code == 2 and last[0].startswith("biomamba: ")), (code, last)
+        code = commanded(*words, "--run.dir", run)
         assert (Path(run) / "summary.json").exists() == (code == 0)
 
 
@@ -238,6 +249,36 @@ def make_windows(folder: Path) -> None:
     np.save(folder / "y.npy", y)
 
 
+def make_sequences(folder: Path) -> None:
+    """Write a data set of Hugging Face: sequences of numbers, with named classes and people."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    kinds = datasets.List(datasets.List(datasets.Value("float64")))
+    features = datasets.Features(
+        {"steps": kinds, "label": datasets.ClassLabel(names=["rest", "move"]), "person": datasets.Value("string")}
+    )
+    steps = np.random.default_rng(0).normal(size=(20, 30, 2)).tolist()
+    rows = {"steps": steps, "label": [0, 1] * 10, "person": [f"p{i % 4}" for i in range(20)]}
+    datasets.Dataset.from_dict(rows, features).save_to_disk(folder)
+
+
+def make_spoken(folder: Path) -> None:
+    """Write a data set of Hugging Face: sounds in two splits."""
+    import datasets
+    import soundfile
+
+    datasets.disable_progress_bars()
+    sounds = []
+    for i in range(8):
+        file = io.BytesIO()
+        soundfile.write(file, 0.3 * np.sin(np.arange(3000) * (i % 2 + 1) / 10), 8000, format="WAV")
+        sounds.append({"bytes": file.getvalue(), "path": None})
+    own = datasets.Dataset.from_dict({"audio": sounds, "label": ["low", "high"] * 4})
+    own = own.cast_column("audio", datasets.Audio(decode=False)).cast_column("audio", datasets.Audio())
+    datasets.DatasetDict({"train": own.select(range(6)), "test": own.select([6, 7])}).save_to_disk(folder)
+
+
 def recordings(**options: Any) -> Callable[[Path, Random], None]:
     return lambda folder, random: task("recordings", 400, path=str(folder), **options)
 
@@ -264,6 +305,61 @@ def text(folder: Path, random: Random) -> None:
     task("language", path=(str(folder / "text.txt"),), tokenizer=str(folder))
 
 
+def make_rows(suffix: str) -> Callable[[Path], None]:
+    """Return what writes rows of text as Hugging Face's packages do."""
+
+    def make(folder: Path) -> None:
+        rows = [f"what came before {i} comes again" for i in range(40)]
+        if suffix == "parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.table({"text": rows}), folder / "train.parquet")
+        else:
+            (folder / f"train.{suffix}").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+
+    return make
+
+
+def text_rows(folder: Path, random: Random) -> None:
+    """Read a folder as a data set of Hugging Face; its packages say in a log what they raise too."""
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)
+    task("language", dataset=str(folder))
+
+
+# images
+
+
+def make_fashion(folder: Path) -> None:
+    for name, number in FEW.items():
+        pixels, labels = bytes(range(256)) * 10, bytes(range(10))
+        for kind, header, data in (("images-idx3", 16, pixels[: 784 * number]), ("labels-idx1", 8, labels[:number])):
+            content = bytes([0, 0, 8, header // 4 - 1]) + bytes(header - 4) + data
+            (folder / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
+
+
+def make_cifar(folder: Path) -> None:
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        for name in (*images.FILES[10][0], images.FILES[10][1]):
+            data = bytes([3]) + bytes(range(256)) * (images.PIXELS // 256)
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            info.size = 2 * len(data)
+            archive.addfile(info, io.BytesIO(2 * data))
+
+
+FEW = {"train": 3, "t10k": 2}  # images
+
+
+def pictures(read: Callable[[Path], object]) -> Callable[[Path, Random], None]:
+    """Return a reader of images, of which a whole set has a few."""
+
+    def few(folder: Path, random: Random) -> None:
+        with patch.multiple(images, PART=2, FASHION_PARTS=FEW):
+            read(folder)
+
+    return few
+
+
 # experiments
 
 
@@ -280,6 +376,11 @@ def made_run(folder: Path) -> None:
     """Leave a run in a folder that has not reached its end: one that was finished, its summary taken away."""
     assert silent(lambda: main(["train", *SMALL, "--run.dir", str(folder)])) == 0
     (folder / "summary.json").unlink()
+
+
+def make_finished(folder: Path) -> None:
+    assert silent(lambda: main(["train", *SMALL, "--run.dir", str(folder), "--optim.average", "0.9"])) == 0
+    (folder / "checkpoint.safetensors").unlink()
 
 
 def resume(folder: Path, random: Random) -> None:
@@ -343,16 +444,48 @@ def make_report(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def make_warm_official(folder: Path) -> None:
+    model = biomamba.Model(vocab=256, d_out=256, d_model=8, n_layers=1, d_state=4, headdim=4)
+    biomamba.save_official(model, folder)
+
+
+def warm_official(folder: Path, random: Random) -> None:
+    """Begin with the weights of a folder of Hugging Face's form."""
+    Experiment.from_config(parse(["--config", "language", "--model.from", str(folder)]).config)
+
+
 def report(folder: Path, random: Random) -> None:
     page.page([read_section(folder)])
 
 
+COMPARE = ["compare", *SMALL, "--rules", "rtrl", "--seeds", "1", "--costs", "false", "--fidelity", "0"]
+
+
+def make_runs(folder: Path) -> None:
+    silent(lambda: main([*COMPARE, "--run.dir", str(folder)]))
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
 def make_comparison(folder: Path) -> None:
-    words = ["compare", *SMALL, "--rules", "rtrl", "--seeds", "1", "--fidelity", "4", "--run.dir", str(folder)]
-    silent(lambda: main(words))
+    silent(lambda: main([*COMPARE, "--fidelity", "4", "--run.dir", str(folder)]))
     for path in folder.rglob("*"):
         if path.suffix in (".safetensors", ".png", ".html", ".log"):
             path.unlink()
+
+
+def evaluated(folder: Path, random: Random) -> None:
+    """Score the weights of a run."""
+    if commanded("evaluate", str(folder), "--steps", "16"):
+        raise ValueError("exit code 2")
+
+
+def compared(folder: Path, random: Random) -> None:
+    """Put a comparison whose runs are finished in a table again."""
+    with patch.object(jobs, "start", side_effect=ValueError("a run is to be learned again")):
+        if commanded(*COMPARE, "--run.dir", str(folder), "--run.resume", "true"):
+            raise ValueError("exit code 2")
 
 
 def make_compressed(folder: Path) -> None:
@@ -432,14 +565,32 @@ READERS = {
         make_an4, lambda folder, random: task("speech_ctc", path=str(folder)), mutate.any_bytes, ("soundfile",)
     ),
     "windows": Reader(make_windows, recordings(), mutate.array, ("scipy",)),
+    "sequences": Reader(make_sequences, recordings(), mutate.any_json, ("datasets", "scipy")),
+    "spoken": Reader(make_spoken, recordings(), mutate.any_json, ("datasets", "soundfile", "scipy")),
+    "text": Reader(
+        named("text.txt", lambda: "what came before comes again\n" * 20),
+        lambda folder, random: task("language", path=(str(folder),)),
+        mutate.any_bytes,
+    ),
+    "rows json": Reader(make_rows("jsonl"), text_rows, mutate.any_json, ("datasets",)),
+    "rows parquet": Reader(make_rows("parquet"), text_rows, mutate.any_bytes, ("datasets",)),
+    "fashion": Reader(make_fashion, pictures(images.fashion), mutate.packed),
+    "cifar": Reader(
+        make_cifar,
+        pictures(lambda folder: images.cifar(10, folder / "cifar-10-binary.tar.gz")),
+        mutate.packed,
+    ),
     "tokenizer": Reader(make_text, text, mutate.any_json, ("tokenizers",)),
     "resume": Reader(made_run, resume, mutate.tensors),
     "run": Reader(made_run, of_run, mutate.tensors),
     "warm": Reader(made_run, warm, mutate.tensors),
+    "warm official": Reader(make_warm_official, warm_official, mutate.header),
+    "evaluate": Reader(make_finished, evaluated, mutate.tensors),
     "learner": Reader(make_learner, saved, mutate.tensors),
     "official": Reader(make_official, official, mutate.header),
     "report": Reader(make_report, report, mutate.any_json, ("matplotlib",)),
     "comparison": Reader(make_comparison, report, mutate.any_json, ("matplotlib",)),
+    "compare": Reader(make_runs, compared, mutate.any_json, ("matplotlib", "pyarrow")),
     "compressed": Reader(make_compressed, decompress, mutate.any_bytes),
     "serve": Reader(make_asked, serve, mutate.any_json),
 }  # fmt: skip

@@ -1,6 +1,7 @@
-"""Live streams that do not end: python -m tests.campaigns.soak --seconds 60 --seed 0 [--kinds pipe,learner,serve]
+"""Live streams that do not end: python -m tests.campaigns.soak --seconds 60 --seed 0 [--kinds pipe,chunks]
 
-    pipe      lines written into `biomamba train --task.path -`, a bad one among thousand
+    pipe      lines written into `biomamba train --task.path -`, a bad one among thousand, each learned from at once
+    chunks    the same, 32 lines an update
     learner   predict and learn in a program of one's own, answers late, out of order, or never
     serve     lines of JSON into `biomamba serve`, damaged ones among them
 
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,7 @@ import biomamba
 from biomamba.cli.main import main as biomamba_main
 
 from . import options
-from .processes import check_said, fork, wait
+from .processes import check_said, fork, load, wait
 
 GROWTH = 4e6  # bytes
 SAMPLES, SHORTEST = 40, 10.0  # of the memory, and seconds, at least: before, a process is still loading
@@ -88,25 +90,15 @@ def fed(place: Path, words: Sequence[str], write: Callable[[int], str], seconds:
     return memory
 
 
-def pipe(place: Path, random: randoms.Random, seconds: float) -> Soaked:
-    """Learn from lines of standard input."""
+def pipe(place: Path, random: randoms.Random, seconds: float, length: int = 1) -> Soaked:
+    """Learn from lines of standard input, `length` at a time."""
 
     def line(i: int) -> str:
         return "half a li\n" if i % 1000 == 999 else f"{random.gauss(0, 1):.3f},{random.gauss(5, 2):.3f},{i % 2}\n"
 
-    words = [
-        "train",
-        "--config",
-        "arrays",
-        "--task.path",
-        "-",
-        "--task.classes",
-        "0",
-        "1",
-        "--stream.steps",
-        str(10**9),
-    ]
-    words += ["--model.d_model", "8", "--stream.length", "1", "--run.report_every", "5000", "--run.save_every", "1"]
+    words = ["train", "--config", "arrays", "--task.path", "-", "--task.classes", "0", "1"]
+    words += ["--stream.steps", str(10**9), "--stream.length", str(length)]
+    words += ["--model.d_model", "8", "--run.report_every", "5000", "--run.save_every", "1"]
     words += ["--run.dir", str(place / "run"), "--run.baselines", "false", "--run.threads", "1"]
     memory = fed(place, words, line, seconds)
     return Soaked(json.loads((place / "run" / "summary.json").read_text())["steps"], memory)
@@ -142,7 +134,7 @@ def learner(place: Path, random: randoms.Random, seconds: float) -> Soaked:
     return Soaked(steps, memory)
 
 
-KINDS = {"pipe": pipe, "learner": learner, "serve": serve}
+KINDS = {"pipe": pipe, "chunks": partial(pipe, length=32), "learner": learner, "serve": serve}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -151,6 +143,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), help="between commas; default: all")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
+    load()
     failed, kinds = list[str](), asked.kinds.split(",")
     for name in kinds:
         with tempfile.TemporaryDirectory() as held:
