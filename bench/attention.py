@@ -50,7 +50,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 SIZES: dict[str, dict[str, Any]] = {
     "digits": {"channels": 1, "classes": 10, "d": 64, "blocks": 2, "heads": 4, "halvings": 1},
-    "fashion": {"channels": 1, "classes": 10, "convolutions": (32, 64), "d": 64, "blocks": 1, "heads": 4, "steps": 2}
+    "fashion": {"channels": 1, "classes": 10, "convolutions": (24, 48), "d": 48, "blocks": 1, "heads": 4, "steps": 2}
     | {"halvings": 2},
     "cifar10": {"channels": 3, "classes": 10, **SPIKFORMER},
     "cifar100": {"channels": 3, "classes": 100, **SPIKFORMER},
