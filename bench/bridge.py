@@ -161,11 +161,11 @@ def told(costs: dict[str, Operations]) -> Row:
     return row
 
 
-def report(rows: list[Row], trivial: list[list[str]]) -> str:
+def report(rows: list[Row]) -> str:
     """Return a line for each learner, mean and deviation over the seeds."""
     header = ["learner", "test", "spikes of an image", "inference: multiply-accumulates", "additions of spikes"]
     header += ["elementwise", "uJ", "learning: multiply-accumulates", "additions of spikes", "elementwise", "uJ"]
-    lines = [[*each, *[""] * 10] for each in trivial]
+    lines = []
     for name in dict.fromkeys(row["setting"]["learner"] for row in rows):
         own = [row for row in rows if row["setting"]["learner"] == name]
         cells = [spread([row["accuracy"] for row in own]), spread([row["spikes"] for row in own], 0)]
@@ -193,7 +193,7 @@ def main() -> None:
     ]
     rows = run(measure, settings, args.out / "bridge.jsonl", jobs=1)
     print(heading(f"python -m bench.bridge --images {args.images} --passes {args.passes} --seeds {args.seeds}"))
-    print(report(rows, []))
+    print(report(rows))
 
 
 if __name__ == "__main__":
