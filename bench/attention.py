@@ -1,12 +1,15 @@
 """A small spiking transformer on images: STDP attention beside dot product, softmax, none, and one without spikes.
 
-    python -m bench.attention [--data digits|cifar10|cifar100] [--path DIR] [--epochs 20] [--seeds 3] [--jobs 1]
-        [--validate] [--device cpu] [--out runs/bench] [--figure docs/attention.png]
+    python -m bench.attention [--data digits|fashion|cifar10|cifar100] [--path DIR] [--epochs 20] [--seeds 3] [--jobs 1]
+        [--images N] [--augment flip,shift,erase,mixup] [--validate] [--device cpu] [--out runs/bench]
+        [--figure docs/attention.png] [--cams docs/cam.png]
 
 Trained by backpropagation (AdamW, one cycle of the learning rate), scored once, after the last epoch, on the images to
 test; with --validate on every fifth image to train on, which then is not learned from: that is how settings are chosen.
 Operations are counted on the images scored, as inference runs them: `operations`. "Products" are what the field counts:
 4.6 pJ for a multiply-accumulate, 0.9 pJ for the addition of a spike; "all" adds 4.6 pJ for every elementwise operation.
+Maps are Grad-CAM's: of the class that is named, on 1,000 of the images scored; "own map": accuracy where the quarter of
+the pixels that the map names most is blanked, "another's map": where it is the map of the image after.
 """
 
 import argparse
@@ -27,8 +30,10 @@ from biomamba.plasticity.attention import (
     stdp_attention,
     stdp_scores,
 )
-from biomamba.plasticity.images import Images, cifar, digits
-from biomamba.plasticity.transformer import Transformer
+from biomamba.plasticity.augment import Augmentation
+from biomamba.plasticity.cam import cam
+from biomamba.plasticity.images import FASHION, Images, cifar, digits, fashion
+from biomamba.plasticity.transformer import SPIKFORMER, Transformer
 
 
 def alone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -45,9 +50,19 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 SIZES: dict[str, dict[str, Any]] = {
     "digits": {"channels": 1, "classes": 10, "d": 64, "blocks": 2, "heads": 4, "halvings": 1},
-    "cifar10": {"channels": 3, "classes": 10, "d": 384, "blocks": 4, "heads": 12, "halvings": 2},
-    "cifar100": {"channels": 3, "classes": 100, "d": 384, "blocks": 4, "heads": 12, "halvings": 2},
+    "fashion": {"channels": 1, "classes": 10, "convolutions": (24, 48), "d": 48, "blocks": 1, "heads": 4, "steps": 2}
+    | {"halvings": 2},
+    "cifar10": {"channels": 3, "classes": 10, **SPIKFORMER},
+    "cifar100": {"channels": 3, "classes": 100, **SPIKFORMER},
 }
+AUGMENT = {"digits": "", "fashion": "", "cifar10": "flip,shift", "cifar100": "flip,shift"}
+CHANGES: dict[str, dict[str, Any]] = {
+    "flip": {"flip": True},
+    "shift": {"shift": 4},
+    "erase": {"erase": 12},
+    "mixup": {"mixup": 0.2},
+}
+CAMS, SHOWN = 1000, 8  # images of which maps are scored, and drawn
 BATCH, RATE, DECAY, BLUE = 64, 3e-3, 0.01, "#0072B2"
 KINDS = {  # of operations: how they are named and drawn
     "multiply_accumulates": ("products", "#0072B2"),
@@ -56,51 +71,77 @@ KINDS = {  # of operations: how they are named and drawn
 }
 
 
-def load(data: str, path: str | None, validate: bool) -> tuple[Images, Images]:
-    """Return the images to train on and to score."""
-    train, test = digits() if data == "digits" else cifar(int(data.removeprefix("cifar")), path)
-    if not validate:
-        return train, test
-    fifth = torch.arange(len(train.y)) % 5 == 0
-    return Images(train.x[~fifth], train.y[~fifth]), Images(train.x[fifth], train.y[fifth])
+def load(data: str, path: str | None, validate: bool, number: int | None = None) -> tuple[Images, Images]:
+    """Return the images to train on, the first ones where so many are asked for, and those to score."""
+    if data == "fashion":
+        train, test = fashion(path or FASHION)
+    else:
+        train, test = digits() if data == "digits" else cifar(int(data.removeprefix("cifar")), path)
+    if validate:
+        fifth = torch.arange(len(train.y)) % 5 == 0
+        train, test = Images(train.x[~fifth], train.y[~fifth]), Images(train.x[fifth], train.y[fifth])
+    return Images(train.x[:number], train.y[:number]), test
 
 
 def measure(setting: Row) -> Row:
-    """Return what a network scores after training, and what an image costs it."""
-    train, test = load(setting["data"], setting["path"], setting["validate"])
+    """Return what a network scores after training, what an image costs it, and what its maps are worth."""
+    train, test = load(setting["data"], setting["path"], setting["validate"], setting["images"])
     torch.manual_seed(setting["seed"])
     network = Transformer(**SIZES[setting["data"]], **NETWORKS[setting["network"]]).to(setting["device"])
-    row: Row = {"parameters": sum(p.numel() for p in network.parameters()), "untrained": accuracy(network, test)}
-    began = time.perf_counter()
-    learn(network, train, setting["epochs"], augment=setting["data"] != "digits")
-    row |= {"seconds": time.perf_counter() - began, "accuracy": accuracy(network, test)}
-    row |= {"learned": accuracy(network, train), "trivial": float((test.y == train.y.mode().values).float().mean())}
-    return row | costs(network, test) | ({"apart": apart(network, test)} if setting["network"] == "STDP" else {})
+    row: Row = {"parameters": sum(p.numel() for p in network.parameters()), "untrained": accuracy(network, first(test))}
+    began = time.process_time()
+    learn(network, train, setting["epochs"], augmentation(setting["augment"]))
+    row |= {"seconds": time.process_time() - began, "accuracy": accuracy(network, test)}
+    row |= {"learned": accuracy(network, first(train))}
+    row |= {"trivial": float((test.y == train.y.mode().values).float().mean())}
+    row |= costs(network, test) | blanked(network, test, setting["seed"])
+    return row | ({"apart": apart(network, test)} if setting["network"] == "STDP" else {})
 
 
-def learn(network: Transformer, train: Images, epochs: int, augment: bool) -> None:
-    """Train by backpropagation; with `augment`, images come mirrored and moved by up to 4 pixels."""
+def first(images: Images) -> Images:
+    """Return the first 2,000 images."""
+    return Images(images.x[:2000], images.y[:2000])
+
+
+def augmentation(names: str) -> Augmentation:
+    """Return the changes of images that are named, with commas between."""
+    return Augmentation(**{key: value for name in names.split(",") if name for key, value in CHANGES[name].items()})
+
+
+def learn(network: Transformer, train: Images, epochs: int, augment: Augmentation) -> None:
+    """Train by backpropagation."""
     updates = epochs * (len(train.y) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=updates)
-    device = next(network.parameters()).device
+    device, classes = next(network.parameters()).device, network.head.out_features
     network.train()
     for _ in tqdm(range(epochs), desc="epochs", disable=None, leave=False):
         order = torch.randperm(len(train.y))
         for chosen in order.split(BATCH)[: len(order) // BATCH]:
-            x, y = train.x[chosen].to(device), train.y[chosen].to(device)
-            loss = torch.nn.functional.cross_entropy(network(moved(x) if augment else x), y)
+            x, targets = augment(train.x[chosen].to(device), train.y[chosen].to(device), classes)
+            loss = torch.nn.functional.cross_entropy(network(x), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             rates.step()
 
 
-def moved(x: Tensor) -> Tensor:
-    """Return images (b, c, h, w), all moved alike by up to 4 pixels, half of the batches mirrored."""
-    by = torch.randint(-4, 5, (2,)).tolist()
-    x = torch.nn.functional.pad(x, (4, 4, 4, 4))[:, :, 4 + by[0] :, 4 + by[1] :][:, :, : x.shape[2], : x.shape[3]]
-    return x.flip(-1) if torch.rand(()) < 0.5 else x
+def blanked(network: Transformer, images: Images, seed: int) -> Row:
+    """Return the accuracy where what a map names is blanked, the image's own or another's; of seed 0 some maps too."""
+    device = next(network.parameters()).device
+    x, y = images.x[:CAMS].to(device), images.y[:CAMS]
+    maps = []
+    for part in x.split(100):
+        with torch.no_grad():
+            named = network.eval()(part).argmax(1)
+        maps.append(cam(network, part, named).cpu())
+    found = torch.cat(maps)
+    quarter = found.flatten(1).argsort(1, descending=True)[:, : found[0].numel() // 4]
+    row: Row = {}
+    for name, where in (("own map", quarter), ("another's map", quarter.roll(1, 0))):
+        gone = torch.zeros(found.flatten(1).shape, dtype=torch.bool).scatter(1, where, True).view_as(found)
+        row[name] = accuracy(network, Images(x.cpu().masked_fill(gone.unsqueeze(1), 0), y))
+    return row | ({"cams": found[:SHOWN].mul(1000).round().div(1000).tolist()} if seed == 0 else {})
 
 
 @torch.no_grad()
@@ -148,15 +189,17 @@ def linear(train: Images, test: Images) -> float:
     """Return the accuracy of logistic regression on the pixels."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(max_iter=1000).fit(train.x.flatten(1).numpy(), train.y.numpy())
+    model = LogisticRegression(max_iter=1000 if len(train.y) < 10_000 else 200, tol=1e-3).fit(
+        train.x.flatten(1).numpy(), train.y.numpy()
+    )
     return float(model.score(test.x.flatten(1).numpy(), test.y.numpy()))
 
 
 def report(rows: list[Row], trivial: list[list[str]]) -> str:
     """Return a line for each network, mean +- spread over seeds."""
     header = ["network", "test", "train", "untrained", "parameters", "multiply-accumulates", "additions of spikes"]
-    header += ["elementwise", "uJ, products", "uJ, all", "seconds"]
-    lines = [[name, score, *[""] * 9] for name, score in trivial]
+    header += ["elementwise", "uJ, products", "uJ, all", "own map blanked", "another's", "seconds"]
+    lines = [[name, score, *[""] * 11] for name, score in trivial]
     for name in NETWORKS:
         own = [row for row in rows if row["setting"]["network"] == name]
 
@@ -166,7 +209,7 @@ def report(rows: list[Row], trivial: list[list[str]]) -> str:
         lines.append(
             [name, *(of(key, 3) for key in ("accuracy", "learned", "untrained")), f"{own[0]['parameters']:,}"]
             + [f"{mean(own, kind):,.0f}" for kind in KINDS]
-            + [of("products_uj", 2), of("all_uj", 2), of("seconds")]
+            + [of("products_uj", 2), of("all_uj", 2), of("own map", 3), of("another's map", 3), of("seconds")]
         )
     return table(header, lines)
 
@@ -206,35 +249,65 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def draw_cams(rows: list[Row], images: Images, path: Path) -> None:
+    """Draw the first images scored, and what of them speaks for the class that each network names."""
+    from matplotlib.figure import Figure
+
+    own = [row for row in rows if "cams" in row]
+    figure = Figure(figsize=(1.3 * SHOWN, 1.4 * (len(own) + 1)), layout="constrained")
+    axes = figure.subplots(len(own) + 1, SHOWN, squeeze=False)
+    for column in range(SHOWN):
+        axes[0, column].imshow(images.x[column, 0], cmap="gray_r")
+        for row, ax in zip(own, axes[1:, column], strict=True):
+            ax.imshow(images.x[column, 0], cmap="gray_r")
+            ax.imshow(row["cams"][column], cmap="inferno", alpha=0.6)
+    for name, ax in zip(["image", *(row["setting"]["network"] for row in own)], axes[:, 0], strict=True):
+        ax.set_ylabel(name, fontsize=8)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=80)
+
+
 def main() -> None:
     """Train every network, print the table, draw it where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(SIZES), default="digits")
-    parser.add_argument("--path", help="of CIFAR: the official binary archive, its folder, or one for datasets")
+    parser.add_argument("--path", help="the folder of Fashion-MNIST; of CIFAR the official binary archive or a folder")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--images", type=int, help="to train on, the first ones; all without it")
+    parser.add_argument("--augment", help="of flip, shift, erase and mixup; CIFAR: flip,shift without it")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--validate", action="store_true", help="score a fifth of the training images instead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--figure", type=Path, help="draw the scores and energies there")
+    parser.add_argument("--cams", type=Path, help="draw the maps of some images there")
     args = parser.parse_args()
-    if args.data != "digits" and args.path is None:
+    if args.data.startswith("cifar") and args.path is None:
         print(f"{args.data}: from the hub of Hugging Face, or its cache; --path names a file or folder", flush=True)
+    if args.augment is None:
+        args.augment = AUGMENT[args.data]
+    if unknown := set(filter(None, args.augment.split(","))) - set(CHANGES):
+        parser.error(f"--augment: got {', '.join(sorted(unknown))}, expected some of {','.join(CHANGES)}")
     try:
-        train, test = load(args.data, args.path, args.validate)
+        train, test = load(args.data, args.path, args.validate, args.images)
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error).splitlines()[0])
-    own = {name: getattr(args, name) for name in ("data", "path", "epochs", "validate", "device")}
+    asked = ("data", "path", "epochs", "images", "augment", "validate", "device")
+    own = {name: getattr(args, name) for name in asked}
     settings = [{"network": name, **own, "seed": seed} for name in NETWORKS for seed in range(args.seeds)]
     rows = run(measure, settings, args.out / "attention.jsonl", args.jobs)
     trivial = [["commonest class", f"{rows[0]['trivial']:.3f}"]]
-    if args.data == "digits":
+    if not args.data.startswith("cifar"):
         trivial.append(["logistic regression on the pixels", f"{linear(train, test):.3f}"])
-    print(heading(f"python -m bench.attention --data {args.data} --epochs {args.epochs} --seeds {args.seeds}"))
+    told = "".join(f" --{name} {getattr(args, name)}" for name in ("images", "augment") if getattr(args, name))
+    print(heading(f"python -m bench.attention --data {args.data} --epochs {args.epochs} --seeds {args.seeds}{told}"))
     print(report(rows, trivial))
     if args.figure:
         draw(rows, args.figure)
+    if args.cams:
+        draw_cams(rows, test, args.cams)
 
 
 if __name__ == "__main__":

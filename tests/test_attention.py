@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.spikformer import LESS, PUBLISHED, counted, rate
 from biomamba.analysis.operations import Counter
 from biomamba.plasticity import attention, images, neurons
 from biomamba.plasticity.attention import dot_product_attention, first_spike_time, softmax_attention, stdp_attention
@@ -215,7 +216,45 @@ def test_digits_are_learned_and_noise_is_not() -> None:
     assert right > 0.85 and control < 0.25
 
 
+def test_the_published_sizes_give_the_published_energy() -> None:
+    """Counted, and by hand: convolutions 48-96-192-384 and one of position, four blocks, 64 tokens of 384."""
+    found = counted(10)
+    places = [32 * 32, 32 * 32, 32 * 32, 16 * 16, 8 * 8]
+    weights = [9 * a * b for a, b in itertools.pairwise((3, 48, 96, 192, 384, 384))]
+    blocks, head = 4 * 12 * 384**2, 384 * 10
+    assert found["weights"] == sum(w * n for w, n in zip(weights, places, strict=True)) + 64 * blocks + head
+    assert found["all"] == found["weights"] + 4 * 2 * 64**2 * 384
+    assert found["first"] == weights[0] * places[0]
+    norms = 2 * (48 + 96 + 192 + 384 + 384) + 4 * 2 * (5 * 384 + 1536 + 384)  # ours: one more a block
+    assert found["parameters"] == sum(weights) + blocks + head + 10 + norms
+    biases = 4 * (5 * 384 + 1536)  # theirs, before norms, which take them away
+    assert round((found["parameters"] - 4 * 2 * 384 + biases) / 1e6, 2) == 9.32
+    without = PUBLISHED / (1 - LESS)
+    assert 4.6e-12 * found["weights"] < without < 4.6e-12 * found["all"]
+    needed = rate(found["weights"], found["first"])
+    assert needed == pytest.approx(0.146, abs=5e-4)
+    again = 4.6e-12 * found["first"] + needed * 4 * 0.9e-12 * (found["weights"] - found["first"])
+    assert again == pytest.approx(PUBLISHED)
+    assert counted(100)["parameters"] > found["parameters"]
+
+
+def test_the_first_convolutions_are_those_of_d_and_the_halvings() -> None:
+    torch.manual_seed(0)
+    plain = Transformer(1, 10, d=32, heads=2, halvings=2)
+    torch.manual_seed(0)
+    given = Transformer(1, 10, d=32, heads=2, halvings=2, convolutions=(16, 32, 32))
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(plain(x), given(x))
+    with torch.no_grad():
+        tokens = Transformer(1, 10, d=32, heads=2, halvings=2, convolutions=(8, 32)).split(torch.rand(4, 8, 4, 4))
+    assert tokens.shape == (4, 32, 2, 2)
+
+
 def test_errors_of_the_network_say_what_to_give() -> None:
+    with pytest.raises(ValueError, match=r"convolutions: got \(8, 16\), expected 1 or more that end in d = 64"):
+        Transformer(1, 10, convolutions=(8, 16))
+    with pytest.raises(ValueError, match="expected 3 or more"):
+        Transformer(1, 10, halvings=3, convolutions=(32, 64))
     with pytest.raises(ValueError, match="even multiple of the 3 heads"):
         Transformer(1, 10, d=64, heads=3)
 

@@ -12,6 +12,7 @@ from biomamba.plasticity.inference.bases import Array
 from biomamba.plasticity.inference.jitter import Told
 from biomamba.plasticity.inference.likelihood import score, static
 from biomamba.plasticity.inference.recording import length, pair, record
+from biomamba.plasticity.inference.redraw import redraw
 from biomamba.plasticity.inference.slow import STEP, slow_terms
 
 BASES, SLOW = Bases(), Bases(slow=(1.0, 10.0))
@@ -74,22 +75,54 @@ def test_what_surrogates_are_told_is_the_score_test(plastic: Any, bases: Bases) 
     assert abs(told(pair(np.sort(pre + 0.01), post, bases)) - real) > 0.1
 
 
-def test_the_jitter_test_tells_plasticity_from_restless_rates(plastic: Any, restless: Any) -> None:
-    duration = 60 * MINUTES
-    found = GBLM(BASES).test(*plastic, 2 * duration, surrogates=24)
-    assert found.p == pytest.approx(1 / 25) and found.statistic > found.surrogates.max()
-    assert found.held_out is not None and found.held_out > 1
-    none = GBLM(SLOW).test(*restless, duration, surrogates=39)
+def strong(A_plus: float, A_minus: float, duration: float, seed: int) -> tuple[Array, Array]:
+    """Return spikes of a synapse that changes much within minutes."""
+    window = paper(stdp.double_exponential, A_plus=A_plus, A_minus=A_minus)
+    return simulate(window, duration=duration, seed=seed)[:2]
+
+
+def test_the_jitter_test_tells_plasticity_from_restless_rates() -> None:
+    found = GBLM(BASES).test(*strong(0.1, 0.12, 240, 2), 240, surrogates=24)
+    assert found.p == pytest.approx(1 / 25) and found.statistic > max(found.surrogates.max(), found.simulated.max())
+    assert len(found.simulated) == 24 and found.held_out is not None and found.held_out > 1
+    restless = modulated(240, 0)
+    none = GBLM(SLOW).test(*restless, 240, surrogates=39)
     assert none.p > 0.05 and none.held_out is None
-    assert GBLM(BASES).score_test(*restless, duration).p < 1e-6  # which a chi-square calls plasticity
+    assert GBLM(BASES).score_test(*restless, 240).p < 1e-6  # which a chi-square calls plasticity
     assert len(none.surrogates) <= 39
 
 
+def test_post_drawn_anew_has_the_statistic_of_a_recording_and_moved_spikes_have_less() -> None:
+    """In minutes w holds few independent sums; without plasticity, over some recordings of one minute."""
+    found = []
+    for seed in range(40):
+        pre, post, _ = simulate(np.zeros_like, duration=60, seed=seed)
+        recording, pairs = record(pre, post, 60, BASES)
+        theta, scored = static(recording)
+        told = Told(recording, theta, scored)
+        new, w = redraw(theta, pre, post, 60, BASES, seed)
+        assert (w == 1).all() and not np.array_equal(new, post)
+        moved = np.sort(pre + np.random.default_rng(seed).uniform(-0.025, 0.025, len(pre))).clip(0, 59.9)
+        found.append((told(pairs), GBLM(BASES).score_test(pre, new, 60).statistic, told(pair(moved, post, BASES))))
+    real, drawn, moved = np.mean(found, 0)
+    error = np.std(found, 0, ddof=1)[0] / 40**0.5
+    assert abs(real - drawn) < 2 * error < real - moved
+
+
+def test_a_fit_drawn_anew_has_its_rate(restless: Any) -> None:
+    duration = 60.0 * MINUTES
+    for bases in (BASES, SLOW):
+        theta, _ = static(record(*restless, duration, bases)[0])
+        number = len(redraw(theta, *restless, duration, bases, 0)[0])
+        assert number == pytest.approx(len(restless[1]), abs=6 * len(restless[1]) ** 0.5)
+    theta[0] += 1
+    assert len(redraw(theta, *restless, duration, SLOW, 0)[0]) > 1.5 * number
+
+
 def test_a_small_p_without_a_gain_is_warned_of() -> None:
-    """The first of fifteen minutes without plasticity that the test takes for some."""
-    pre, post, _ = simulate(np.zeros_like, duration=60, seed=14)
+    """A synapse that does change, of which a minute and a half is too little to foresee by."""
     with pytest.warns(UserWarning, match="do not take it for plasticity"):
-        found = GBLM(BASES).test(pre, post, 60, surrogates=25)
+        found = GBLM(BASES).test(*strong(0.2, 0.3, 100, 1), 100, surrogates=24)
     assert found.p <= 0.05 and found.held_out is not None and found.held_out < 1
 
 

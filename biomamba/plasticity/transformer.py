@@ -11,13 +11,17 @@ membrane residual of the spike-driven transformer (Yao et al. 2023), which S2TDP
 Shapes: t steps, b images, c channels, n tokens, d features; time and images are one axis (t b) between neurons.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.spike import spike
 from .attention import stdp_attention
+
+# Spikformer-4-384 for images of 32 x 32: the sizes that the published energy of S2TDPT follows from
+SPIKFORMER = {"d": 384, "blocks": 4, "heads": 12, "steps": 4, "halvings": 2, "convolutions": (48, 96, 192, 384)}
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v (..., n, d) to (..., n, d)
 
@@ -86,8 +90,9 @@ class Transformer(nn.Module):
     """The network, with spikes or, to lay beside it, without.
 
     attention: one of `attention`, functools.partial for other constants. graded: the same without spikes and time: one
-    step, ReLU for the neurons, none at q, k and v. halvings: how often the sides of the image are halved before every
-    place of it is a token.
+    step, ReLU for the neurons, none at q, k and v. convolutions: channels of those that split the image, d at last;
+    without, d / 2 and then d for each halving. halvings: so many of them, the last ones, halve the sides of the image
+    before every place of it is a token. `SPIKFORMER` are the published sizes.
     """
 
     def __init__(
@@ -100,18 +105,30 @@ class Transformer(nn.Module):
         heads: int = 4,
         steps: int = 4,
         halvings: int = 1,
+        convolutions: Sequence[int] | None = None,
         attention: Attention = stdp_attention,
         graded: bool = False,
     ) -> None:
-        """Make the network. Raises ValueError where d is odd or the heads do not divide it."""
+        """Make the network.
+
+        Raises ValueError where d is odd or the heads do not divide it, and for convolutions that do not end in d or are
+        fewer than the halvings.
+        """
         super().__init__()
         if d % heads or d % 2:
             raise ValueError(f"d: got {d}, expected an even multiple of the {heads} heads")
-        self.steps = 1 if graded else steps
+        widths = tuple(convolutions or (d // 2, *[d] * halvings))
+        if widths[-1] != d or len(widths) < halvings:
+            raise ValueError(f"convolutions: got {widths}, expected {max(halvings, 1)} or more that end in d = {d}")
+        self.steps, self.halvings = 1 if graded else steps, halvings
         neuron, inner = (nn.ReLU(), nn.Identity()) if graded else (LIF(steps), LIF(steps))
-        self.image = convolution(channels, d // 2)
-        split = [nn.Sequential(neuron, convolution(d if i else d // 2, d), nn.MaxPool2d(2)) for i in range(halvings)]
-        self.split, self.position = nn.Sequential(*split), nn.Sequential(neuron, convolution(d, d))
+        whole = len(widths) - halvings
+        self.image, *split = (
+            nn.Sequential(convolution(*pair), nn.MaxPool2d(2)) if i >= whole else convolution(*pair)
+            for i, pair in enumerate(pairwise((channels, *widths)))
+        )
+        self.split = nn.Sequential(*(nn.Sequential(neuron, each) for each in split))
+        self.position = nn.Sequential(neuron, convolution(d, d))
         self.blocks = nn.Sequential(*(Block(d, heads, attention, neuron, inner) for _ in range(blocks)))
         self.neuron, self.head = neuron, nn.Linear(d, classes)
 

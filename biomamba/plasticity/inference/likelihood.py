@@ -107,14 +107,15 @@ def evidence_ridge(gradient: Array, information: Array) -> float:
     return float(ridges[evidence.argmax(), 0])
 
 
-def static(recording: Recording) -> tuple[Array, Scored]:
+def static(recording: Recording, start: Array | None = None) -> tuple[Array, Scored]:
     """Return the theta (p,) of the fit with gamma = 0, and the score there.
 
-    Raises ValueError where post never spikes.
+    start: where to climb from, gamma 0; it changes how long that takes. Raises ValueError where post never spikes.
     """
     if not recording.y.any():
         raise ValueError("post has no spike in this stretch: nothing to fit")
     s, c, k = (part.shape[1] for part in (recording.history, recording.coupling, recording.levels))
-    theta = np.zeros(1 + s + c + k)
-    theta[0] = np.log(recording.y.sum() / recording.exposure.sum())
-    return climb(recording, theta, np.full(len(theta), WEAK), np.arange(len(theta)) < 1 + s + c)
+    if start is None:
+        start = np.zeros(1 + s + c + k)
+        start[0] = np.log(recording.y.sum() / recording.exposure.sum())
+    return climb(recording, start, np.full(len(start), WEAK), np.arange(len(start)) < 1 + s + c)

@@ -27,8 +27,8 @@ from .bases import Array, Bases
 from .inferred import Inferred
 from .likelihood import BLOCK, evidence_ridge, score, static
 from .recording import Recording, length, record, seconds
-from .simulate import simulate
-from .slow import Index, slow_steps, slow_terms
+from .redraw import redraw
+from .slow import Index
 
 START = (1.0, 1.0)  # w and its variance before the first spike
 NOISES = 10.0 ** np.arange(-5, -1.9, 0.5)  # variance per second
@@ -130,22 +130,10 @@ class PointProcessFilter:
 
         Wider by n / (n - 2), Student's variance: n simulations know it that well.
         """
-        bases, pre, post = self.bases, seconds(pre), seconds(post)
-        pre, n = pre[pre < fit.duration], round(fit.duration / bases.bin)
-        theta, s, slow = fit.theta[1:], bases.history, 2 * len(bases.slow)
-        trains = [(train[train < fit.duration] / bases.bin).astype(np.int64) for train in (post, pre)]
-        terms = slow_terms(trains, n, bases)[slow_steps(n, bases)]  # as they were: only the spikes are drawn anew
-        errors = []
+        bases, pre, post, errors = self.bases, seconds(pre), seconds(post), []
         for k in range(self.bootstrap):
-            _, drawn, w = simulate(
-                lambda dt: bases.modification(dt) @ fit.gamma,
-                duration=fit.duration,
-                seed=self.seed + k,
-                pre=pre,
-                baseline=np.exp(fit.theta[0] + terms @ theta[s : s + slow]),
-                history=theta[:s],
-                coupling=theta[s + slow : s + slow + bases.coupling],
-                bases=bases,
+            drawn, w = redraw(
+                fit.theta, pre, post, fit.duration, bases, self.seed + k, lambda dt: bases.modification(dt) @ fit.gamma
             )
             errors.append(self._fit(pre, drawn, fit.duration, 0.0).gamma - fit.gamma / w.mean())
         found = np.array(errors)
