@@ -2,8 +2,8 @@
 
 A SIMULATED sorting line, 50 rows a second. A scanner answers a parcel with a pulse, up for large and down for small.
 The parcel rides on for 2 to 20 s, nobody knows how long, and breaks the beam before the gate for 0.2 s. At the last row
-of these the gate must be told its side: `side` is left for small, right for large, and empty at all other times, so that
-no label repeats another. Then the next parcel comes. The beam tells when, never which; the motor's hum tells nothing.
+of these the gate must be told its side: `side` is left for small, right for large, and empty at all other times, so
+that no label repeats another. Then the next parcel comes. The beam tells when, never which; the motor's hum nothing.
 
 Nothing that is seen while the beam is broken says the side: it was seen once, for 0.2 s, 100 to 1,000 rows before.
 """
