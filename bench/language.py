@@ -5,7 +5,8 @@
 parts     the blocks (P), with hashed n-grams at the input (E), at the output (T), both, and each without the
           recurrence: one stream, width 96; beside the order-5 counter, PPMd (var. H) and xz. Rows with a spread have
           all seeds, the others the first
-rules     the configuration `language`, each rule with chunks of 1, 4 and 16 bytes and with a window of 16
+rules     the configuration `language` with 8 streams and width 64, each rule with chunks of 1, 4 and 16 bytes and with
+          a window of 16
 streams   the same with 1, 2, 4 and 8 streams
 far       a text made so that what an opening bracket was decides what closes it some 200 bytes later
 
@@ -41,6 +42,7 @@ ALONE = {  # the recurrence taken out: what is zero and stays so; without a head
     "E": ("E alone", "out_proj.weight", 96),
     "T": ("T alone", "head.weight", 8),
 }
+WIDE = ["--stream.batch", "8", "--model.d_model", "64"]
 SEEDED = ("E", "T")  # the rows that are read with every seed
 FAR = {"gap": 200, "kinds": 8, "bytes": 1_600_000}
 
@@ -132,9 +134,7 @@ def parts(file: Path, seeds: int, jobs: int) -> list[list[str]]:
         rows: dict[str, Row] = {}
         for label, kept in PARTS.items():
             tables = {f"model__{table}": orders[table] if table in kept else [] for table in OFF}
-            own = words(
-                stream__batch=1, optim__lr=0.001, model__d_model=96, model__ngram_bits=17, run__compile=True, **tables
-            )
+            own = words(stream__batch=1, optim__lr=0.001, model__d_model=96, model__ngram_bits=17, **tables)
             rows[label] = {"words": [*source, *own]}
             if label in ALONE:
                 alone, zero, width = ALONE[label]
@@ -153,8 +153,8 @@ def rules(file: Path, seeds: int, jobs: int) -> list[list[str]]:
     """Return the table of rules, lengths and windows."""
     rows = {
         f"{rule} {length} {window or '-'}": {
-            "words": words(rule__name=rule, stream__length=length, rule__window=window,
-                           run__compile=length < 16, task__max_bytes=200_000)
+            "words": [*WIDE, *words(rule__name=rule, stream__length=length, rule__window=window,
+                                    task__max_bytes=200_000)]
         }
         for length, window in ((1, None), (4, None), (16, None), (4, 16))
         for rule in ("rtrl", "rtrl_stdp", "bptt")
@@ -164,7 +164,7 @@ def rules(file: Path, seeds: int, jobs: int) -> list[list[str]]:
 
 def streams(file: Path, seeds: int, jobs: int) -> list[list[str]]:
     """Return the table of numbers of streams."""
-    rows = {str(many): {"words": words(stream__batch=many, run__compile=True)} for many in (1, 2, 4, 8)}
+    rows = {str(many): {"words": [*WIDE, *words(stream__batch=many)]} for many in (1, 2, 4, 8)}
     return [["streams", *RATED], *rated(rows, [0.0005, 0.001, 0.002, 0.004], file, seeds, jobs)]
 
 
