@@ -42,7 +42,6 @@ ALONE = {  # the recurrence taken out: what is zero and stays so; without a head
     "E": ("E alone", "out_proj.weight", 96),
     "T": ("T alone", "head.weight", 8),
 }
-WIDE = ["--stream.batch", "8", "--model.d_model", "64"]
 SEEDED = ("E", "T")  # the rows that are read with every seed
 FAR = {"gap": 200, "kinds": 8, "bytes": 1_600_000}
 
@@ -153,8 +152,8 @@ def rules(file: Path, seeds: int, jobs: int) -> list[list[str]]:
     """Return the table of rules, lengths and windows."""
     rows = {
         f"{rule} {length} {window or '-'}": {
-            "words": [*WIDE, *words(rule__name=rule, stream__length=length, rule__window=window,
-                                    task__max_bytes=200_000)]
+            "words": words(rule__name=rule, stream__length=length, rule__window=window,
+                           stream__batch=8, model__d_model=64, task__max_bytes=200_000)
         }
         for length, window in ((1, None), (4, None), (16, None), (4, 16))
         for rule in ("rtrl", "rtrl_stdp", "bptt")
@@ -164,7 +163,7 @@ def rules(file: Path, seeds: int, jobs: int) -> list[list[str]]:
 
 def streams(file: Path, seeds: int, jobs: int) -> list[list[str]]:
     """Return the table of numbers of streams."""
-    rows = {str(many): {"words": [*WIDE, *words(stream__batch=many)]} for many in (1, 2, 4, 8)}
+    rows = {str(many): {"words": words(stream__batch=many, model__d_model=64)} for many in (1, 2, 4, 8)}
     return [["streams", *RATED], *rated(rows, [0.0005, 0.001, 0.002, 0.004], file, seeds, jobs)]
 
 
