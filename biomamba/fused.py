@@ -23,12 +23,13 @@ from .model import Model
 from .moments import Moments
 from .ngram import Reading
 from .ops.backend import bound, module, resolve
+from .ranks import Ranks
 from .rules import BPTT, RTRL
 from .rules.base import LearningRule
 from .state import BlockState, Tree, flat
 from .step import Step
 from .stream import Chunk, Task
-from .update import UpdateInput, UpdateOutput, loss_of, no_label, predict, stepped_by, update
+from .update import UpdateInput, UpdateOutput, finite, loss_of, no_label, predict, stepped_by, update
 
 LARGEST = (
     1 << 25
@@ -42,13 +43,13 @@ class Work(NamedTuple):
 
     kept: list[Tensor]
     signals: Tensor  # (l, b, e, n)
-    calls: dict[str, Callable[..., None]]
+    calls: dict[tuple[str, bool], Callable[..., None]]
 
-    def call(self, name: str, *tensors: Tensor) -> None:
-        """Call a kernel, whose sizes are checked the first time."""
-        found = self.calls.get(name)
+    def call(self, name: str, *tensors: Tensor, learns: bool = False) -> None:
+        """Call a kernel, whose sizes are checked the first time; learns: with tensors that it does without else."""
+        found = self.calls.get((name, learns))
         if found is None:
-            found = self.calls[name] = bound(name, *tensors)
+            found = self.calls[name, learns] = bound(name, *tensors)
         found(*tensors)
 
 
@@ -56,9 +57,16 @@ class Fused:
     """`update.update` of one model by kernels."""
 
     def __init__(
-        self, model: Model, task: Task, rule: LearningRule, step: Step | None = None, clip: float | None = None
+        self,
+        model: Model,
+        task: Task,
+        rule: LearningRule,
+        step: Step | None = None,
+        clip: float | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Take what an update needs, of which `serves` is true; step: None where nothing is to be learned."""
+        self.ranks = ranks
         self.model, self.task, self.rule, self.step, self.clip = model, task, rule, step, clip
         self.blocks: list[Mamba2] = list(model.blocks)  # type: ignore[arg-type]
         self.moments = Moments(step.optimizer, step.parameters, clip) if step else None
@@ -80,8 +88,8 @@ class Fused:
         """Return what `update.update` returns; see there."""
         if not self.takes(inputs.x) or (advance < inputs.x.shape[1] and len(inputs.x) > 1):
             if self.step is None:
-                return predict(self.model, self.task, self.rule, inputs, advance)
-            return update(self.model, self.task, self.rule, self.step, self.clip, inputs, advance, labelled)
+                return predict(self.model, self.task, self.rule, inputs, advance, self.ranks)
+            return update(self.model, self.task, self.rule, self.step, self.clip, inputs, advance, labelled, self.ranks)
         with torch.no_grad():
             return self._update(inputs, advance, self.step if labelled else None)
 
@@ -134,11 +142,17 @@ class Fused:
             out += reading.logits[:, -new:]
         return out, work, given
 
-    def _advance(self, work: Work, given: list[Tensor], steps: int, traces: list[Tensor], go: Tensor) -> Tree:
-        """Return the state so many steps on, the traces moved as far, where go."""
+    def _advance(
+        self, work: Work, given: list[Tensor], steps: int, traces: list[Tensor], go: Tensor, learns: bool = False
+    ) -> Tree:
+        """Return the state so many steps on, the traces moved as far, where go.
+
+        learns: add what the signals of the chunk learn through the traces to its gradient.
+        """
         after = [torch.empty_like(own) for own in given[:2]]
-        given = [self.table, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go, *after]
-        work.call("mamba2_stack.mamba2_advance", *given)
+        given = [self.table, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go]
+        learned = [work.signals, self.gradient_table] if learns else [self.gradient[:0], traces[0][:0].flatten()]
+        work.call("mamba2_stack.mamba2_advance", *given, *learned, *after, learns=learns)
         return self._apart(after)
 
     def _apart(self, stacked: list[Tensor]) -> Tree:
@@ -152,71 +166,81 @@ class Fused:
         self._find_weights()
         past, traces = self._state(inputs), self._traces(inputs.trace)
         out, work, given = self._forward(inputs.x, past, inputs.reset, reading, traces, chunk.x.shape[1])
-        nan = out.new_full((), torch.nan)
+        nan, ranks, batch = out.new_full((), torch.nan), self.ranks, len(chunk.x)
         if step is None or self.moments is None:
+            if ranks is not None:
+                out = ranks.say(out, nan.expand(len(self.blocks)), finite([out]), batch).out
             loss = loss_of(self.task, out, chunk)
             go = torch.isfinite(out.sum() + loss)
             state = self._advance(work, given, advance, traces, go)
-            self._remember(state, None, inputs.trace)
+            self._remember(state, _stacked(state), inputs.trace)
             return UpdateOutput(out, loss, nan, go, state, inputs.trace)
         loss, grad_out = self._loss(work, out, chunk)
         go = torch.isfinite(out.sum() + loss)
         grad_encoded, facts = out.new_empty(*inputs.x.shape[:2], past[0].shape[-1]), out.new_zeros(3)
         after = [torch.empty_like(own) for own in past]
         top = [model.head.weight, model.norm_f.weight, self.table]
-        moved = [grad_out, torch.tensor(advance), *traces, TRUE, go]
+        moved = [grad_out, torch.tensor(advance), *(traces if ranks is None else self._traces([])), TRUE, go]
         to = [self.gradient_table, self.gradient, self.of["head"], self.of["norm_f"], grad_encoded, work.signals]
         work.call("mamba2_stack.mamba2_learn", *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
-        read = [grad_encoded, grad_out] if reading is not None else []
-        state = self._apart(after)
+        state, read = self._apart(after), [grad_encoded, grad_out] if reading is not None else []
+        if ranks is not None:  # no trace moves before all have heard that everything is finite
+            out, _, go = ranks.say(out, nan.expand(len(self.blocks)), facts[0] > 0, batch)
+            loss = loss_of(self.task, out, chunk)
+            go = go & torch.isfinite(loss)
+            state = self._advance(work, given, advance, traces, go, learns=True)
+            after = _stacked(state)
+            (gradient,), read = ranks.reduce([self.gradient], read, batch)
+            self.gradient.copy_(gradient)
+            facts[0] = go
         self._remember(state, after, inputs.trace)
         if self._steps(self.moments):
             work.call("adam.adam", *self._adam(self.moments), facts)
-            finite, norm, learned = facts.unbind()
+            is_finite, norm, learned = facts.unbind()
             if learned:
                 self.moments.counts[0] += 1
-            return UpdateOutput(out, loss, nan, finite > 0, state, inputs.trace, norm, learned > 0, (), read)
-        finite, norm = facts[0] > 0, torch.linalg.vector_norm(self.gradient)
+            return UpdateOutput(out, loss, nan, is_finite > 0, state, inputs.trace, norm, learned > 0, (), read)
+        is_finite, norm = facts[0] > 0, torch.linalg.vector_norm(self.gradient)
         if self.clip is not None:
             self.gradient *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
         gradients = [self.of_parameter[id(parameter)].clone() for parameter in step.parameters]
         output = UpdateOutput(
-            out, loss, nan, finite, state, inputs.trace, norm, finite & norm.isfinite(), gradients, read
+            out, loss, nan, is_finite, state, inputs.trace, norm, is_finite & norm.isfinite(), gradients, read
         )
         return stepped_by(step, output)
 
     def _loss(self, work: Work, out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Return the loss and its gradient to the outputs: by a kernel where it is a cross entropy."""
-        if self.mean is not None and chunk.y.dtype == torch.int64:
+        if self.mean is not None and chunk.y.dtype == torch.int64 and self.ranks is None:
             loss, gradient = out.new_empty(()), torch.empty_like(out)
             labels = chunk.y.contiguous(), chunk.mask.contiguous()
             work.call("cross_entropy.cross_entropy", out, *labels, self.mean, gradient, loss)
             if not math.isfinite(loss):
                 loss_of(self.task, out, chunk)  # raises for a label that is no class
-            elif self.unchecked:
-                self._check_reduction(loss, gradient, out, chunk)
-            return loss, gradient
+            elif not self.unchecked or self._is_reduction(loss, gradient, out, chunk):
+                return loss, gradient
         return self._loss_of_task(out, chunk)
 
     def _loss_of_task(self, out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Return the task's loss and its gradient to the outputs, which keep none."""
         with torch.enable_grad():
             leaf = out.detach().requires_grad_()
-            loss = loss_of(self.task, leaf, chunk)
+            loss = loss_of(self.task, leaf if self.ranks is None else self.ranks.placed(leaf, len(chunk.x)), chunk)
             (gradient,) = torch.autograd.grad(loss, [leaf], allow_unused=True, materialize_grads=True)
         return loss.detach(), gradient.contiguous()
 
-    def _check_reduction(self, loss: Tensor, gradient: Tensor, out: Tensor, chunk: Chunk) -> None:
-        """Raise ValueError where the task's loss is not what its `reduction` says."""
+    def _is_reduction(self, loss: Tensor, gradient: Tensor, out: Tensor, chunk: Chunk) -> bool:
+        """Say whether the task's loss is what its `reduction` says.
+
+        Where not, as in a task that inherits it and has a loss of its own, kernels leave the loss to the task from now.
+        """
         self.unchecked -= 1
         found = self._loss_of_task(out, chunk)
-        alike = (torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip((loss, gradient), found, strict=True))
-        if not all(alike):
-            raise ValueError(
-                f"task: its loss is not the cross entropy with the reduction {self.task.reduction!r}: "  # type: ignore[attr-defined]
-                f"have {type(self.task).__name__}.reduction return None"
-            )
+        if all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip((loss, gradient), found, strict=True)):
+            return True
+        self.mean = None
+        return False
 
     def _learn_encoder(self, x: Tensor, gradient: Tensor) -> None:
         """Add the encoder's gradient to where it lies, from that of what it said."""
@@ -230,7 +254,8 @@ class Fused:
     def scans(self) -> bool:
         """Say whether `scan` may be called now: the loss is a cross entropy, and Adam has its averages."""
         own = self.moments
-        return self.mean is not None and not self.unchecked and own is not None and self._steps(own)
+        plain = self.mean is not None and not self.unchecked and self.ranks is None
+        return plain and own is not None and self._steps(own)
 
     def scan(self, inputs: UpdateInput, length: int) -> tuple[UpdateOutput, list[list[float]]]:
         """Return the pass of a chunk of many updates of `length` steps each, and facts of each update.
@@ -282,11 +307,11 @@ class Fused:
         found: list[list[float]] = facts.tolist()
         own.counts[0] += sum(taken for _, _, taken in found)
         said = out.transpose(0, 1).flatten(1, 2)
-        finite = torch.tensor(all(row[0] for row in found))
+        all_finite = torch.tensor(all(row[0] for row in found))
         state = self._apart(past)
         self._remember(state, past, inputs.trace)
         nan = out.new_full((), torch.nan)
-        return UpdateOutput(said, losses.mean(), nan, finite, state, inputs.trace, facts[-1, 1]), found
+        return UpdateOutput(said, losses.mean(), nan, all_finite, state, inputs.trace, facts[-1, 1]), found
 
     def _check_labels(self, chunk: Chunk) -> None:
         """Raise ValueError for a label that is no class."""
@@ -326,9 +351,9 @@ class Fused:
             self.stacked = _stacked(inputs.state)
         return self.stacked
 
-    def _remember(self, state: Tree, stacked: list[Tensor] | None, trace: Tree) -> None:
+    def _remember(self, state: Tree, stacked: list[Tensor], trace: Tree) -> None:
         """Know the state and trace that the next update begins with."""
-        self.past, self.stacked = flat([state, trace]), _stacked(state) if stacked is None else stacked
+        self.past, self.stacked = flat([state, trace]), stacked
 
     def _traces(self, trace: Tree) -> list[Tensor]:
         """Return a table of where the traces lie (l, 7), and an empty tensor of their precision; of bptt no table."""

@@ -297,12 +297,12 @@ class Updater:
         """Build the update of the weights that require a gradient now; `drift` counts from here."""
         self._requires_grad = [parameter.requires_grad for parameter in self._parameters]
         parts = self.model, self.task, self.rule, Step(self.optimizer, trainable_parameters(self.model)), self.clip
-        by_kernels = self.ranks is None and all(self._requires_grad) and serves(self.model, self.rule)
+        by_kernels = all(self._requires_grad) and serves(self.model, self.rule)
         self._plain: Callable[..., UpdateOutput] = partial(update, *parts, ranks=self.ranks)
         if isinstance(self.optimizer, RLS):
             self._plain = partial(update_readout, self.model, self.task, self.rule, self.optimizer)
         elif by_kernels:
-            self._plain = Fused(*parts)
+            self._plain = Fused(*parts, self.ranks)
         self._compiled = Compiled(*parts, self._plain) if self.compile else self._plain
         for parameter in self._parameters:
             if not parameter.requires_grad:

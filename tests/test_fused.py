@@ -366,10 +366,15 @@ def test_a_label_that_is_no_class_is_refused_before_anything_moves() -> None:
         assert all(torch.equal(a, b) for a, b in zip(before, course(own, []), strict=True))
 
 
-def test_a_loss_that_is_not_what_its_reduction_says_is_refused() -> None:
-    own = learner(SIZES[1], reduction="batchmean")
-    own.task.reduction = "mean"  # type: ignore[attr-defined]
-    own.task.loss = lambda out, chunk: labelled_cross_entropy(out, chunk) * 3  # type: ignore[method-assign]
-    own._build_update()
-    with pytest.raises(ValueError, match="reduction"):
-        own.update(chunks(SIZES[1], 1, True, False, torch.float64)[0])
+def test_a_loss_that_is_not_what_its_reduction_says_is_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task may inherit a reduction and have a loss of its own."""
+
+    def trebled() -> list[Tensor]:
+        own = learner(SIZES[1], reduction="mean")
+        own.task.loss = lambda out, chunk: labelled_cross_entropy(out, chunk) * 3  # type: ignore[method-assign]
+        return course(own, chunks(SIZES[1], 6, True, False, torch.float64))
+
+    found = trebled()
+    by_torch(monkeypatch)
+    for own, expected in zip(found, trebled(), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-10)

@@ -76,6 +76,8 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
     conv_after, ssm_after = part.empty(*conv.shape), part.empty(*ssm.shape)
     encoded, grad_encoded, grad_out = part.empty(b, t, d), part.empty(b, t, d), part.empty(b, t, v)
     go, taken = Array(part.scratch.array(BYTE, 1).pointer, ()), Variable(integer(0))
+    none, none_of = Array(signals.pointer, signals.shape), Array(gradients.pointer, gradients.shape)
+    none.there = none_of.there = constant(BIT, 0)  # nothing is learned
     all_steps = Array(part.scratch.array(INT, 1).pointer, ())
     all_steps[()] = integer(t)
     for s in loop(many):
@@ -112,7 +114,7 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
                 losses[s], facts[s, 1], facts[s, 2] = 0, 0, 0
                 facts[s, 0] = select(finite, constant(facts.number, 1), 0)
                 of_chunk = conv, ssm, begins, *kept, all_steps, traces, precision, true, go
-                mamba2_advance.within(weights, *of_chunk, conv_after, ssm_after)
+                mamba2_advance.within(weights, *of_chunk, none, none_of, conv_after, ssm_after)
         copy(conv, conv_after)
         copy(ssm, ssm_after)
 

@@ -2,7 +2,7 @@
 
     mamba2_forward   x_{l+1} = x_l + out_proj(block_l(norm(x_l))),   out = head(norm_f(x_L)) of the last u steps
     mamba2_learn     dL/dtheta |_(h0 held) + dL/dh0 . Z of every weight behind the encoder, state and traces moved on
-    mamba2_advance   state and traces moved on, nothing learned
+    mamba2_advance   state and traces moved on; of signals that are given, what they learn through the traces added
 
 `steps` says by how many steps state and traces move: all, or of a single stream fewer.
 
@@ -23,6 +23,7 @@ from .language import (
     choose,
     constant,
     dot,
+    either,
     fill,
     fixed,
     fma,
@@ -208,6 +209,8 @@ def mamba2_learn(
     **TRACES,
     true=flags(""),
     go=flags(""),
+    signals=Argument(("l", "b", "e", "n"), optional=True),
+    gradients=Argument(("l", "8"), "index", optional=True),
     **AFTER,
 )
 def mamba2_advance(
@@ -218,8 +221,9 @@ def mamba2_advance(
     reset: Array,
     *rest: Array,
 ) -> None:
-    """Move state and traces on where go."""
-    kept, (_, taps, steps, traces, precision, true, go, conv_after, ssm_after) = [*rest[:17]], rest[17:]
+    """Move state and traces on where go; with signals, add the gradients through the traces to those of the chunk."""
+    kept, (_, taps, steps, traces, precision, true, go, signals, gradients) = [*rest[:17]], rest[17:26]
+    conv_after, ssm_after = rest[26:]
     (layers, b, t, e, n), d, k = kept[4].shape, conv.shape[3], fixed(conv.shape[2]) + 1
     room, none = Room.of(part, b, t, e, n, d, k, kept), part.empty(b, e, n)
     fill(none)
@@ -227,7 +231,10 @@ def mamba2_advance(
         for layer in loop(layers):
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
             of_traces = [traces[layer, i] for i in range(7)]
-            move(own, found, steps[()], none, reset, true, of_traces, precision.stored, taps, room)
+            signal = either(there(signals), signals[layer], none)
+            move(own, found, steps[()], signal, reset, true, of_traces, precision.stored, taps, room)
+            with when(there(gradients)):
+                add_past(weights_of(gradients, layer, kept, k), room)
     move_state(go[()], steps[()], kept, conv, ssm, reset, conv_after, ssm_after)
 
 
