@@ -4,7 +4,7 @@
 
 torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
 fifth of the time where chunks are small, and no compiler. `ops.llvm.mamba2_stack` has the kernels. It serves what is
-usual: blocks of one group that do not spike, float32 or float64, the rules rtrl and bptt, no window, one process; the
+usual: blocks of one group that do not spike, float32 or float64, the rules rtrl and bptt, windows of one stream; the
 rest is left to `update`. Shapes: b streams, t steps, u of them new.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from .addresses import Addresses
 from .blocks import Mamba2
 from .blocks.conv import kernel
 from .blocks.lowrank import LowRank
@@ -31,9 +32,7 @@ from .step import Step
 from .stream import Chunk, Task
 from .update import UpdateInput, UpdateOutput, finite, loss_of, no_label, predict, stepped_by, update
 
-LARGEST = (
-    1 << 25
-)  # multiply-adds of a chunk with the weights: above, two threads of torch's are quicker than one of ours
+LARGEST = 1 << 25  # multiply-adds of a chunk with the weights: above, two threads are quicker by torch's products
 NAMES = "auto", "llvm"  # of backends
 TRUE, FALSE = torch.tensor(True), torch.tensor(False)
 
@@ -72,16 +71,11 @@ class Fused:
         self.moments = Moments(step.optimizer, step.parameters, clip) if step else None
         self.mean = {"mean": TRUE, "batchmean": FALSE, None: None}[getattr(task, "reduction", None)]
         self.unchecked = 3  # labelled updates whose loss is still compared with the task's
-        self.layers = [_weights(block) for block in self.blocks]
-        self.parameters = [*model.parameters()]
-        self.gradient_size = sum(parameter.numel() for parameter in self.parameters)
-        self.where: list[int] = []  # addresses of all weights, when tables were made of them
+        self.at = Addresses(model)
         self.work: dict[Any, Work] = {}
         self.room: list[Tensor] = []  # the memory under it
         self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
         self.stacked: list[Tensor] = []  # that state, conv and ssm of all layers
-        self.of_traces: tuple[list[int], Tensor] = [], torch.empty(0)
-        self.of_moments: tuple[list[int], Tensor] = [], torch.empty(0)
         self.options: tuple[list[list[float]], Tensor] = [], torch.empty(0)  # of Adam, by group
 
     def __call__(self, inputs: UpdateInput, advance: int, labelled: bool = False) -> UpdateOutput:
@@ -97,7 +91,7 @@ class Fused:
         """Say whether the kernels read x (b, t, ...) now: it and the weights lie where they do, and it is not large."""
         weight = self.model.head.weight
         here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-        small = x.shape[0] * x.shape[1] * self.gradient_size <= LARGEST or torch.get_num_threads() == 1
+        small = x.shape[0] * x.shape[1] * self.at.size <= LARGEST or torch.get_num_threads() == 1
         return here and small and all(block.backend in NAMES for block in self.blocks)
 
     def predict(
@@ -109,16 +103,16 @@ class Fused:
             self.model.check_state(state, len(x))
             self._find_weights()
             past = _stacked(state)
-            out, work, given = self._forward(x, past, reset, reading, self._traces([]), x.shape[1])
-            return out, self._advance(work, given, x.shape[1], self._traces([]), TRUE)
+            out, work, given = self._forward(x, past, reset, reading, self.at.traces([]), x.shape[1])
+            return out, _apart(self._advance(work, given, x.shape[1], self.at.traces([]), TRUE))
 
     def pass_over(self, x: Tensor, reset: Tensor | None, state: Tree, trace: Tree, reading: Reading | None) -> Tree:
         """Return the state behind x, which nobody scores, and move the trace there; see `update.pass_over`."""
         with torch.no_grad():
             self._find_weights()
-            traces, past = self._traces(trace), _stacked(state)
+            traces, past = self.at.traces(trace), _stacked(state)
             out, work, given = self._forward(x, past, reset, reading, traces, x.shape[1])
-            return self._advance(work, given, x.shape[1], traces, torch.isfinite(out.sum()))
+            return _apart(self._advance(work, given, x.shape[1], traces, torch.isfinite(out.sum())))
 
     def _forward(
         self,
@@ -136,7 +130,7 @@ class Fused:
         begins = reset.contiguous() if reset is not None else TRUE.new_empty(0)
         work, given = self._work(past[1], begins, traces, x.shape[1], new), [*past, begins]
         out = encoded.new_empty(len(x), new, len(head))
-        top = head, self.model.norm_f.weight, self.table
+        top = head, self.model.norm_f.weight, self.at.weights
         work.call("mamba2_stack.mamba2_forward", *top, encoded.contiguous(), *given, *work.kept, out)
         if reading is not None:
             out += reading.logits[:, -new:]
@@ -144,27 +138,23 @@ class Fused:
 
     def _advance(
         self, work: Work, given: list[Tensor], steps: int, traces: list[Tensor], go: Tensor, learns: bool = False
-    ) -> Tree:
-        """Return the state so many steps on, the traces moved as far, where go.
+    ) -> list[Tensor]:
+        """Return conv and ssm of all layers so many steps on, the traces moved as far, where go.
 
         learns: add what the signals of the chunk learn through the traces to its gradient.
         """
         after = [torch.empty_like(own) for own in given[:2]]
-        given = [self.table, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go]
-        learned = [work.signals, self.gradient_table] if learns else [self.gradient[:0], traces[0][:0].flatten()]
+        given = [self.at.weights, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go]
+        learned = [work.signals, self.at.gradients] if learns else [self.at.gradient[:0], traces[0][:0].flatten()]
         work.call("mamba2_stack.mamba2_advance", *given, *learned, *after, learns=learns)
-        return self._apart(after)
-
-    def _apart(self, stacked: list[Tensor]) -> Tree:
-        """Return a state from conv and ssm of all layers."""
-        return [BlockState(*own) for own in zip(*stacked, strict=True)]
+        return after
 
     def _update(self, inputs: UpdateInput, advance: int, step: Step | None) -> UpdateOutput:
         """Return the pass of a chunk, and learn from it by a step, if any."""
         model, chunk, reading = self.model, inputs.chunk, inputs.reading
         model.check_input(inputs.x)
         self._find_weights()
-        past, traces = self._state(inputs), self._traces(inputs.trace)
+        past, traces = self._state(inputs), self.at.traces(inputs.trace)
         out, work, given = self._forward(inputs.x, past, inputs.reset, reading, traces, chunk.x.shape[1])
         nan, ranks, batch = out.new_full((), torch.nan), self.ranks, len(chunk.x)
         if step is None or self.moments is None:
@@ -172,39 +162,39 @@ class Fused:
                 out = ranks.say(out, nan.expand(len(self.blocks)), finite([out]), batch).out
             loss = loss_of(self.task, out, chunk)
             go = torch.isfinite(out.sum() + loss)
-            state = self._advance(work, given, advance, traces, go)
-            self._remember(state, _stacked(state), inputs.trace)
+            after = self._advance(work, given, advance, traces, go)
+            state = self._remember(after, inputs.trace)
             return UpdateOutput(out, loss, nan, go, state, inputs.trace)
         loss, grad_out = self._loss(work, out, chunk)
         go = torch.isfinite(out.sum() + loss)
         grad_encoded, facts = out.new_empty(*inputs.x.shape[:2], past[0].shape[-1]), out.new_zeros(3)
         after = [torch.empty_like(own) for own in past]
-        top = [model.head.weight, model.norm_f.weight, self.table]
-        moved = [grad_out, torch.tensor(advance), *(traces if ranks is None else self._traces([])), TRUE, go]
-        to = [self.gradient_table, self.gradient, self.of["head"], self.of["norm_f"], grad_encoded, work.signals]
+        top = [model.head.weight, model.norm_f.weight, self.at.weights]
+        moved = [grad_out, torch.tensor(advance), *(traces if ranks is None else self.at.traces([])), TRUE, go]
+        to = [self.at.gradients, self.at.gradient, self.at.of_head, self.at.of_norm, grad_encoded, work.signals]
         work.call("mamba2_stack.mamba2_learn", *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
-        state, read = self._apart(after), [grad_encoded, grad_out] if reading is not None else []
+        read = [grad_encoded, grad_out] if reading is not None else []
         if ranks is not None:  # no trace moves before all have heard that everything is finite
             out, _, go = ranks.say(out, nan.expand(len(self.blocks)), facts[0] > 0, batch)
             loss = loss_of(self.task, out, chunk)
             go = go & torch.isfinite(loss)
-            state = self._advance(work, given, advance, traces, go, learns=True)
-            after = _stacked(state)
-            (gradient,), read = ranks.reduce([self.gradient], read, batch)
-            self.gradient.copy_(gradient)
+            after = self._advance(work, given, advance, traces, go, learns=True)
+            (gradient,), read = ranks.reduce([self.at.gradient], read, batch)
+            self.at.gradient.copy_(gradient)
             facts[0] = go
-        self._remember(state, after, inputs.trace)
+        state = self._remember(after, inputs.trace)
         if self._steps(self.moments):
-            work.call("adam.adam", *self._adam(self.moments), facts)
+            table, rates = self.at.averages(self.moments), self.moments.paced()
+            work.call("adam.adam", self.at.gradient, table, rates, *self._adam(self.moments), facts)
             is_finite, norm, learned = facts.unbind()
             if learned:
                 self.moments.counts[0] += 1
             return UpdateOutput(out, loss, nan, is_finite > 0, state, inputs.trace, norm, learned > 0, (), read)
-        is_finite, norm = facts[0] > 0, torch.linalg.vector_norm(self.gradient)
+        is_finite, norm = facts[0] > 0, torch.linalg.vector_norm(self.at.gradient)
         if self.clip is not None:
-            self.gradient *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
-        gradients = [self.of_parameter[id(parameter)].clone() for parameter in step.parameters]
+            self.at.gradient *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        gradients = [self.at.gradient_of[id(parameter)].clone() for parameter in step.parameters]
         output = UpdateOutput(
             out, loss, nan, is_finite, state, inputs.trace, norm, is_finite & norm.isfinite(), gradients, read
         )
@@ -246,10 +236,10 @@ class Fused:
         """Add the encoder's gradient to where it lies, from that of what it said."""
         rows = gradient.flatten(0, 1)
         if isinstance(self.model.encoder, nn.Embedding):
-            self.of["encoder"].index_add_(0, x.flatten(), rows)
+            self.at.of_encoder.index_add_(0, x.flatten(), rows)
         else:
-            self.of["encoder"].addmm_(rows.T, x.flatten(0, 1))
-            self.of["bias"] += rows.sum(0)
+            self.at.of_encoder.addmm_(rows.T, x.flatten(0, 1))
+            self.at.of_bias += rows.sum(0)
 
     def scans(self) -> bool:
         """Say whether `scan` may be called now: the loss is a cross entropy, and Adam has its averages."""
@@ -276,40 +266,35 @@ class Fused:
         self._check_labels(chunk)
         self._find_weights()
         conv, ssm = past = [tensor.clone() for tensor in self._state(inputs)]
-        traces, many = self._traces(inputs.trace), steps // length
+        traces, many = self.at.traces(inputs.trace), steps // length
 
         def updates(tensor: Tensor) -> Tensor:
             """Return (b, steps, ...) as (updates, b, length, ...)."""
             apart: Tensor = tensor.unflatten(1, (many, length)).transpose(0, 1)
             return apart.contiguous()
 
-        none, no_index, encoder = self.gradient[:0], torch.empty(0, dtype=torch.int64), model.encoder
+        none, no_index, encoder = self.at.gradient[:0], torch.empty(0, dtype=torch.int64), model.encoder
         reset = TRUE.new_empty(0) if inputs.reset is None else updates(inputs.reset)
         if isinstance(encoder, nn.Linear):
-            given, learned = [encoder.weight, encoder.bias, no_index, updates(inputs.x)], self.of["bias"]
+            given, learned = [encoder.weight, encoder.bias, no_index, updates(inputs.x)], self.at.of_bias
         else:
             given, learned = [encoder.weight, none, updates(inputs.x.long()), none], none
         work = self._work(ssm, reset, traces, length, many)
         out, losses = ssm.new_empty(many, b, length, len(model.head.weight)), ssm.new_empty(many)
         facts = ssm.new_zeros(many, 3)
-        gradient, table, _, options, clip, bounded = self._adam(own)
-        rates = own.paced_ahead(many)
-        to = [self.of["head"], self.of["norm_f"], self.of["encoder"], learned, work.signals]
+        to = [self.at.of_head, self.at.of_norm, self.at.of_encoder, learned, work.signals]
         labels = updates(chunk.y), updates(chunk.mask)
-        top, kept = (
-            [model.head.weight, model.norm_f.weight, self.table],
-            [conv, ssm, self.blocks[0].dt_bias, kernel(self.blocks[0].conv1d)[0]],
-        )
-        go = [*traces, TRUE, self.mean, self.gradient_table, gradient]
-        step = [table, rates, options, clip, bounded]
+        top, first = [model.head.weight, model.norm_f.weight, self.at.weights], self.blocks[0]
+        kept = [conv, ssm, first.dt_bias, kernel(first.conv1d)[0]]
+        go = [*traces, TRUE, self.mean, self.at.gradients, self.at.gradient]
+        step = [self.at.averages(own), own.paced_ahead(many), *self._adam(own)]
         given = [*top, *given, *labels, reset, *kept, *go, *to, *step, out, losses, facts]
         work.call("mamba2_scan.mamba2_scan", *given)
         found: list[list[float]] = facts.tolist()
         own.counts[0] += sum(taken for _, _, taken in found)
         said = out.transpose(0, 1).flatten(1, 2)
         all_finite = torch.tensor(all(row[0] for row in found))
-        state = self._apart(past)
-        self._remember(state, past, inputs.trace)
+        state = self._remember(past, inputs.trace)
         nan = out.new_full((), torch.nan)
         return UpdateOutput(said, losses.mean(), nan, all_finite, state, inputs.trace, facts[-1, 1]), found
 
@@ -320,27 +305,11 @@ class Fused:
             raise no_label(f"Labels from {int(labels.min())} to {int(labels.max())}.", classes)
 
     def _find_weights(self) -> None:
-        """Make tables of where the weights lie, and room for their gradients, unless they lie as before."""
-        where = [parameter.data_ptr() for parameter in self.parameters]
-        if where == self.where:
-            return
-        like = self.model.head.weight
-        for parameter in self.parameters:
-            parameter.data = parameter.data.contiguous()
-        where = [parameter.data_ptr() for parameter in self.parameters]
-        self.where, self.work, self.room, self.past = where, {}, [], []
-        self.of_traces = self.of_moments = [], torch.empty(0)
-        self.options = [], torch.empty(0)
-        self.largest = like.new_tensor(torch.inf if self.clip is None else self.clip)  # norm of the gradient
-        self.gradient = torch.empty(self.gradient_size, dtype=like.dtype)
-        parts = self.gradient.split([p.numel() for p in self.parameters])
-        self.of_parameter = {id(p): part.view(p.shape) for p, part in zip(self.parameters, parts, strict=True)}
-        encoder, of = self.model.encoder, self.of_parameter
-        self.of = {"head": of[id(like)], "norm_f": of[id(self.model.norm_f.weight)], "encoder": of[id(encoder.weight)]}
-        if isinstance(encoder, nn.Linear):
-            self.of["bias"] = of[id(encoder.bias)]
-        self.table = torch.tensor([[own.data_ptr() for own in layer] for layer in self.layers])
-        self.gradient_table = torch.tensor([[of[id(own)].data_ptr() for own in layer] for layer in self.layers])
+        """See to it that addresses and memory are those of the weights as they lie now."""
+        if self.at.moved():
+            like = self.at.gradient
+            self.work, self.room, self.past, self.options = {}, [], [], ([], like)
+            self.largest = like.new_tensor(torch.inf if self.clip is None else self.clip)  # norm of the gradient
 
     def _state(self, inputs: UpdateInput) -> list[Tensor]:
         """Return conv and ssm of all layers, each in one piece. Raises where state or trace are not of this model."""
@@ -351,49 +320,25 @@ class Fused:
             self.stacked = _stacked(inputs.state)
         return self.stacked
 
-    def _remember(self, state: Tree, stacked: list[Tensor], trace: Tree) -> None:
-        """Know the state and trace that the next update begins with."""
+    def _remember(self, stacked: list[Tensor], trace: Tree) -> Tree:
+        """Return the state that the next update begins with, and know it and the trace then."""
+        state = _apart(stacked)
         self.past, self.stacked = flat([state, trace]), stacked
-
-    def _traces(self, trace: Tree) -> list[Tensor]:
-        """Return a table of where the traces lie (l, 7), and an empty tensor of their precision; of bptt no table."""
-        own = flat(trace)
-        if not own:
-            return [torch.empty(0, dtype=torch.int64), self.gradient[:0]]
-        where = [tensor.data_ptr() for tensor in own]
-        if where != self.of_traces[0]:
-            if not all(tensor.is_contiguous() for tensor in own):
-                raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
-            self.of_traces = where, torch.tensor(where).view(len(self.blocks), -1)
-        return [self.of_traces[1], own[0].new_empty(0)]
+        return state
 
     def _steps(self, own: Moments) -> bool:
         """Say whether the optimiser's step is taken by our kernel: Adam's, once torch has made the averages."""
         optimizer = own.optimizer
         hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-        return type(optimizer) is Adam and own.known and not hooked and own.find()
+        usual = type(optimizer) is Adam and own.known and not hooked and own.find()
+        return usual and self.at.knows(own)
 
     def _adam(self, own: Moments) -> list[Tensor]:
-        """Return what the kernel of Adam's step is given."""
-        number = self.gradient.itemsize
-        where = [tensor.data_ptr() for tensor in own.tensors]
-        if where != self.of_moments[0]:
-            begin, rows = self.gradient.data_ptr(), list[list[int]]()
-            for i, p in enumerate(own.parameters):
-                at = (self.of_parameter[id(p)].data_ptr() - begin) // number
-                rows.append([p.data_ptr(), *where[2 * i : 2 * i + 2], at, p.numel(), own.group_of[i]])
-            self.of_moments = where, torch.tensor(rows)
+        """Return what the kernel of Adam's step is given beside the gradient and the rates."""
         options = [[1 - f.betas[0], f.betas[1], 1 - f.betas[1], f.eps, f.weight_decay] for f in own.formulas]
         if options != self.options[0]:
-            self.options = options, self.gradient.new_tensor(options)
-        return [
-            self.gradient,
-            self.of_moments[1],
-            own.paced(),
-            self.options[1],
-            self.largest,
-            TRUE if own.bounded else FALSE,
-        ]
+            self.options = options, self.at.gradient.new_tensor(options)
+        return [self.options[1], self.largest, TRUE if own.bounded else FALSE]
 
     def _work(self, ssm: Tensor, reset: Tensor, traces: list[Tensor], t: int, new: int) -> Work:
         """Return the memory for chunks of this kind, which all kinds share."""
@@ -421,6 +366,11 @@ def _stacked(state: Tree) -> list[Tensor]:
     return [torch.stack([getattr(own, name) for own in state]) for name in BlockState._fields]
 
 
+def _apart(stacked: list[Tensor]) -> Tree:
+    """Return a state from conv and ssm of all layers."""
+    return [BlockState(*own) for own in zip(*stacked, strict=True)]
+
+
 def serves(model: Model, rule: LearningRule) -> bool:
     """Say whether the kernels do all that an update of the model by the rule asks for, where all its weights learn."""
     usual = type(model) is Model and model.feedback == "symmetric" and type(model.encoder) in (nn.Linear, nn.Embedding)
@@ -432,9 +382,3 @@ def _served(block: nn.Module) -> bool:
     """Say whether the kernels know a block."""
     plain = type(block) is Mamba2 and block.ngroups == 1 and block.threshold is None
     return plain and not isinstance(block.in_proj, LowRank) and resolve(block.backend, "cpu") == "llvm"
-
-
-def _weights(block: Mamba2) -> list[Tensor]:
-    """Return what a block learns, as the kernels take it."""
-    before = [block.in_proj.weight, block.conv1d.weight, kernel(block.conv1d)[1], block.dt_bias, block.A_log]
-    return [*before, block.D, block.norm.weight, block.out_proj.weight]

@@ -28,6 +28,7 @@ LEVELS = [
     "readout",
     "pure",
     "moments",
+    "addresses",
     "compiled",
     "fused",
     "batched",

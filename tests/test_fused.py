@@ -202,7 +202,7 @@ def test_memory_that_is_used_again_is_written_first() -> None:
         report = dirty.update(chunk)
         said += [report.out]
         for work in dirty._plain.work.values():
-            for tensor in (*work.kept, work.signals, dirty._plain.gradient):
+            for tensor in (*work.kept, work.signals, dirty._plain.at.gradient):
                 tensor.fill_(torch.nan)
     found = course(dirty, [])
     for own, one in zip(found, expected[-len(found) :], strict=True):

@@ -1,0 +1,89 @@
+"""Where the numbers of a stack of Mamba-2 blocks lie, as tables of addresses: what kernels of all layers are given.
+
+Weights, traces and averages belong to the model, the loop and the optimiser, who may put others in their place between
+two updates; the tables are made anew when they do. Letters: l layers, m weights.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Mamba2
+from .blocks.conv import kernel
+from .model import Model
+from .moments import Moments
+from .state import Tree, flat
+
+
+class Addresses:
+    """Addresses of weights, gradients, traces and averages."""
+
+    def __init__(self, model: Model) -> None:
+        """Take the model."""
+        self.model, self.parameters = model, [*model.parameters()]
+        self.layers = [_weights(cast(Mamba2, block)) for block in model.blocks]
+        self.size = sum(parameter.numel() for parameter in self.parameters)
+        self.where: list[int] = []  # the weights lay when the tables were made
+        self._traces: tuple[list[int], Tensor] = [], torch.empty(0)
+        self._averages: tuple[list[int], Tensor] = [], torch.empty(0)
+
+    def moved(self) -> bool:
+        """Say whether the weights lie elsewhere than before; if so, make their tables and room for their gradients."""
+        where = [parameter.data_ptr() for parameter in self.parameters]
+        if where == self.where:
+            return False
+        for parameter in self.parameters:
+            parameter.data = parameter.data.contiguous()
+        self.where = [parameter.data_ptr() for parameter in self.parameters]
+        self._traces = self._averages = [], torch.empty(0)
+        model, encoder = self.model, self.model.encoder
+        self.gradient = torch.empty(self.size, dtype=model.head.weight.dtype)  # of all weights, in one piece
+        parts = self.gradient.split([parameter.numel() for parameter in self.parameters])
+        of = {id(p): part.view(p.shape) for p, part in zip(self.parameters, parts, strict=True)}
+        self.gradient_of = of  # by the weight's identity
+        self.of_head, self.of_norm, self.of_encoder = (
+            of[id(p)] for p in (model.head.weight, model.norm_f.weight, encoder.weight)
+        )
+        self.of_bias = of[id(encoder.bias)] if isinstance(encoder, nn.Linear) else self.gradient[:0]
+        self.weights = torch.tensor([[own.data_ptr() for own in layer] for layer in self.layers])  # (l, 8)
+        self.gradients = torch.tensor([[of[id(own)].data_ptr() for own in layer] for layer in self.layers])
+        return True
+
+    def traces(self, trace: Tree) -> list[Tensor]:
+        """Return where the traces lie (l, 7), and an empty tensor of their precision; without traces no table."""
+        own = flat(trace)
+        if not own:
+            return [torch.empty(0, dtype=torch.int64), self.gradient[:0]]
+        where = [tensor.data_ptr() for tensor in own]
+        if where != self._traces[0]:
+            if not all(tensor.is_contiguous() for tensor in own):
+                raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
+            self._traces = where, torch.tensor(where).view(len(self.layers), -1)
+        return [self._traces[1], own[0].new_empty(0)]
+
+    def knows(self, moments: Moments) -> bool:
+        """Say whether `averages` may be asked: they are of the weights' precision, each in one piece."""
+        where = [tensor.data_ptr() for tensor in moments.tensors]
+        alike = (own.dtype == self.gradient.dtype and own.is_contiguous() for own in moments.tensors)
+        return where == self._averages[0] or all(alike)
+
+    def averages(self, moments: Moments) -> Tensor:
+        """Return, of each weight, its address, those of Adam's averages, its place among the gradients, size and group.
+
+        (m, 6) int64.
+        """
+        where = [tensor.data_ptr() for tensor in moments.tensors]
+        if where != self._averages[0]:
+            begin, rows = self.gradient.data_ptr(), list[list[int]]()
+            for i, p in enumerate(moments.parameters):
+                at = (self.gradient_of[id(p)].data_ptr() - begin) // self.gradient.itemsize
+                rows.append([p.data_ptr(), *where[2 * i : 2 * i + 2], at, p.numel(), moments.group_of[i]])
+            self._averages = where, torch.tensor(rows)
+        return self._averages[1]
+
+
+def _weights(block: Mamba2) -> list[Tensor]:
+    """Return what a block learns, as the kernels take it."""
+    before = [block.in_proj.weight, block.conv1d.weight, kernel(block.conv1d)[1], block.dt_bias, block.A_log]
+    return [*before, block.D, block.norm.weight, block.out_proj.weight]
