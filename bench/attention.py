@@ -48,6 +48,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "no attention": {"attention": alone},
     "without spikes, softmax": {"attention": softmax_attention, "graded": True},
 }
+ATTENTIONS = ("STDP", "dot product", "softmax")
 SIZES: dict[str, dict[str, Any]] = {
     "digits": {"channels": 1, "classes": 10, "d": 64, "blocks": 2, "heads": 4, "halvings": 1},
     "fashion": {"channels": 1, "classes": 10, "convolutions": (24, 48), "d": 48, "blocks": 1, "heads": 4, "steps": 2}
@@ -141,7 +142,13 @@ def blanked(network: Transformer, images: Images, seed: int) -> Row:
     for name, where in (("own map", quarter), ("another's map", quarter.roll(1, 0))):
         gone = torch.zeros(found.flatten(1).shape, dtype=torch.bool).scatter(1, where, True).view_as(found)
         row[name] = accuracy(network, Images(x.cpu().masked_fill(gone.unsqueeze(1), 0), y))
-    return row | ({"cams": found[:SHOWN].mul(1000).round().div(1000).tolist()} if seed == 0 else {})
+    return row | ({"cams": shown(found[:SHOWN])} if seed == 0 else {})
+
+
+def shown(maps: Tensor) -> list[Any]:
+    """Return maps from 0 to 1, each by its largest, to two digits."""
+    whole: list[Any] = (maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)).mul(100).round().div(100).tolist()
+    return whole
 
 
 @torch.no_grad()
@@ -250,10 +257,10 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def draw_cams(rows: list[Row], images: Images, path: Path) -> None:
-    """Draw the first images scored, and what of them speaks for the class that each network names."""
+    """Draw the first images scored, and what of them speaks for the class that a network names, by its attention."""
     from matplotlib.figure import Figure
 
-    own = [row for row in rows if "cams" in row]
+    own = [row for row in rows if "cams" in row and row["setting"]["network"] in ATTENTIONS]
     figure = Figure(figsize=(1.3 * SHOWN, 1.4 * (len(own) + 1)), layout="constrained")
     axes = figure.subplots(len(own) + 1, SHOWN, squeeze=False)
     for column in range(SHOWN):

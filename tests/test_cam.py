@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.attention import blanked
 from biomamba.plasticity.augment import Augmentation, erased, mixed, shifted
 from biomamba.plasticity.cam import cam
+from biomamba.plasticity.images import Images
 from biomamba.plasticity.transformer import Transformer
 
 
@@ -28,6 +30,7 @@ def looking(graded: bool) -> Transformer:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.weight.zero_()
+        network.head.bias.zero_()
         network.image[0].weight[0, 0, 1, 1] = network.image[0].weight[1, 1, 1, 1] = 1.0  # type: ignore[index,union-attr]
         network.head.weight[0, 0] = network.head.weight[1, 1] = 1.0
     return network
@@ -42,6 +45,15 @@ def test_a_map_is_where_the_class_comes_from(graded: bool) -> None:
         assert torch.equal(found > 0, images[0, channel] > 0)
         assert found[found > 0].std() < 1e-9 < found.max()
     assert not cam(network, images, torch.tensor([2, 2])).any()  # nothing speaks for a class that nothing feeds
+
+
+def test_blanking_what_a_map_names_takes_the_class_away_and_another_map_does_not() -> None:
+    images = torch.zeros(8, 2, 6, 6, dtype=torch.float64)
+    images[::2, 0, :2, :3], images[1::2, 1, 4:, 3:] = 0.9, 0.9
+    found = blanked(looking(graded=True), Images(images, torch.arange(8) % 2), seed=0)
+    assert found["another's map"] == 1.0 and found["own map"] == 0.5  # nothing left is called class 0
+    maps = torch.tensor(found["cams"])
+    assert torch.equal(maps > 0, images.sum(1) > 0) and float(maps.max()) == 1.0
 
 
 def definition(network: Transformer, image: Tensor, wanted: int, eps: float) -> Tensor:
