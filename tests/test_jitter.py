@@ -92,6 +92,7 @@ def test_the_jitter_test_tells_plasticity_from_restless_rates() -> None:
     assert len(none.surrogates) <= 39
 
 
+@pytest.mark.slow
 def test_post_drawn_anew_has_the_statistic_of_a_recording_and_moved_spikes_have_less() -> None:
     """In minutes w holds few independent sums; without plasticity, over some recordings of one minute."""
     found = []
