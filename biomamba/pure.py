@@ -7,7 +7,8 @@ may batch it over many learners and `graph` may take it down as torch operations
 Shapes: b streams, t steps, w >= t steps read, e channels, n states, k conv taps, d model width.
 
     weights   {name: as the model's parameter}
-    moments   {name: {exp_avg, exp_avg_sq}} with Adam, {name: {momentum_buffer}} with SGD and momentum; as the weights
+    moments   {exp_avg, exp_avg_sq} with Adam, {momentum_buffer} with SGD and momentum: of each group of the optimiser
+              one vector, the numbers of its weights one after the other, in the model's order
     step      () float64: updates that Adam has taken; SGD, which does not ask, leaves it
     state     a `BlockState` for each block: conv (b, k - 1, d), ssm (b, e, n)
     trace     a tree for each block, as the rule keeps it: of RTRL {influence: as `ops.influence` says}
@@ -110,7 +111,7 @@ class Memory(NamedTuple):
     """All that a learner carries from update to update, plain tensors."""
 
     weights: dict[str, Tensor]
-    moments: dict[str, dict[str, Tensor]]
+    moments: dict[str, list[Tensor]]
     step: Tensor
     state: Tree
     trace: Tree
@@ -180,25 +181,30 @@ class PureUpdate:
         self.model, self.optimizer, self.resets = model, optimizer, resets
         self.whole, self._silent = Update(model, task, rule, clip), Update(model, cast(Task, _Silent()), rule, clip)
         self.rule, self.formulas = rule, formulas_of(optimizer)
-        self.groups = group_of(optimizer, trainable_parameters(model))
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.lr = max(rates)  # of the quickest group; the others are slower by these factors
         self.factors = [rate / self.lr if self.lr else 1.0 for rate in rates]
         self.learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        own = zip(self.learning, group_of(optimizer, trainable_parameters(model)), strict=True)
+        each = [*own]
+        self.members = [[name for name, group in each if group == number] for number in range(len(self.formulas))]
 
     def memory(self, batch: int, state: Tree = None, trace: Tree = None) -> Memory:
         """Return what model and optimiser hold now, in memory of its own, with a state and trace (default: zeros)."""
         weights: dict[str, Tensor] = dict(self.model.named_parameters())
-        moments, step = dict[str, dict[str, Tensor]](), 0.0
-        for name in self.learning:
-            held = self.optimizer.state.get(weights[name], {})
-            kept = {key: held.get(key) for key in self.formulas[0].moments}
-            moments[name] = {key: torch.zeros_like(weights[name]) if own is None else own for key, own in kept.items()}
-            step = float(held.get("step", 0))
+        step = max(float(self.optimizer.state.get(weights[name], {}).get("step", 0)) for name in self.learning)
+        moments = {
+            key: [self._moment(key, names, weights) for names in self.members] for key in self.formulas[0].moments
+        }
         state = self.model.init_state(batch) if state is None else state
         trace = self.rule.init(batch) if trace is None else trace
         number = torch.tensor(step, dtype=torch.float64, device=next(iter(weights.values())).device)
         return cast(Memory, tree_map(torch.Tensor.contiguous, copy(Memory(weights, moments, number, state, trace))))
+
+    def _moment(self, key: str, names: Sequence[str], weights: dict[str, Tensor]) -> Tensor:
+        """Return an average of a group's weights, zero where there is none yet."""
+        held = [(weights[name], self.optimizer.state.get(weights[name], {}).get(key)) for name in names]
+        return _one([torch.zeros_like(weight) if own is None else own for weight, own in held], self.model.head.weight)
 
     @torch.no_grad()
     def restore(self, memory: Memory) -> tuple[Tree, Tree]:
@@ -206,11 +212,13 @@ class PureUpdate:
         named = dict(self.model.named_parameters())
         for name, weight in memory.weights.items():
             named[name].copy_(weight)
-        for name in self.learning:
-            own = {key: moment.clone() for key, moment in memory.moments[name].items()}
-            if self.formulas[0].kind is Adam:
-                own["step"] = memory.step.to(torch.float32).cpu()
-            self.optimizer.state[named[name]] = own
+        for number, names in enumerate(self.members):
+            parts = {key: _apart(own[number], [named[name] for name in names]) for key, own in memory.moments.items()}
+            for i, name in enumerate(names):
+                own = {key: each[i].clone() for key, each in parts.items()}
+                if self.formulas[0].kind is Adam:
+                    own["step"] = memory.step.to(torch.float32).cpu()
+                self.optimizer.state[named[name]] = own
         return copy(memory.state), copy(memory.trace)
 
     def __call__(self, memory: Memory, chunk: Chunk, lr: Tensor) -> Result:
@@ -220,22 +228,21 @@ class PureUpdate:
         with functional(self.model):
             output = self.whole.with_weights(weights, inputs, chunk.x.shape[1], True)
         assert output.norm is not None and output.gradient_finite is not None
-        each = zip(self.formulas, self.factors, strict=True)
-        rates, stepped = (
-            [own.rates(lr if factor == 1 else lr * factor, memory.step) for own, factor in each],
-            dict[str, list[Tensor]](),
-        )
-        for name, group, gradient in zip(self.learning, self.groups, output.gradients, strict=True):
-            given = memory.weights[name], gradient, [*memory.moments[name].values()]
-            stepped[name] = self.formulas[group].stepped(rates[group], *given)
-        learned = output.gradient_finite & chunk.mask.any() & finite([own[0] for own in stepped.values()])
+        gradients, stepped = dict(zip(self.learning, output.gradients, strict=True)), list[list[Tensor]]()
+        before = [[_one([memory.weights[name] for name in names], lr)] for names in self.members]
+        for number, (formula, factor, names) in enumerate(zip(self.formulas, self.factors, self.members, strict=True)):
+            rates = formula.rates(lr if factor == 1 else lr * factor, memory.step)
+            before[number] += [own[number] for own in memory.moments.values()]
+            gradient = _one([gradients[name] for name in names], lr)
+            stepped.append(formula.stepped(rates, before[number][0], gradient, before[number][1:]))
+        learned = output.gradient_finite & chunk.mask.any() & finite([own[0] for own in stepped])
         step = torch.where(learned, memory.step + 1, memory.step) if self.formulas[0].betas else memory.step
-        weights_after, moments_after = dict(memory.weights), dict[str, dict[str, Tensor]]()
-        for name, (weight, *moments) in stepped.items():
-            weights_after[name] = torch.where(learned, weight, memory.weights[name])
-            before = memory.moments[name].items()
-            pairs = zip(before, moments, strict=True)
-            moments_after[name] = {key: torch.where(learned, new, old) for (key, old), new in pairs}
+        pairs = [zip(new, old, strict=True) for new, old in zip(stepped, before, strict=True)]
+        kept = [[torch.where(learned, now, then) for now, then in each] for each in pairs]
+        weights_after = dict(memory.weights)
+        for names, own in zip(self.members, kept, strict=True):
+            weights_after |= zip(names, _apart(own[0], [memory.weights[name] for name in names]), strict=True)
+        moments_after = {key: [own[i + 1] for own in kept] for i, key in enumerate(memory.moments)}
         after = Memory(weights_after, moments_after, step, output.state, output.trace)
         return Result(output.out, output.loss, output.norm, output.forward_finite, learned, after)
 
@@ -257,6 +264,17 @@ class PureUpdate:
             given = x, state, reset if self.resets else None
             out, after, _ = functional_call(self.model, weights, given)
         return out, after
+
+
+def _one(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Return the numbers of all tensors, one after the other."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else like.new_empty(0)
+
+
+def _apart(whole: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors of which `whole` holds the numbers."""
+    parts = whole.split([tensor.numel() for tensor in like])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
 
 
 class _Silent:
