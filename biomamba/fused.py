@@ -80,19 +80,23 @@ class Fused:
 
     def __call__(self, inputs: UpdateInput, advance: int, labelled: bool = False) -> UpdateOutput:
         """Return what `update.update` returns; see there."""
-        if not self.takes(inputs.x) or (advance < inputs.x.shape[1] and len(inputs.x) > 1):
+        if not self.takes(inputs.x, advance):
             if self.step is None:
                 return predict(self.model, self.task, self.rule, inputs, advance, self.ranks)
             return update(self.model, self.task, self.rule, self.step, self.clip, inputs, advance, labelled, self.ranks)
         with torch.no_grad():
             return self._update(inputs, advance, self.step if labelled else None)
 
-    def takes(self, x: Tensor) -> bool:
-        """Say whether the kernels read x (b, t, ...) now: it and the weights lie where they do, and it is not large."""
+    def takes(self, x: Tensor, advance: int) -> bool:
+        """Say whether the kernels read x (b, t, ...), state and trace moving on by `advance` steps.
+
+        So it is where x and the weights lie here, and are not large, and all of several streams' steps are moved over.
+        """
         weight = self.model.head.weight
         here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
         small = x.shape[0] * x.shape[1] * self.at.size <= LARGEST or torch.get_num_threads() == 1
-        return here and small and all(block.backend in NAMES for block in self.blocks)
+        moves = advance == x.shape[1] or len(x) == 1
+        return here and small and moves and all(block.backend in NAMES for block in self.blocks)
 
     def predict(
         self, x: Tensor, state: Tree, reset: Tensor | None = None, reading: Reading | None = None

@@ -102,7 +102,7 @@ class Updater:
         self.rows = rows or Rows.of(task, model)
         self.reduction = Reduction(task)
         self.state: LoopState | None = None
-        self.frozen = False
+        self.frozen, self._by_kernels = False, True
         self._parameters = list(model.parameters())
         self._build_update()
         self._length, self._count, self._failures = 0, 1, 0
@@ -149,7 +149,9 @@ class Updater:
         inputs = self._of_rank(UpdateInput(x, resets, chunk, state.model_state, state.trace, reading))
         count = threading.resolve(self.threads, state.nbytes(x.shape[1]))
         with threading.using(count), torch.no_grad():
-            out = self._output(inputs.x, inputs.state, inputs.reset, inputs.reading)[0][:, -chunk.x.shape[1] :]
+            new = chunk.x.shape[1]
+            advance = self._advance(x.shape[1], new)
+            out = self._output(inputs.x, inputs.state, inputs.reset, inputs.reading, advance)[0][:, -new:]
         return out if self.ranks is None else self.ranks.whole(out, len(x))
 
     def update(self, chunk: Chunk) -> Report:
@@ -168,7 +170,7 @@ class Updater:
         if not self._length:
             self._length, self._count = new, threading.resolve(self.threads, state.nbytes(window))
         x, reset = append(state.x, chunk.x), append(state.reset, chunk.reset)
-        advance = max(0, x.shape[1] + new - window)
+        advance = self._advance(x.shape[1], new)
         usual = state.steps > 0 and new == self._length and x.shape[1] == window
         output, learned = self._pass(state, x, reset, chunk, advance, usual)
         state.steps += new
@@ -227,6 +229,11 @@ class Updater:
         norm = output.norm if learned[-1] else None
         return Report(chunk, output.out, output.loss, norm, output.spikes, state, 1)
 
+    def without_kernels(self) -> None:
+        """Have updates made by torch's operations, where kernels would serve, to look at what they hold."""
+        self._by_kernels = False
+        self._build_update()
+
     def set_origin(self) -> None:
         """Count `drift` from the weights as they are now."""
         self.origin = [parameter.detach().clone() for parameter in trainable_parameters(self.model)]
@@ -266,9 +273,15 @@ class Updater:
             self._draw_back(self.max_drift)
         return output, learned
 
-    def _output(self, x: Tensor, state: Tree, reset: Tensor | None, reading: Reading | None) -> tuple[Tensor, Tree]:
-        """Return the outputs (b, t, d_out) for x and the state behind it, as an update would say them."""
-        if isinstance(self._plain, Fused) and self._plain.takes(x):
+    def _advance(self, steps: int, new: int) -> int:
+        """Return by how many of the steps held, `new` of them new, state and trace move on."""
+        return max(0, steps + new - (self.window or new))
+
+    def _output(
+        self, x: Tensor, state: Tree, reset: Tensor | None, reading: Reading | None, advance: int
+    ) -> tuple[Tensor, Tree]:
+        """Return the outputs (b, t, d_out) for x and the state behind it, as an update that moves so far says them."""
+        if isinstance(self._plain, Fused) and self._plain.takes(x, advance):
             return self._plain.predict(x, state, reset, reading)
         out, after, _ = self.model(x, state, reset, reading=reading)
         return out, after
@@ -297,7 +310,7 @@ class Updater:
         """Build the update of the weights that require a gradient now; `drift` counts from here."""
         self._requires_grad = [parameter.requires_grad for parameter in self._parameters]
         parts = self.model, self.task, self.rule, Step(self.optimizer, trainable_parameters(self.model)), self.clip
-        by_kernels = all(self._requires_grad) and serves(self.model, self.rule)
+        by_kernels = self._by_kernels and all(self._requires_grad) and serves(self.model, self.rule)
         self._plain: Callable[..., UpdateOutput] = partial(update, *parts, ranks=self.ranks)
         if isinstance(self.optimizer, RLS):
             self._plain = partial(update_readout, self.model, self.task, self.rule, self.optimizer)

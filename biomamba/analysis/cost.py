@@ -185,7 +185,9 @@ def held(label: str, model: Model, task: Task, rule: LearningRule, chunks: Seque
     """Return the most that the online loop holds along the chunks."""
     loop_state = LoopState.begin(chunks[0], task, model, rule)
     optimizer, most = SGD(model.parameters(), lr=0.0), 0
-    reports = online(chunks, Learner(task, model, rule, optimizer, window), state=loop_state)
+    learner = Learner(task, model, rule, optimizer, window)
+    learner.without_kernels()  # whose memory is used again; a graph tells what backpropagation must keep
+    reports = online(chunks, learner, state=loop_state)
     for _ in chunks:
         saved = Activations([*model.parameters(), *flat([loop_state.model_state, loop_state.trace])])
         with saved:
