@@ -39,7 +39,8 @@ class Stateless(nn.Module):
 def metrics(model: Model, chunk: Chunk) -> dict[str, Any]:
     """Return NeuroBench's metrics of a model that reads `chunk` from the beginning of its streams.
 
-    Raises ImportError, with what to install, where NeuroBench cannot be imported, ValueError for blocks without out_proj.
+    Raises ImportError, with what to install, where NeuroBench cannot be imported; ValueError for blocks without
+    out_proj.
     """
     without = [type(block).__name__ for block in model.blocks if not hasattr(block, "out_proj")]
     if without:
