@@ -27,6 +27,7 @@ from biomamba.experiment.parse import parse
 from biomamba.metrics import direction
 
 TUNING_SEED, RATES = 1000, (3e-4, 1e-3, 3e-3, 1e-2)
+SEEDS = 5
 PARTS = 10  # of a stream, scored each by itself
 RULES: dict[str, Row] = {
     "immediate": {"rule.name": "bptt"},
@@ -230,7 +231,8 @@ def page(kept: Kept) -> str:
         [
             "# Where traces matter\n",
             "Written by a program from the runs in [study.jsonl](study.jsonl); nothing here was typed. A cell that",
-            "says `not run` waits for the same command, which goes on from these runs.\n",
+            "says `not run` waits for the same command, which goes on from these runs. There are",
+            f"{len(kept.rows)} of {len(STREAMS) * len(RULES) * (len(RATES) + SEEDS)}, tuning included.\n",
             heading("python -m bench.study"),
             "## What comes of it\n",
             *matter(kept),
@@ -268,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default=",".join(STREAMS))
     parser.add_argument("--rules", default=";".join(RULES), help="separated by ;")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="write the page alone")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
