@@ -90,12 +90,9 @@ class RLS(Optimizer):
             self.state[weight] = {name: own.to(weight.device).clone() for name, own in saved.items()}
 
 
-def check_readout(model: Model, given: bool) -> None:
-    """Raise ValueError where a head cannot learn by least squares, or not here.
-
-    given: whether something was asked for that takes gradients: graphs, or several ranks.
-    """
-    if given:
+def check_readout(model: Model, elsewhere: bool) -> None:
+    """Raise ValueError where a head cannot learn by least squares; elsewhere: in a graph, or on several ranks."""
+    if elsewhere:
         raise ValueError("optimizer: got RLS, which no graph and no other rank knows: leave compile and torchrun out")
     if model.ngrams is not None:
         raise ValueError("optimizer: got RLS with n-gram tables, which learn from gradients: give ngrams=()")
