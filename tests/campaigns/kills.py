@@ -139,7 +139,9 @@ def chain(name: str, random: randoms.Random, keep: Path, label: str, until: floa
         took, kills, near, wanted = time.monotonic() - began, 0, 0, 3 if start is fresh else random.choice((6, 12, 24))
         while kills < wanted and (not kills or time.monotonic() < until):
             shutil.rmtree(place / "own", ignore_errors=True)
+            began = time.monotonic()
             done, equal = life(kind, start, random, place, took, wanted - kills, keep / label, until)
+            took = took if done else time.monotonic() - began  # the first may have compiled what the others find
             kills, near = kills + done, near + (0 if equal else done)
         return kills, near
 
