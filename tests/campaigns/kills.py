@@ -36,7 +36,7 @@ TINY = Path(__file__).parents[1] / "tiny.yaml"
 TIMES = {"wall_seconds", "steps_per_second", "peak_rss_bytes", "latency_ms", "threads", "seconds", "peak", "latency"}
 BLOCKS = {"mamba2": [], "mamba": ["--model.dt_rank", "2"], "diagonal": []}
 SAVES = 20  # about, while a run goes on
-ENDED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM)
+ENDED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 
 
 Start = Callable[..., int]  # of words, what is said, standard input, and whether it is a pipe: the process's number
