@@ -36,7 +36,7 @@ TINY = Path(__file__).parents[1] / "tiny.yaml"
 TIMES = {"wall_seconds", "steps_per_second", "peak_rss_bytes", "latency_ms", "threads", "seconds", "peak", "latency"}
 BLOCKS = {"mamba2": [], "mamba": ["--model.dt_rank", "2"], "diagonal": []}
 SAVES = 20  # about, while a run goes on
-ENDED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM)
+ENDED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 
 
 Start = Callable[..., int]  # of words, what is said, standard input, and whether it is a pipe: the process's number
@@ -139,7 +139,9 @@ def chain(name: str, random: randoms.Random, keep: Path, label: str, until: floa
         took, kills, near, wanted = time.monotonic() - began, 0, 0, 3 if start is fresh else random.choice((6, 12, 24))
         while kills < wanted and (not kills or time.monotonic() < until):
             shutil.rmtree(place / "own", ignore_errors=True)
+            began = time.monotonic()
             done, equal = life(kind, start, random, place, took, wanted - kills, keep / label, until)
+            took = took if done else time.monotonic() - began  # the first may have compiled what the others find
             kills, near = kills + done, near + (0 if equal else done)
         return kills, near
 
