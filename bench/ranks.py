@@ -2,10 +2,10 @@
 
     python -m bench.ranks [--ranks 1,2] [--seconds 20] [--length 32] [--streams 16] [--json FILE]
 
-Text, 16 streams unless told otherwise, one Mamba-2 block of width 128, 16 states, RTRL and Adam, predict, score, learn. CPU is the
-processor's time of the first rank, which a busy machine changes less; `together` the time of an update in collectives,
-waiting for the slowest rank included; `loss` is of one and the same update, and equal but for rounding where all is
-well. As many cores as ranks must be idle.
+Text, 16 streams unless told otherwise, one Mamba-2 block of width 128, 16 states, RTRL and Adam, predict, score, learn.
+CPU is the processor's time of the first rank, which a busy machine changes less; `together` the time of an update in
+collectives, waiting for the slowest rank included; `loss` is of one and the same update, and equal but for rounding
+where all is well. As many cores as ranks must be idle.
 """
 
 import argparse
