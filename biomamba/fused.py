@@ -33,6 +33,7 @@ from .stream import Chunk, Task
 from .update import UpdateInput, UpdateOutput, finite, loss_of, no_label, predict, stepped_by, update
 
 LARGEST = 1 << 25  # multiply-adds of a chunk with the weights: above, two threads are quicker by torch's products
+HELD = 1 << 26  # numbers of all layers' states in a chunk: above, torch keeps fewer where nothing is learned
 NAMES = "auto", "llvm"  # of backends
 TRUE, FALSE = torch.tensor(True), torch.tensor(False)
 
@@ -94,7 +95,8 @@ class Fused:
         """
         weight = self.model.head.weight
         here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-        small = x.shape[0] * x.shape[1] * self.at.size <= LARGEST or torch.get_num_threads() == 1
+        steps, states = x.shape[0] * x.shape[1], len(self.blocks) * math.prod(self.blocks[0].shape)
+        small = steps * states <= HELD and (steps * self.at.size <= LARGEST or torch.get_num_threads() == 1)
         moves = advance == x.shape[1] or len(x) == 1
         return here and small and moves and all(block.backend in NAMES for block in self.blocks)
 

@@ -206,11 +206,11 @@ class Updater:
 
     def _scans(self, chunk: Chunk, length: int) -> bool:
         """Say whether the updates of a chunk can be made in one call."""
-        plain = not (self.frozen or self.window or self.max_drift or self.model.ngrams or self.compile)
+        between = self.frozen or self.window or self.max_drift or self.model.ngrams or self.compile
         held = self.state is None or self.state.x.shape[1] > 0
-        return (
-            plain and not held and chunk.x.shape[1] >= length and isinstance(self._plain, Fused) and self._plain.scans()
-        )
+        if between or held or chunk.x.shape[1] < length or not isinstance(self._plain, Fused):
+            return False
+        return self._plain.takes(chunk.x[:, :length], length) and self._plain.scans()
 
     def _scan(self, chunk: Chunk, length: int) -> Report:
         """Make the updates in one call."""

@@ -378,3 +378,21 @@ def test_a_loss_that_is_not_what_its_reduction_says_is_the_tasks(monkeypatch: py
     by_torch(monkeypatch)
     for own, expected in zip(found, trebled(), strict=True):
         torch.testing.assert_close(own, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_what_is_large_or_elsewhere_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many states of many layers, weights of another precision, a backend asked for by name."""
+    own, x = learner(SIZES[1]), torch.zeros(2, 7, dtype=torch.int64)
+    assert isinstance(own._plain, fused.Fused) and own._plain.takes(x, 7) and not own._plain.takes(x, 3)
+    states = 2 * 7 * own.model.blocks[0].shape[0] * own.model.blocks[0].shape[1]
+    for limit, taken in ((states, True), (states - 1, False)):
+        monkeypatch.setattr(fused, "HELD", limit)
+        assert own._plain.takes(x, 7) is taken
+    monkeypatch.undo()
+    own.model.blocks[0].backend = "torch"
+    assert not own._plain.takes(x, 7)
+    given = chunks(SIZES[1], 12, True, False, torch.float64)
+    whole = Chunk(*(torch.cat([chunk[i] for chunk in given], dim=1) for i in range(4)))
+    own, other = (learner(SIZES[1], reduction="batchmean") for _ in range(2))
+    own.model.blocks[0].backend = other.model.blocks[0].backend = "torch"
+    torch.testing.assert_close(own.scan(whole, 7).out, torch.cat([other.update(c).out for c in given], 1))
