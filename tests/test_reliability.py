@@ -522,3 +522,12 @@ def test_no_room_for_what_is_printed_is_an_exit_code_of_its_own() -> None:
     assert printed.returncode == 2
     assert re.fullmatch(r"biomamba: printing: .*No space left on device: print into another file\n", printed.stderr)
     assert (said.returncode, said.stdout) == (2, "")
+
+
+def test_an_interrupt_while_the_last_is_printed_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(io.StringIO):
+        def flush(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdout", Interrupted())
+    assert main(["--help"]) == 128 + signal.SIGINT

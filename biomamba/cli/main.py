@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read what we print has heard enough, as head does
         _print_nowhere()
         return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:  # while the last of it was printed
+        return 128 + signal.SIGINT
     except OSError as error:  # no room for what we print
         _print_nowhere()
         if not code:  # else it was said
