@@ -25,8 +25,8 @@ class Addresses:
         self.layers = [_weights(cast(Mamba2, block)) for block in model.blocks]
         self.size = sum(parameter.numel() for parameter in self.parameters)
         self.where: list[int] = []  # the weights lay when the tables were made
-        self._traces: tuple[list[int], Tensor] = [], torch.empty(0)
-        self._averages: tuple[list[int], Tensor] = [], torch.empty(0)
+        self._traces: dict[tuple[int, ...], Tensor] = {}  # the latest table, by where all of it lies
+        self._averages: dict[tuple[int, ...], Tensor] = {}
 
     def moved(self) -> bool:
         """Say whether the weights lie elsewhere than before; if so, make their tables and room for their gradients."""
@@ -36,7 +36,7 @@ class Addresses:
         for parameter in self.parameters:
             parameter.data = parameter.data.contiguous()
         self.where = [parameter.data_ptr() for parameter in self.parameters]
-        self._traces = self._averages = [], torch.empty(0)
+        self._traces, self._averages = {}, {}
         model, encoder = self.model, self.model.encoder
         self.gradient = torch.empty(self.size, dtype=model.head.weight.dtype)  # of all weights, in one piece
         parts = self.gradient.split([parameter.numel() for parameter in self.parameters])
@@ -55,32 +55,32 @@ class Addresses:
         own = flat(trace)
         if not own:
             return [torch.empty(0, dtype=torch.int64), self.gradient[:0]]
-        where = [tensor.data_ptr() for tensor in own]
-        if where != self._traces[0]:
+        where = tuple([tensor.data_ptr() for tensor in own])
+        if where not in self._traces:
             if not all(tensor.is_contiguous() for tensor in own):
                 raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
-            self._traces = where, torch.tensor(where).view(len(self.layers), -1)
-        return [self._traces[1], own[0].new_empty(0)]
+            self._traces = {where: torch.tensor(where).view(len(self.layers), -1)}
+        return [self._traces[where], own[0].new_empty(0)]
 
     def knows(self, moments: Moments) -> bool:
         """Say whether `averages` may be asked: they are of the weights' precision, each in one piece."""
-        where = [tensor.data_ptr() for tensor in moments.tensors]
+        where = tuple([tensor.data_ptr() for tensor in moments.tensors])
         alike = (own.dtype == self.gradient.dtype and own.is_contiguous() for own in moments.tensors)
-        return where == self._averages[0] or all(alike)
+        return where in self._averages or all(alike)
 
     def averages(self, moments: Moments) -> Tensor:
         """Return, of each weight, its address, those of Adam's averages, its place among the gradients, size and group.
 
         (m, 6) int64.
         """
-        where = [tensor.data_ptr() for tensor in moments.tensors]
-        if where != self._averages[0]:
+        where = tuple([tensor.data_ptr() for tensor in moments.tensors])
+        if where not in self._averages:
             begin, rows = self.gradient.data_ptr(), list[list[int]]()
             for i, p in enumerate(moments.parameters):
                 at = (self.gradient_of[id(p)].data_ptr() - begin) // self.gradient.itemsize
                 rows.append([p.data_ptr(), *where[2 * i : 2 * i + 2], at, p.numel(), moments.group_of[i]])
-            self._averages = where, torch.tensor(rows)
-        return self._averages[1]
+            self._averages = {where: torch.tensor(rows)}
+        return self._averages[where]
 
 
 def _weights(block: Mamba2) -> list[Tensor]:

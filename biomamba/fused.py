@@ -81,24 +81,30 @@ class Fused:
 
     def __call__(self, inputs: UpdateInput, advance: int, labelled: bool = False) -> UpdateOutput:
         """Return what `update.update` returns; see there."""
-        if not self.takes(inputs.x, advance):
+        if not self.takes(inputs.x, advance, len(inputs.chunk.x)):
             if self.step is None:
                 return predict(self.model, self.task, self.rule, inputs, advance, self.ranks)
             return update(self.model, self.task, self.rule, self.step, self.clip, inputs, advance, labelled, self.ranks)
         with torch.no_grad():
             return self._update(inputs, advance, self.step if labelled else None)
 
-    def takes(self, x: Tensor, advance: int) -> bool:
+    def takes(self, x: Tensor, advance: int, streams: int | None = None) -> bool:
         """Say whether the kernels read x (b, t, ...), state and trace moving on by `advance` steps.
 
         So it is where x and the weights lie here, and are not large, and all of several streams' steps are moved over.
+        streams: of all ranks, who must all say the same (default: b).
         """
-        weight = self.model.head.weight
+        weight, streams = self.model.head.weight, len(x) if streams is None else streams
         here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-        steps, states = x.shape[0] * x.shape[1], len(self.blocks) * math.prod(self.blocks[0].shape)
+        steps, states = streams * x.shape[1], len(self.blocks) * math.prod(self.blocks[0].shape)
         small = steps * states <= HELD and (steps * self.at.size <= LARGEST or torch.get_num_threads() == 1)
-        moves = advance == x.shape[1] or len(x) == 1
+        moves = advance == x.shape[1] or streams == 1
         return here and small and moves and all(block.backend in NAMES for block in self.blocks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: addresses and memory are its own."""
+        own = {"work": {}, "room": [], "past": [], "stacked": [], "at": Addresses(self.model)}
+        return self.__dict__ | own
 
     def predict(
         self, x: Tensor, state: Tree, reset: Tensor | None = None, reading: Reading | None = None

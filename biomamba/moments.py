@@ -26,7 +26,6 @@ class Moments:
         self.group_of = group_of(optimizer, parameters)
         self.rates = parameters[0].new_zeros(len(optimizer.param_groups), 2)
         self.largest = torch.finfo(self.rates.dtype).max
-        self.written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         self.tensors: list[Tensor] = []  # all of a parameter together
         self.counts: list[Tensor] = []  # Adam's: one tensor of the steps taken, for each parameter
         self.has_room = False  # weights and averages were far from the largest numbers when they were found
@@ -79,9 +78,14 @@ class Moments:
         They are the learning rate, for Adam over one correction, and 1 over the other's root.
         """
         step = self.optimizer.state[self.parameters[0]]["step"].item() + 1 if self.counts else 0
+        written = self.rates.numpy() if self.rates.device.type == "cpu" else self.rates  # the same memory
         for number, group in enumerate(self.optimizer.param_groups):
-            self.written[number, 0], self.written[number, 1] = self._pace(group, step)
+            written[number, 0], written[number, 1] = self._pace(group, step)
         return self.rates
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs, which finds the averages of its own optimiser."""
+        return self.__dict__ | {"tensors": [], "counts": [], "has_room": False}
 
     def paced_ahead(self, steps: int) -> Tensor:
         """Return the same of the next steps of Adam (steps, r, 2), as long as nobody changes the rates."""

@@ -151,7 +151,8 @@ class Updater:
         with threading.using(count), torch.no_grad():
             new = chunk.x.shape[1]
             advance = self._advance(x.shape[1], new)
-            out = self._output(inputs.x, inputs.state, inputs.reset, inputs.reading, advance)[0][:, -new:]
+            given = inputs.x, inputs.state, inputs.reset, inputs.reading, advance, len(x)
+            out = self._output(*given)[0][:, -new:]
         return out if self.ranks is None else self.ranks.whole(out, len(x))
 
     def update(self, chunk: Chunk) -> Report:
@@ -278,10 +279,19 @@ class Updater:
         return max(0, steps + new - (self.window or new))
 
     def _output(
-        self, x: Tensor, state: Tree, reset: Tensor | None, reading: Reading | None, advance: int
+        self,
+        x: Tensor,
+        state: Tree,
+        reset: Tensor | None,
+        reading: Reading | None,
+        advance: int,
+        streams: int | None = None,
     ) -> tuple[Tensor, Tree]:
-        """Return the outputs (b, t, d_out) for x and the state behind it, as an update that moves so far says them."""
-        if isinstance(self._plain, Fused) and self._plain.takes(x, advance):
+        """Return the outputs (b, t, d_out) for x and the state behind it, as an update that moves so far says them.
+
+        streams: of all ranks (default: b).
+        """
+        if isinstance(self._plain, Fused) and self._plain.takes(x, advance, streams):
             return self._plain.predict(x, state, reset, reading)
         out, after, _ = self.model(x, state, reset, reading=reading)
         return out, after

@@ -1,5 +1,7 @@
 """An update by kernels is the update by torch's operations: outputs, weights, averages, state and traces."""
 
+import copy
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -396,3 +398,18 @@ def test_what_is_large_or_elsewhere_is_left_to_torch(monkeypatch: pytest.MonkeyP
     own, other = (learner(SIZES[1], reduction="batchmean") for _ in range(2))
     own.model.blocks[0].backend = other.model.blocks[0].backend = "torch"
     torch.testing.assert_close(own.scan(whole, 7).out, torch.cat([other.update(c).out for c in given], 1))
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_has_addresses_and_averages_of_its_own(how: Any) -> None:
+    """Estimators of river and scikit-learn are copied and pickled: both go on, and neither moves the other."""
+    given = chunks(SIZES[1], 10, True, False, torch.float64)
+    own, alone = learner(SIZES[1]), learner(SIZES[1])
+    course(own, given[:5])
+    course(alone, given[:5])
+    twin = how(own)
+    expected = course(alone, given[5:])
+    for one in (own, twin):
+        assert all(torch.equal(a, b) for a, b in zip(course(one, given[5:]), expected, strict=True))
