@@ -44,7 +44,9 @@ class Tokenizer:
         try:
             text = path.read_text(encoding="utf-8")  # bytes that are none end the process in the library's own reader
             self.own: Any = library.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises Exception itself
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises Exception itself, and where it panics none of these
             raise ValueError(f"{path} is no tokenizer ({str(error)[:80]}): copy it again from where it came") from error
         self.path = path
         self.size = 1 + max(self.own.get_vocab().values(), default=-1)  # ids may have gaps

@@ -139,6 +139,18 @@ def test_numbers_of_tokens_may_have_gaps_but_not_large_ones(tmp_path: Path) -> N
                 Tokenizer(path)
 
 
+def test_a_tokenizer_on_which_its_library_panics_is_refused(tmp_path: Path) -> None:
+    """A prefix that is longer than the words it is cut from: Rust ends what it does by what is no Exception."""
+    path = tokenizer(tmp_path / "own") / "tokenizer.json"
+    told = json.loads(path.read_text())
+    told["model"]["continuing_subword_prefix"] = "##"
+    told["model"]["merges"].insert(0, ["a", ""])
+    told["model"]["vocab"][""] = len(told["model"]["vocab"])
+    path.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+        Tokenizer(path)
+
+
 @pytest.mark.parametrize("at", [0, 9, 300])
 def test_a_tokenizer_of_other_bytes_is_refused(at: int, tmp_path: Path) -> None:
     path = tokenizer(tmp_path / "own") / "tokenizer.json"

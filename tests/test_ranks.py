@@ -18,7 +18,18 @@ SMALL = ["--run.dtype", "float64", "--run.baselines", "false", "--run.held_out",
 TASKS = {
     "delay": (["--model.d_model", "16", "--stream.batch", "5", "--stream.steps", "120"], 120),
     "language": (
-        "--model.d_model 16 --stream.batch 8 --task.max_bytes 6000 --model.ngram_bits 8 --rule.window 24".split(),
+        [
+            "--model.d_model",
+            "16",
+            "--stream.batch",
+            "8",
+            "--task.max_bytes",
+            "6000",
+            "--model.ngram_bits",
+            "8",
+            "--rule.window",
+            "24",
+        ],
         749,
     ),
     "ecg": (

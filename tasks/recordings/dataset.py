@@ -75,9 +75,17 @@ def _sound(part: Any, i: int, column: str, name: str, who: str, label: str, want
     return source._replace(read=read)
 
 
+def _cell(part: Any, i: int, column: str, name: str) -> Any:
+    """Return a cell of a row. Raises ValueError where its file is damaged."""
+    try:
+        return part[i][column]
+    except Exception as error:  # as above
+        raise ValueError(f"{name}: cannot be read ({' '.join(str(error).split())[:120]})") from error
+
+
 def _bytes(part: Any, i: int, column: str, name: str) -> io.BytesIO:
     """Return the sound file of a row. Raises ValueError where it is not in the data set itself."""
-    held = part[i][column]
+    held = _cell(part, i, column, name)
     if not held or held.get("bytes") is None:
         raise ValueError(f"{name}: its sound is not in the data set, expected bytes: save it with embedded files")
     return io.BytesIO(held["bytes"])
@@ -88,7 +96,7 @@ def _sequence(part: Any, i: int, column: str, name: str, who: str, label: str, w
 
     def whole() -> Samples:
         try:
-            values = np.asarray(part[i][column], dtype=np.float64)
+            values = np.asarray(_cell(part, i, column, name), dtype=np.float64)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: {column} holds no sequence of numbers: {error}") from error
         values = values[:, None] if values.ndim == 1 else values
@@ -110,7 +118,10 @@ def _sequence(part: Any, i: int, column: str, name: str, who: str, label: str, w
 
 def _texts(part: Any, column: str) -> Sequence[str]:
     """Return a column as text, by the names of its classes where it has any."""
-    kind, cells = part.features[column], list(part[column])
+    try:
+        kind, cells = part.features[column], list(part[column])
+    except Exception as error:  # as above
+        raise ValueError(f"column {column}: cannot be read ({' '.join(str(error).split())[:120]})") from error
     if hasattr(kind, "int2str"):
         return ["" if cell is None or cell < 0 else kind.int2str(cell) for cell in cells]
     return ["" if cell is None else class_name(str(cell)) for cell in cells]
