@@ -19,7 +19,8 @@ from torch.optim import Adam
 from .addresses import Addresses
 from .blocks import Mamba2
 from .blocks.conv import kernel
-from .blocks.lowrank import LowRank
+from .blocks.mamba2 import GroupedRMSNorm
+from .checks import check_mask
 from .model import Model
 from .moments import Moments
 from .ngram import Reading
@@ -34,7 +35,7 @@ from .update import UpdateInput, UpdateOutput, finite, loss_of, no_label, predic
 
 LARGEST = 1 << 25  # multiply-adds of a chunk with the weights: above, two threads are quicker by torch's products
 HELD = 1 << 26  # numbers of all layers' states in a chunk: above, torch keeps fewer where nothing is learned
-NAMES = "auto", "llvm"  # of backends
+BACKENDS = "auto", "llvm"
 TRUE, FALSE = torch.tensor(True), torch.tensor(False)
 
 
@@ -69,6 +70,7 @@ class Fused:
         self.ranks = ranks
         self.model, self.task, self.rule, self.step, self.clip = model, task, rule, step, clip
         self.blocks: list[Mamba2] = list(model.blocks)  # type: ignore[arg-type]
+        self.modules = [*model.modules()]
         self.moments = Moments(step.optimizer, step.parameters, clip) if step else None
         self.mean = {"mean": TRUE, "batchmean": FALSE, None: None}[getattr(task, "reduction", None)]
         self.unchecked = 3  # labelled updates whose loss is still compared with the task's
@@ -91,7 +93,8 @@ class Fused:
     def takes(self, x: Tensor, advance: int, streams: int | None = None) -> bool:
         """Say whether the kernels read x (b, t, ...), state and trace moving on by `advance` steps.
 
-        So it is where x and the weights lie here, and are not large, and all of several streams' steps are moved over.
+        So it is where x and the weights lie here, and are not large, all of several streams' steps are moved over, and
+        no hook looks at what a module gives.
         streams: of all ranks, who must all say the same (default: b).
         """
         weight, streams = self.model.head.weight, len(x) if streams is None else streams
@@ -99,7 +102,8 @@ class Fused:
         steps, states = streams * x.shape[1], len(self.blocks) * math.prod(self.blocks[0].shape)
         small = steps * states <= HELD and (steps * self.at.size <= LARGEST or torch.get_num_threads() == 1)
         moves = advance == x.shape[1] or streams == 1
-        return here and small and moves and all(block.backend in NAMES for block in self.blocks)
+        seen = any(own._forward_hooks or own._forward_pre_hooks or own._backward_hooks for own in self.modules)
+        return here and small and moves and not seen and all(block.backend in BACKENDS for block in self.blocks)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: addresses and memory are its own."""
@@ -121,6 +125,8 @@ class Fused:
     def pass_over(self, x: Tensor, reset: Tensor | None, state: Tree, trace: Tree, reading: Reading | None) -> Tree:
         """Return the state behind x, which nobody scores, and move the trace there; see `update.pass_over`."""
         with torch.no_grad():
+            self.model.check_state(state, len(x))
+            self.rule.check_trace(trace, len(x))
             self._find_weights()
             traces, past = self.at.traces(trace), _stacked(state)
             out, work, given = self._forward(x, past, reset, reading, traces, x.shape[1])
@@ -136,6 +142,8 @@ class Fused:
         new: int,
     ) -> tuple[Tensor, "Work", list[Tensor]]:
         """Return the outputs of the last `new` steps, the memory of the chunk, and what else its kernels are given."""
+        if reset is not None:
+            check_mask("reset", reset, *x.shape[:2])
         head, encoded = self.model.head.weight, self.model._encoded(x)
         if reading is not None:
             encoded = encoded + reading.embedding
@@ -214,7 +222,7 @@ class Fused:
 
     def _loss(self, work: Work, out: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Return the loss and its gradient to the outputs: by a kernel where it is a cross entropy."""
-        if self.mean is not None and chunk.y.dtype == torch.int64 and self.ranks is None:
+        if self.mean is not None and self.ranks is None and of_classes(chunk):
             loss, gradient = out.new_empty(()), torch.empty_like(out)
             labels = chunk.y.contiguous(), chunk.mask.contiguous()
             work.call("cross_entropy.cross_entropy", out, *labels, self.mean, gradient, loss)
@@ -253,10 +261,10 @@ class Fused:
             self.at.of_encoder.addmm_(rows.T, x.flatten(0, 1))
             self.at.of_bias += rows.sum(0)
 
-    def scans(self) -> bool:
+    def scans(self, chunk: Chunk) -> bool:
         """Say whether `scan` may be called now: the loss is a cross entropy, and Adam has its averages."""
         own = self.moments
-        plain = self.mean is not None and not self.unchecked and self.ranks is None
+        plain = self.mean is not None and not self.unchecked and self.ranks is None and of_classes(chunk)
         return plain and own is not None and self._steps(own)
 
     def scan(self, inputs: UpdateInput, length: int) -> tuple[UpdateOutput, list[list[float]]]:
@@ -373,6 +381,11 @@ class Fused:
         return found
 
 
+def of_classes(chunk: Chunk) -> bool:
+    """Say whether each step of a chunk has a class and a mask, as a cross entropy by a kernel reads them."""
+    return chunk.y.dtype == torch.int64 and chunk.y.shape == chunk.mask.shape == chunk.x.shape[:2]
+
+
 def _stacked(state: Tree) -> list[Tensor]:
     """Return conv and ssm of all layers, each in one piece."""
     return [torch.stack([getattr(own, name) for own in state]) for name in BlockState._fields]
@@ -385,7 +398,8 @@ def _apart(stacked: list[Tensor]) -> Tree:
 
 def serves(model: Model, rule: LearningRule) -> bool:
     """Say whether the kernels do all that an update of the model by the rule asks for, where all its weights learn."""
-    usual = type(model) is Model and model.feedback == "symmetric" and type(model.encoder) in (nn.Linear, nn.Embedding)
+    plain = type(model) is Model and type(model.encoder) in (nn.Linear, nn.Embedding)
+    usual = plain and type(model.head) is nn.Linear and model.feedback == "symmetric"
     of_rule = type(rule) is BPTT or (type(rule) is RTRL and rule.influences is None)
     return usual and of_rule and all(map(_served, model.blocks))
 
@@ -393,4 +407,5 @@ def serves(model: Model, rule: LearningRule) -> bool:
 def _served(block: nn.Module) -> bool:
     """Say whether the kernels know a block."""
     plain = type(block) is Mamba2 and block.ngroups == 1 and block.threshold is None
-    return plain and not isinstance(block.in_proj, LowRank) and resolve(block.backend, "cpu") == "llvm"
+    known = all(type(part) in (nn.Linear, nn.Conv1d, GroupedRMSNorm) for part in block.children())  # no low rank
+    return plain and known and resolve(block.backend, "cpu") == "llvm"

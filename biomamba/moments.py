@@ -28,6 +28,7 @@ class Moments:
         self.largest = torch.finfo(self.rates.dtype).max
         self.tensors: list[Tensor] = []  # all of a parameter together
         self.counts: list[Tensor] = []  # Adam's: one tensor of the steps taken, for each parameter
+        self.step: Tensor | None = None  # the first parameter's, as the optimiser holds it since then
         self.has_room = False  # weights and averages were far from the largest numbers when they were found
 
     @property
@@ -42,7 +43,8 @@ class Moments:
         own = state[self.parameters[0]] if names else {}
         if any(own.get(name) is None for name in names):
             return False
-        if names and (not self.tensors or own[names[0]] is not self.tensors[0]):  # the first time, or after a loading
+        if names and (not self.tensors or own[names[0]] is not self.tensors[0] or own.get("step") is not self.step):
+            # the first time, after a loading, or where others have made the counts views of theirs
             self.tensors = [state[parameter][name] for parameter in self.parameters for name in names]
             self.has_room = (
                 largest([*self.parameters, *self.tensors]) < SAFE and self.parameters[0].dtype != torch.float16
@@ -51,6 +53,7 @@ class Moments:
                 self.counts = [torch.stack([state[parameter]["step"] for parameter in self.parameters])]
                 for i, parameter in enumerate(self.parameters):
                     state[parameter]["step"] = self.counts[0][i]
+            self.step = own.get("step")
         return True
 
     @property
@@ -85,7 +88,7 @@ class Moments:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs, which finds the averages of its own optimiser."""
-        return self.__dict__ | {"tensors": [], "counts": [], "has_room": False}
+        return self.__dict__ | {"tensors": [], "counts": [], "step": None, "has_room": False}
 
     def paced_ahead(self, steps: int) -> Tensor:
         """Return the same of the next steps of Adam (steps, r, 2), as long as nobody changes the rates."""

@@ -211,7 +211,7 @@ class Updater:
         held = self.state is None or self.state.x.shape[1] > 0
         if between or held or chunk.x.shape[1] < length or not isinstance(self._plain, Fused):
             return False
-        return self._plain.takes(chunk.x[:, :length], length) and self._plain.scans()
+        return self._plain.takes(chunk.x[:, :length], length) and self._plain.scans(chunk)
 
     def _scan(self, chunk: Chunk, length: int) -> Report:
         """Make the updates in one call."""
@@ -221,13 +221,11 @@ class Updater:
         output, facts = own.scan(inputs, length)
         state.model_state, state.trace, state.live = output.state, output.trace, None
         labelled = chunk.mask.unflatten(1, (-1, length)).any(2).any(0).tolist()
-        learned = [
+        for (ok, _, taken), mask in zip(facts, labelled, strict=True):
             self._count_update(state, bool(ok), bool(taken), mask)
-            for (ok, _, taken), mask in zip(facts, labelled, strict=True)
-        ]
         state.steps += chunk.x.shape[1]
         release(state, append(state.x, chunk.x), append(state.reset, chunk.reset), chunk.x.shape[1])
-        norm = output.norm if learned[-1] else None
+        norm = output.norm if facts[-1][2] else None
         return Report(chunk, output.out, output.loss, norm, output.spikes, state, 1)
 
     def without_kernels(self) -> None:
@@ -332,12 +330,12 @@ class Updater:
                 parameter.grad = None  # or the optimiser would use an old one again
         self.set_origin()
 
-    def _count_update(self, state: LoopState, finite: bool, learned: bool, labelled: bool) -> bool:
-        """Count an update as taken or skipped; say whether anything was learned."""
+    def _count_update(self, state: LoopState, finite: bool, learned: bool, labelled: bool) -> None:
+        """Count an update as taken or skipped."""
         state.updates += learned
         if learned or (finite and not labelled):
             self._failures = 0
-            return learned
+            return
         self._failures += 1
         state.skipped += 1
         if self._failures == PATIENCE:
@@ -345,7 +343,6 @@ class Updater:
                 f"{PATIENCE} updates in a row were not finite, the last at step {state.steps}: "
                 "lower the learning rate or clip the gradient"
             )
-        return learned
 
     @torch.no_grad()
     def _draw_back(self, most: float) -> None:

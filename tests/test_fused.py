@@ -413,3 +413,44 @@ def test_a_copy_has_addresses_and_averages_of_its_own(how: Any) -> None:
     expected = course(alone, given[5:])
     for one in (own, twin):
         assert all(torch.equal(a, b) for a, b in zip(course(one, given[5:]), expected, strict=True))
+
+
+@pytest.mark.parametrize("reduction", [None, "mean"])
+def test_labels_and_resets_of_other_sizes_are_refused_each_time(reduction: str | None) -> None:
+    """A kernel's sizes were checked at its first call: what a user gives is looked at in every one."""
+    given = chunks(SIZES[1], 8, True, True, torch.float64)
+    own = learner(SIZES[1], reduction=reduction)
+    course(own, given[:5])
+    before = [tensor.clone() for tensor in course(own, [])]
+    good = given[5]._replace(mask=torch.ones_like(given[5].mask))
+    good.reset[0, 0] = True
+    short = {name: getattr(good, name)[:, :-2] for name in ("y", "mask", "reset")}
+    for bad in (good._replace(**{name: tensor}) for name, tensor in short.items()):
+        with pytest.raises((ValueError, RuntimeError, IndexError)):
+            own.update(bad)
+    assert all(torch.equal(a, b) for a, b in zip(before, course(own, []), strict=True))
+
+
+def test_a_hook_sees_what_a_block_gives() -> None:
+    """Whoever looks at a module of torch's by a hook is shown it, at the next update."""
+    given = chunks(SIZES[1], 4, True, False, torch.float64)
+    own, seen = learner(SIZES[1]), list[Any]()
+    course(own, given[:2])
+    hook = own.model.norm_f.register_forward_hook(lambda *found: seen.append(found[-1]))
+    own.update(given[2])
+    hook.remove()
+    own.update(given[3])
+    assert len(seen) == 1
+
+
+def test_updates_by_kernels_and_in_a_graph_may_take_turns() -> None:
+    """Chunks of another length go by kernels where others are compiled: Adam counts the steps of both."""
+    each = [chunks((1, t, *SIZES[1][2:]), 9, True, False, torch.float64)[i] for i, t in enumerate((3, 3, 5) * 3)]
+    plain, turns = learner(SIZES[1]), learner(SIZES[1])
+    turns.compile = True
+    turns._build_update()
+    expected, found = course(plain, each), course(turns, each)
+    for own, one in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, one, rtol=1e-8, atol=1e-10)
+    steps = {float(state["step"]) for state in turns.optimizer.state.values()}
+    assert turns.state is not None and steps == {float(turns.state.updates)}
