@@ -106,3 +106,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 def counted(number: int, what: str) -> str:
     """Return a number of things in words."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def check_headdim(headdim: int, channels: int) -> int:
+    """Return the channels of a head, all of them at most. Raises ValueError where heads of so many do not fit."""
+    headdim = min(headdim, channels)
+    if channels % headdim:
+        raise ValueError(
+            f"headdim {headdim} does not divide expand * d_model = {channels}: choose a divisor of {channels}"
+        )
+    return headdim

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_range, check_sizes
+from ..checks import check_headdim, check_range, check_sizes
 from ..ops.conv import conv, tap_mask
 from .init import dt_bias_init
 from .recurrent import Recurrent
@@ -53,9 +53,7 @@ class GatedDelta(Recurrent):
         check_range("dt_min", "dt_max", dt_min, dt_max)
         check_range("A_min", "A_max", A_min, A_max)
         e, n = expand * d_model, d_state
-        headdim = min(headdim, e)
-        if e % headdim:
-            raise ValueError(f"headdim {headdim} does not divide expand * d_model = {e}: choose a divisor of {e}")
+        headdim = check_headdim(headdim, e)
         heads = e // headdim
         self.d_model, self.taps, self.shape, self.headdim, self.heads = d_model, d_conv, (e, n), headdim, heads
         self.sizes = [heads * n, heads * n, e, e, heads, heads]  # q, k, v, z, b, a

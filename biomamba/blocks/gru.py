@@ -10,6 +10,7 @@ an LSTM (h, c).
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,37 +23,41 @@ class Gated(Recurrent):
     """A gated recurrent network of one layer, then a projection."""
 
     taps = 1
+    kind: ClassVar[type[nn.GRUCell | nn.LSTMCell]]  # torch's cell, whose parameters it has
+    n: ClassVar[int]  # states of a channel
     weight_ih: nn.Parameter
     weight_hh: nn.Parameter
     bias_ih: nn.Parameter
     bias_hh: nn.Parameter
     out_proj: nn.Linear
 
-    def __init__(self, cell: type[nn.GRUCell | nn.LSTMCell], d_model: int, expand: int, states: int) -> None:
-        """Draw torch's initial weights."""
+    def __init__(self, d_model: int, expand: int = 1, longest: int | None = None) -> None:
+        """Draw torch's initial weights.
+
+        longest: channels keep their state for 1 to so many steps at first, by the bias log of them (chrono
+        initialisation, Tallec and Ollivier 2018); null: torch's.
+        Raises ValueError for sizes below 1 and for `longest` below 3; TypeError for sizes that are no whole numbers.
+        """
         super().__init__()
         check_sizes(d_model=d_model, expand=expand)
-        self.d_model, self.shape = d_model, (expand * d_model, states)
-        drawn = cell(d_model, self.shape[0])
-        for name, parameter in drawn.named_parameters():  # under torch's own names, without a level between
+        if longest is not None and longest < 3:
+            raise ValueError(
+                f"longest: got {longest}, expected steps, 3 or more: give 100, or null for torch's weights"
+            )
+        e = expand * d_model
+        self.d_model, self.shape = d_model, (e, self.n)
+        for name, parameter in self.kind(d_model, e).named_parameters():  # torch's own names, without a level between
             self.register_parameter(name, parameter)
-        self.out_proj = nn.Linear(self.shape[0], d_model, bias=False)
+        self.out_proj = nn.Linear(e, d_model, bias=False)
+        if longest is not None:
+            keeps = slice(e, 2 * e)  # the gate z of a GRU, f of an LSTM
+            with torch.no_grad():
+                self.bias_ih[keeps] = torch.empty(e).uniform_(1, longest - 1).log()
+                self.bias_hh[keeps] = 0
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return weights and biases as torch's cells take them."""
         return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-
-    def remember(self, gate: slice, longest: int | None) -> None:
-        """Have a gate keep the state for 1 to `longest` steps at first, log bias (Tallec and Ollivier 2018)."""
-        if longest is None:
-            return
-        if longest < 3:
-            raise ValueError(
-                f"longest: got {longest}, expected steps, 3 or more: give 100, or null for torch's weights"
-            )
-        with torch.no_grad():
-            self.bias_ih[gate] = torch.empty(self.shape[0]).uniform_(1, longest - 1).log()
-            self.bias_hh[gate] = 0
 
     def driven(self, inputs: Tensor, reset: Tensor | None) -> tuple[Tensor, ...]:
         """Return the inputs."""
@@ -71,15 +76,7 @@ class Gated(Recurrent):
 class GRU(Gated):
     """The gated recurrent unit. No trace: credit by backpropagation through the chunk or the window."""
 
-    def __init__(self, d_model: int, expand: int = 1, longest: int | None = None) -> None:
-        """Draw torch's initial weights.
-
-        longest: channels that keep their state for 1 to so many steps at first (chrono initialisation); null: torch's.
-        Raises ValueError for sizes below 1 and for `longest` below 3; TypeError for sizes that are no whole numbers.
-        """
-        super().__init__(nn.GRUCell, d_model, expand, states=1)
-        e = self.shape[0]
-        self.remember(slice(e, 2 * e), longest)
+    kind, n = nn.GRUCell, 1
 
     def cell(self, given: Sequence[Tensor], h: Tensor) -> Tensor:
         """Return h_t."""
@@ -89,15 +86,7 @@ class GRU(Gated):
 class LSTM(Gated):
     """Long short-term memory. No trace: credit by backpropagation through the chunk or the window."""
 
-    def __init__(self, d_model: int, expand: int = 1, longest: int | None = None) -> None:
-        """Draw torch's initial weights.
-
-        longest: channels that keep their state for 1 to so many steps at first (chrono initialisation); null: torch's.
-        Raises ValueError for sizes below 1 and for `longest` below 3; TypeError for sizes that are no whole numbers.
-        """
-        super().__init__(nn.LSTMCell, d_model, expand, states=2)
-        e = self.shape[0]
-        self.remember(slice(e, 2 * e), longest)
+    kind, n = nn.LSTMCell, 2
 
     def cell(self, given: Sequence[Tensor], h: Tensor) -> Tensor:
         """Return h_t and c_t, side by side."""

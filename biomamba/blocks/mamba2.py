@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_positive, check_range, check_sizes
+from ..checks import check_headdim, check_positive, check_range, check_sizes
 from ..ops.backend import resolve
 from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
@@ -100,9 +100,7 @@ class Mamba2(Block):
         check_range("A_min", "A_max", A_min, A_max)
         check_positive("dt_scale", dt_scale)
         e, n = expand * d_model, d_state
-        headdim = min(headdim, e)
-        if e % headdim:
-            raise ValueError(f"headdim {headdim} does not divide expand * d_model = {e}: choose a divisor of {e}")
+        headdim = check_headdim(headdim, e)
         if e // headdim % ngroups:
             raise ValueError(
                 f"ngroups {ngroups} does not divide the {e // headdim} heads: choose a divisor of them, or 1"

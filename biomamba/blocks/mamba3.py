@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_range, check_sizes
+from ..checks import check_headdim, check_range, check_sizes
 from ..ops.influence import Drive
 from ..ops.pairs import times, to_complex, to_pairs
 from ..ops.scan import scan_naive, to_decay
@@ -79,9 +79,7 @@ class Mamba3(Block):
         check_sizes(d_model=d_model, d_state=d_state, expand=expand, headdim=headdim)
         check_range("dt_min", "dt_max", dt_min, dt_max)
         e, n = expand * d_model, d_state
-        headdim = min(headdim, e)
-        if e % headdim:
-            raise ValueError(f"headdim {headdim} does not divide expand * d_model = {e}: choose a divisor of {e}")
+        headdim = check_headdim(headdim, e)
         if rope_fraction not in (0.5, 1):
             raise ValueError(f"rope_fraction: got {rope_fraction}, expected 0.5 or 1")
         if n % 2 or n * rope_fraction < 2:
