@@ -25,7 +25,7 @@ class Addresses:
         self.layers = [_weights(cast(Mamba2, block)) for block in model.blocks]
         self.size = sum(parameter.numel() for parameter in self.parameters)
         self.where: list[int] = []  # the weights lay when the tables were made
-        self._traces: dict[tuple[int, ...], Tensor] = {}  # the latest table, by where all of it lies
+        self._traces: dict[tuple[int, ...], list[Tensor]] = {}  # the latest tables, by where all of it lies
         self._averages: dict[tuple[int, ...], Tensor] = {}
 
     def moved(self) -> bool:
@@ -51,16 +51,21 @@ class Addresses:
         return True
 
     def traces(self, trace: Tree) -> list[Tensor]:
-        """Return where the traces lie (l, 7), and an empty tensor of their precision; without traces no table."""
-        own = flat(trace)
+        """Return where the traces lie (l, 7), an empty tensor of their precision, and where those of STDP do (l, 5).
+
+        Without traces there are no tables.
+        """
+        own, none = flat(trace), torch.empty(0, dtype=torch.int64)
         if not own:
-            return [torch.empty(0, dtype=torch.int64), self.gradient[:0]]
+            return [none, self.gradient[:0], none]
         where = tuple([tensor.data_ptr() for tensor in own])
         if where not in self._traces:
             if not all(tensor.is_contiguous() for tensor in own):
                 raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
-            self._traces = {where: torch.tensor(where).view(len(self.layers), -1)}
-        return [self._traces[where], own[0].new_empty(0)]
+            tables = torch.tensor(where).view(len(self.layers), -1).split([7, len(own) // len(self.layers) - 7], dim=1)
+            halves = tables[1].contiguous() if tables[1].numel() else none
+            self._traces = {where: [tables[0].contiguous(), own[0].new_empty(0), halves]}
+        return self._traces[where]
 
     def knows(self, moments: Moments) -> bool:
         """Say whether `averages` may be asked: they are of the weights' precision, each in one piece."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from . import product
 from .kernel import Argument, Part, flags, given, index, kernel, result, trace
 from .language import (
+    INT,
     LANES,
     Array,
     Value,
@@ -42,14 +43,18 @@ from .mamba2_chunk import EPS, GATES, PROJECTED, mamba2_output, mamba2_states
 from .mamba2_layer import (
     Room,
     add,
+    add_half,
+    add_inside,
     add_norm_adjoint,
     add_past,
     back,
     copy,
     each_rows,
     flattened,
+    half_of,
     kept_of,
     move,
+    move_half,
     size,
     weights_of,
 )
@@ -69,7 +74,13 @@ KEPT = {  # what a chunk leaves for the way back
     "taps": "k e+n",  # room
 }
 AFTER = {"conv_after": result("l b k-1 d"), "ssm_after": result("l b e n")}
-TRACES = {"traces": Argument(("l", "7"), "index", optional=True), "precision": trace("z")}
+TRACES = {
+    "traces": Argument(("l", "7"), "index", optional=True),
+    "precision": trace("z"),
+    "halves": Argument(("l", "5"), "index", optional=True),  # of STDP
+    "a_post": given(""),
+    "lam": given(""),
+}
 
 
 @kernel(
@@ -165,9 +176,11 @@ def mamba2_learn(
     gradient is all of them in one piece, into which `gradients`, grad_head and grad_norm_f point. go: outputs and loss
     are finite; facts[0] is 1 where the signals are too.
     """
-    kept, (normed, taps, grad_out, steps, traces, precision, true, go, gradients, gradient) = [*rest[:17]], rest[17:27]
-    grad_head, grad_norm_f, grad_x, signals, conv_after, ssm_after, facts = rest[27:]
+    kept, (normed, taps, grad_out, steps, traces, precision, halves, a_post, lam) = [*rest[:17]], rest[17:26]
+    true, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, conv_after, ssm_after, facts = rest[26:]
     (layers, b, t, e, n), d, k = kept[4].shape, head.shape[1], fixed(conv.shape[2]) + 1
+    first = Array(part.scratch.array(INT, 1).pointer, ())
+    first[()] = integer(t) - grad_out.shape[1]
     fill(gradient)
     fill(grad_x)
     weighted = part.empty(d)
@@ -187,6 +200,9 @@ def mamba2_learn(
         own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
         to = weights_of(gradients, layer, kept, k)
         back(own, to, found, ssm[layer], reset, true, grad_x, signals[layer], room)
+        with when(there(halves)):
+            add_half(own, found, reset, half_of(halves, layer, found.h, a_post, lam, first), room)
+        add_inside(to, found, room)
     every = Array(signals.pointer, (size(signals),))
     all_finite = go[()] & is_finite(total(every, every.shape[0]))
     facts[0] = select(all_finite, constant(gradient.number, 1), 0)
@@ -197,6 +213,8 @@ def mamba2_learn(
             of_traces = [traces[layer, i] for i in range(7)]
             move(own, found, steps[()], signals[layer], reset, true, of_traces, precision.stored, taps, room)
             add_past(to, room)
+            with when(there(halves)):
+                move_half(own, found, steps, reset, half_of(halves, layer, found.h, a_post, lam, first), room)
     move_state(all_finite, steps[()], kept, conv, ssm, reset, conv_after, ssm_after)
 
 
@@ -222,8 +240,8 @@ def mamba2_advance(
     *rest: Array,
 ) -> None:
     """Move state and traces on where go; with signals, add the gradients through the traces to those of the chunk."""
-    kept, (_, taps, steps, traces, precision, true, go, signals, gradients) = [*rest[:17]], rest[17:26]
-    conv_after, ssm_after = rest[26:]
+    kept, (_, taps, steps, traces, precision, halves, a_post, lam) = [*rest[:17]], rest[17:25]
+    true, go, signals, gradients, conv_after, ssm_after = rest[25:]
     (layers, b, t, e, n), d, k = kept[4].shape, conv.shape[3], fixed(conv.shape[2]) + 1
     room, none = Room.of(part, b, t, e, n, d, k, kept), part.empty(b, e, n)
     fill(none)
@@ -235,6 +253,8 @@ def mamba2_advance(
             move(own, found, steps[()], signal, reset, true, of_traces, precision.stored, taps, room)
             with when(there(gradients)):
                 add_past(weights_of(gradients, layer, kept, k), room)
+            with when(there(halves)):
+                move_half(own, found, steps, reset, half_of(halves, layer, found.h, a_post, lam, steps), room)
     move_state(go[()], steps[()], kept, conv, ssm, reset, conv_after, ssm_after)
 
 
