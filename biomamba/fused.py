@@ -4,8 +4,8 @@
 
 torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
 fifth of the time where chunks are small, and no compiler. `ops.llvm.mamba2_stack` has the kernels. It serves what is
-usual: blocks of one group that do not spike, float32 or float64, the rules rtrl, rtrl_stdp and bptt, windows of one stream; the
-rest is left to `update`. Shapes: b streams, t steps, u of them new.
+usual: blocks of one group that do not spike, float32 or float64, the rules rtrl, rtrl_stdp and bptt, windows of one
+stream; the rest is left to `update`. Shapes: b streams, t steps, u of them new.
 """
 
 import math
