@@ -136,7 +136,7 @@ def cost(own: Row) -> Row:
                 pass
             turns[rule].append((time.process_time() - began) * one.total / TIMED)
     return {
-        "seconds": {rule: round(statistics.median(own[1:]), 2) for rule, own in turns.items()}
+        "seconds": {rule: round(statistics.median(own[1:]), 4) for rule, own in turns.items()}
     }  # the first: kernels
 
 
