@@ -4,6 +4,7 @@ Weights, traces and averages belong to the model, the loop and the optimiser, wh
 two updates; the tables are made anew when they do. Letters: l layers, m weights.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -50,21 +51,19 @@ class Addresses:
         self.gradients = torch.tensor([[of[id(own)].data_ptr() for own in layer] for layer in self.layers])
         return True
 
-    def traces(self, trace: Tree) -> list[Tensor]:
-        """Return where the traces lie (l, 7), an empty tensor of their precision, and where those of STDP do (l, 5).
+    def traces(self, trace: Tree, tables: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return where traces lie, a table (l, m) for each of the lists of their numbers in a layer; none for no list.
 
-        Without traces there are no tables.
+        Raises ValueError for a trace that is not in one piece.
         """
-        own, none = flat(trace), torch.empty(0, dtype=torch.int64)
-        if not own:
-            return [none, self.gradient[:0], none]
+        own = flat(trace)
         where = tuple([tensor.data_ptr() for tensor in own])
         if where not in self._traces:
             if not all(tensor.is_contiguous() for tensor in own):
                 raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
-            tables = torch.tensor(where).view(len(self.layers), -1).split([7, len(own) // len(self.layers) - 7], dim=1)
-            halves = tables[1].contiguous() if tables[1].numel() else none
-            self._traces = {where: [tables[0].contiguous(), own[0].new_empty(0), halves]}
+            every = torch.tensor(where, dtype=torch.int64).view(len(self.layers), -1)
+            none = torch.empty(0, dtype=torch.int64)
+            self._traces = {where: [every[:, [*own]].contiguous() if own else none for own in tables]}
         return self._traces[where]
 
     def knows(self, moments: Moments) -> bool:

@@ -4,12 +4,12 @@
 
 torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
 fifth of the time where chunks are small, and no compiler. `ops.llvm.mamba2_stack` has the kernels. It serves what is
-usual: blocks of one group that do not spike, float32 or float64, the rules rtrl, rtrl_stdp and bptt, windows of one
-stream; the rest is left to `update`. Shapes: b streams, t steps, u of them new.
+usual: blocks of one group that do not spike, float32 or float64, the rules rtrl, rtrl_stdp, stllr and bptt, windows
+of one stream; the rest is left to `update`. Shapes: b streams, t steps, u of them new.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from .moments import Moments
 from .ngram import Reading
 from .ops.backend import bound, module, resolve
 from .ranks import Ranks
-from .rules import BPTT, RTRL, RTRLSTDP
+from .rules import BPTT, RTRL, RTRLSTDP, STLLR
 from .rules.base import LearningRule
 from .state import BlockState, Tree, flat
 from .step import Step
@@ -37,6 +37,12 @@ LARGEST = 1 << 25  # multiply-adds of a chunk with the weights: above, two threa
 HELD = 1 << 26  # numbers of all layers' states in a chunk: above, torch keeps fewer where nothing is learned
 BACKENDS = "auto", "llvm"
 TRUE, FALSE = torch.tensor(True), torch.tensor(False)
+# of the traces of a layer, which are influences, which of posts after S-TLLR, and which of a fixed decay
+TABLES: dict[type[LearningRule], list[Sequence[int]]] = {
+    RTRL: [range(7), (), ()],
+    RTRLSTDP: [range(7), range(7, 12), ()],
+    STLLR: [(), range(3, 12, 2), (0, 1, 2, 4, 6, 8, 10)],
+}
 
 
 class Work(NamedTuple):
@@ -75,6 +81,7 @@ class Fused:
         self.mean = {"mean": TRUE, "batchmean": FALSE, None: None}[getattr(task, "reduction", None)]
         self.unchecked = 3  # labelled updates whose loss is still compared with the task's
         self.at = Addresses(model)
+        self.through = FALSE if rule.local else TRUE
         self.work: dict[Any, Work] = {}
         self.room: list[Tensor] = []  # the memory under it
         self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
@@ -119,8 +126,8 @@ class Fused:
             self.model.check_state(state, len(x))
             self._find_weights()
             past = _stacked(state)
-            out, work, given = self._forward(x, past, reset, reading, self._traces([]), x.shape[1])
-            return out, _apart(self._advance(work, given, x.shape[1], self._traces([]), TRUE))
+            out, work, given = self._forward(x, past, reset, reading, self._past([]), x.shape[1])
+            return out, _apart(self._advance(work, given, x.shape[1], self._past([]), TRUE))
 
     def pass_over(self, x: Tensor, reset: Tensor | None, state: Tree, trace: Tree, reading: Reading | None) -> Tree:
         """Return the state behind x, which nobody scores, and move the trace there; see `update.pass_over`."""
@@ -128,7 +135,7 @@ class Fused:
             self.model.check_state(state, len(x))
             self.rule.check_trace(trace, len(x))
             self._find_weights()
-            traces, past = self._traces(trace), _stacked(state)
+            traces, past = self._past(trace), _stacked(state)
             out, work, given = self._forward(x, past, reset, reading, traces, x.shape[1])
             return _apart(self._advance(work, given, x.shape[1], traces, torch.isfinite(out.sum())))
 
@@ -174,7 +181,7 @@ class Fused:
         model, chunk, reading = self.model, inputs.chunk, inputs.reading
         model.check_input(inputs.x)
         self._find_weights()
-        past, traces = self._state(inputs), self._traces(inputs.trace)
+        past, traces = self._state(inputs), self._past(inputs.trace)
         out, work, given = self._forward(inputs.x, past, inputs.reset, reading, traces, chunk.x.shape[1])
         nan, ranks, batch = out.new_full((), torch.nan), self.ranks, len(chunk.x)
         if step is None or self.moments is None:
@@ -190,12 +197,13 @@ class Fused:
         grad_encoded, facts = out.new_empty(*inputs.x.shape[:2], past[0].shape[-1]), out.new_zeros(3)
         after = [torch.empty_like(own) for own in past]
         top = [model.head.weight, model.norm_f.weight, self.at.weights]
-        moved = [grad_out, torch.tensor(advance), *(traces if ranks is None else self._traces([])), TRUE, go]
+        moves = TRUE if ranks is None else FALSE  # no trace moves before all ranks have heard that everything is finite
+        moved = [grad_out, torch.tensor(advance), *traces, self.through, moves, TRUE, go]
         to = [self.at.gradients, self.at.gradient, self.at.of_head, self.at.of_norm, grad_encoded, work.signals]
         work.call("mamba2_stack.mamba2_learn", *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
         read = [grad_encoded, grad_out] if reading is not None else []
-        if ranks is not None:  # no trace moves before all have heard that everything is finite
+        if ranks is not None:
             out, _, go = ranks.say(out, nan.expand(len(self.blocks)), facts[0] > 0, batch)
             loss = loss_of(self.task, out, chunk)
             go = go & torch.isfinite(loss)
@@ -286,7 +294,7 @@ class Fused:
         self._check_labels(chunk)
         self._find_weights()
         conv, ssm = past = [tensor.clone() for tensor in self._state(inputs)]
-        traces, many = self._traces(inputs.trace), steps // length
+        traces, many = self._past(inputs.trace), steps // length
 
         def updates(tensor: Tensor) -> Tensor:
             """Return (b, steps, ...) as (updates, b, length, ...)."""
@@ -306,7 +314,7 @@ class Fused:
         labels = updates(chunk.y), updates(chunk.mask)
         top, first = [model.head.weight, model.norm_f.weight, self.at.weights], self.blocks[0]
         kept = [conv, ssm, first.dt_bias, kernel(first.conv1d)[0]]
-        go = [*traces, TRUE, self.mean, self.at.gradients, self.at.gradient]
+        go = [*traces, self.through, TRUE, self.mean, self.at.gradients, self.at.gradient]
         step = [self.at.averages(own), own.paced_ahead(many), *self._adam(own)]
         given = [*top, *given, *labels, reset, *kept, *go, *to, *step, out, losses, facts]
         work.call("mamba2_scan.mamba2_scan", *given)
@@ -329,13 +337,14 @@ class Fused:
         if self.at.moved():
             like = self.at.gradient
             self.work, self.room, self.past, self.options = {}, [], [], ([], like)
-            of_half = (self.rule.a_post, self.rule.lam) if isinstance(self.rule, RTRLSTDP) else (0.0, 0.0)
-            self.half = [like.new_tensor(number) for number in of_half]
+            self.weighed = like.new_tensor(weighed(self.rule))
             self.largest = like.new_tensor(torch.inf if self.clip is None else self.clip)  # norm of the gradient
 
-    def _traces(self, trace: Tree) -> list[Tensor]:
-        """Return what the kernels are given of traces, and of how STDP weighs them."""
-        return [*self.at.traces(trace), *self.half]
+    def _past(self, trace: Tree) -> list[Tensor]:
+        """Return what the kernels are given of what the rule remembers, and of how it is weighed."""
+        tables = [()] * 3 if not trace or not flat(trace) else TABLES.get(type(self.rule), [()] * 3)
+        own = flat(trace)[0] if tables[0] else self.at.gradient
+        return [*self.at.traces(trace, tables), own.new_empty(0), self.weighed]
 
     def _state(self, inputs: UpdateInput) -> list[Tensor]:
         """Return conv and ssm of all layers, each in one piece. Raises where state or trace are not of this model."""
@@ -369,7 +378,7 @@ class Fused:
     def _work(self, ssm: Tensor, reset: Tensor, traces: list[Tensor], t: int, new: int) -> Work:
         """Return the memory for chunks of this kind, which all kinds share."""
         (layers, b, e, n), k = ssm.shape, self.blocks[0].taps
-        kind = b, t, new, len(reset), len(traces[0]), traces[1].dtype
+        kind = b, t, new, len(reset), *map(len, traces[:3]), traces[3].dtype
         found = self.work.get(kind)
         if found is None:
             sizes = {"l": layers, "b": b, "t": t, "d": self.model.head.in_features, "k": k, "e": e, "n": n}
@@ -385,6 +394,13 @@ class Fused:
             *kept, signals = (own[: math.prod(shape)].view(shape) for own, shape in each)
             found = self.work[kind] = Work(kept, signals, {})
         return found
+
+
+def weighed(rule: LearningRule) -> list[float]:
+    """Return a_post and its decay, a_pre and its decay, of rules that have them."""
+    if isinstance(rule, STLLR):
+        return [rule.alpha_post, rule.lambda_post, rule.alpha_pre, rule.lambda_pre]
+    return [rule.a_post, rule.lam, 0.0, 0.0] if isinstance(rule, RTRLSTDP) else [0.0] * 4
 
 
 def of_classes(chunk: Chunk) -> bool:
@@ -406,7 +422,7 @@ def serves(model: Model, rule: LearningRule) -> bool:
     """Say whether the kernels do all that an update of the model by the rule asks for, where all its weights learn."""
     plain = type(model) is Model and type(model.encoder) in (nn.Linear, nn.Embedding)
     usual = plain and type(model.head) is nn.Linear and model.feedback == "symmetric"
-    of_rule = type(rule) in (BPTT, RTRLSTDP) or (type(rule) is RTRL and rule.influences is None)
+    of_rule = type(rule) in (BPTT, RTRLSTDP, STLLR) or (type(rule) is RTRL and rule.influences is None)
     return usual and of_rule and all(map(_served, model.blocks))
 
 
