@@ -262,7 +262,7 @@ def _array(what: str, given: Any, dtype: type[np.float64] | None = None) -> NDAr
     """Return an array, a tensor, a list or a number as an array."""
     try:
         return np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{what}: got {_shown(given)}, expected numbers: give an array or a dict") from error
 
 
@@ -272,7 +272,7 @@ def _number(what: str, given: Any) -> float:
         return math.nan
     try:
         return float(given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{what}: got {_shown(given)}, expected a number, or None where it is missing") from error
 
 

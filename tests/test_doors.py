@@ -247,6 +247,7 @@ def test_a_bad_line_changes_nothing() -> None:
 
     bad = ["{", "[]", "null", "[" * 10_000, '{"x": ["a", 2]}', '{"x": [1, 2, 3]}', '{"id": [1], "x": [1, 2]}']
     bad += ['{"y": 1}', '{"id": 9e99, "y": 1}', '{"x": [1, 2], "z": 3}']
+    bad += ['{"x": [1, 9%s]}' % ("0" * length) for length in (400, 5000)]  # no float, and more than Python reads
     clean = [one for one in answers(biomamba.regressor(inputs=2), lines()) if "error" not in one]
     dirty = list(answers(learner, lines(*bad)))
     assert [one for one in dirty if "prediction" in one] == [one for one in clean if "prediction" in one]

@@ -74,7 +74,7 @@ def answers(learner: Learner, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         if line.strip():
             try:
                 yield from answer(learner, line)
-            except (ValueError, TypeError, RecursionError, FloatingPointError, OSError) as error:
+            except (ValueError, TypeError, RecursionError, ArithmeticError, OSError) as error:
                 yield {"error": " ".join(str(error).split())[:300]}
 
 
