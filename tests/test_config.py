@@ -87,6 +87,7 @@ def test_written_config_reads_back_the_same(task, rule, tmp_path):
         (["--run.seed", "1", "2"], "run.seed: got 1 2, expected one value"),
         (["--stream.length", "0"], "stream.length: got '0', expected a whole number above 0"),
         (["--rule.window", "x"], "rule.window: got 'x', expected a whole number above 0 or null"),
+        (["--optim.lr", "9" * 400], "optim.lr: got 99999999999999999999..., expected a finite number"),
         (["--run.dtype", "bfloat16"], "run.dtype: got 'bfloat16', expected float32 or float64"),
         (
             ["--task.name", "dely"],

@@ -29,7 +29,7 @@ from transformers.cache_utils import DynamicCache
 from biomamba import Chunk, Learner, Model, online, rules
 from biomamba.blocks import Block, Mamba, Mamba2
 from biomamba.metrics import CrossEntropy
-from biomamba.pretrained import load_pretrained, save_official
+from biomamba.pretrained import arguments, load_pretrained, save_official
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -584,4 +584,6 @@ def test_no_memory_is_asked_for_before_sizes_are_compared(tmp_path: Path) -> Non
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=r"do not fit its config.json: .*wrong shape: backbone.embeddings.weight got"):
         load_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"do not fit its config.json: .*wrong shape"):
+        arguments(tmp_path)  # of which `model.from` makes its model
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes

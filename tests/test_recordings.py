@@ -434,6 +434,13 @@ def test_data_sets_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.savez(tmp_path / "w.npz", x=x, y=y)
     own, plain = Recordings(str(tmp_path / "sequences")), Recordings(str(tmp_path / "w.npz"))
     assert same(whole(own, "test"), whole(plain, "test")) and same(whole(own, batch=3), whole(plain, batch=3))
+    for file in (tmp_path / "sequences").glob("*.arrow"):  # where the steps of each row begin: one of them far outside
+        begins = np.arange(0, 21 * 30, 30, dtype=np.int32)
+        far = np.where(begins == 150, 2**30, begins).astype(np.int32)
+        assert file.read_bytes().count(begins.tobytes()) == 1
+        file.write_bytes(file.read_bytes().replace(begins.tobytes(), far.tobytes()))
+    line = said(lambda: Recordings(str(tmp_path / "sequences")).spec)
+    assert "sequences: is damaged (Column 0: " in line and line.endswith("save it anew")
     tones(tmp_path / "tones")
     files = sorted((tmp_path / "tones").rglob("*.wav"))
     sounds = {"audio": [{"bytes": file.read_bytes(), "path": None} for file in files]}

@@ -13,6 +13,7 @@ import inspect
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -289,6 +290,10 @@ def _typed(
 ) -> dict[str, Any]:
     """Return every key's value, of its type; null stands for the default where it is no value."""
     tokens = [_token(key, words, options[key].type) for key, words in typed.items()]
+    for key, value in [*written.items(), *typed.items()]:
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if _is_endless(one):
+                raise ValueError(f"{key}: got {str(one)[:20]}..., expected a finite number")
     given = written
     try:
         parsed = parser.parse_object(dict(written))
@@ -309,6 +314,13 @@ def _typed(
         if values[key] is None and type(None) not in get_args(option.type):
             values[key] = option.default
     return values
+
+
+def _is_endless(value: Any) -> bool:
+    """Say whether a whole number, perhaps as a word, is larger than any number with a point, which none may be."""
+    if isinstance(value, str):
+        return bool(re.fullmatch(r"[+-]?[0-9_]{309,}", value))
+    return isinstance(value, int) and abs(value) > sys.float_info.max
 
 
 def _describe(type_: Any) -> str:

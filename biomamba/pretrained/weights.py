@@ -34,16 +34,8 @@ def load_pretrained(folder: str | Path, **options: Any) -> Model:
     the wrong shape, before any of them is read.
     """
     folder = Path(folder)
-    options = arguments(folder) | options
-    found = _named(entries(folder))
-    if options["n_layers"] > len(found):  # of which each layer has several
-        raise ValueError(
-            f"config.json: got {options['n_layers']} layers, expected at most the {len(found)} tensors there are"
-        )
-    if options["tied"] and EMBEDDING not in found and HEAD in found:  # a tied pair may be kept under either name
-        found[EMBEDDING] = found.pop(HEAD)
-    head = found.pop(HEAD) if options["tied"] and HEAD in found else None
-    _check(found, _shapes(options))
+    options = options_of(read_config(folder)) | options
+    found, head = _fitting(folder, options)
     model = Model(**options)
     with ExitStack() as stack, torch.no_grad():
         try:
@@ -62,8 +54,27 @@ def load_pretrained(folder: str | Path, **options: Any) -> Model:
 
 
 def arguments(folder: Path) -> dict[str, Any]:
-    """Return what `Model` is made with for a checkpoint. Raises as `load_pretrained` does for its config.json."""
-    return options_of(read_config(folder))
+    """Return what `Model` is made with for a checkpoint. Raises as `load_pretrained` does; no weight is read."""
+    options = options_of(read_config(folder))
+    _fitting(folder, options)
+    return options
+
+
+def _fitting(folder: Path, options: dict[str, Any]) -> tuple[dict[str, Entry], Entry | None]:
+    """Return where each weight lies, by its official name, and a tied head, if it is kept beside the embedding.
+
+    Raises ValueError where the weights are not those of a model with these options, before memory is asked for.
+    """
+    found = _named(entries(folder))
+    if options["n_layers"] > len(found):  # of which each layer has several
+        raise ValueError(
+            f"config.json: got {options['n_layers']} layers, expected at most the {len(found)} tensors there are"
+        )
+    if options["tied"] and EMBEDDING not in found and HEAD in found:  # a tied pair may be kept under either name
+        found[EMBEDDING] = found.pop(HEAD)
+    head = found.pop(HEAD) if options["tied"] and HEAD in found else None
+    _check(found, _shapes(options))
+    return found, head
 
 
 def save_official(model: Model, folder: str | Path) -> None:

@@ -47,6 +47,10 @@ def _rows(where: str, part: Any, wanted: Wanted, split: str | None, datasets: An
     features, names = part.features, [*wanted.columns, *[""] * (3 - len(wanted.columns))]
     audio = [name for name, kind in features.items() if isinstance(kind, datasets.Audio)]
     lists = [name for name, kind in features.items() if isinstance(kind, datasets.List | datasets.LargeList)]
+    try:
+        part.data.table.validate(full=True)  # else damaged offsets are followed wherever they lead
+    except Exception as error:
+        raise ValueError(f"{where}: is damaged ({' '.join(str(error).split())[:120]}): save it anew") from error
     column = names[0] or next(iter([*audio, *lists]), "")
     label = names[1] or next((name for name in LABELS if name in features), "")
     person = names[2] or next((name for name in PEOPLE if name in features), "")
