@@ -16,18 +16,10 @@ from biomamba.rules import RULES
 from sizes import REAL
 from test_pure import learner, pure, stream
 
-CASES = [
-    ("mamba2", "rtrl", 1, 1),
-    ("diagonal", "rtrl", 2, 3),
-    *(
-        pytest.param(block, rule, streams, length, marks=pytest.mark.slow)
-        for block, rule in [
-            *((block, "rtrl") for block in REAL),
-            *(("mamba2", rule) for rule in RULES if rule != "rtrl"),
-        ]
-        for streams, length in ((1, 1), (2, 3))
-    ),
-]
+QUICK = [("mamba2", "rtrl", 1, 1), ("diagonal", "rtrl", 2, 3)]
+RULED = [*((block, "rtrl") for block in REAL), *(("mamba2", rule) for rule in RULES if rule != "rtrl")]
+EVERY = [(*own, streams, length) for own in RULED for streams, length in ((1, 1), (2, 3))]
+CASES = [*QUICK, *(pytest.param(*own, marks=pytest.mark.slow) for own in EVERY if own not in QUICK)]
 
 
 @pytest.mark.usefixtures("float64")
