@@ -1,7 +1,7 @@
-"""Functions whose gradient torch takes apart into many operations, written with few; and their gates once for all.
+"""Functions whose gradient torch takes apart into many operations, written with few.
 
-Numbers are torch's, up to rounding. A trace asks for silu'(x) and sigmoid(x) too: what is written alike is worked out
-once.
+Numbers are torch's, up to rounding. Drives ask for sigmoid(x) and silu'(x) too: a runtime that finds equal operations
+works out once what is written alike.
 """
 
 from collections.abc import Callable, Sequence
