@@ -32,7 +32,7 @@ from .model import Model
 from .rules.base import LearningRule
 from .state import Tree, copy, flat, tree_map
 from .stream import Chunk, Task
-from .update import UpdateInput, UpdateOutput, finite, learn, predict, trainable_parameters
+from .update import UpdateInput, UpdateOutput, finite, learn, predict, scale_of, trainable_parameters
 
 MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
     Adam: ("exp_avg", "exp_avg_sq"),
@@ -164,10 +164,12 @@ class PureUpdate:
         optimizer: Optimizer,
         clip: float | None = 1.0,
         resets: bool = True,
+        backend: str = "functional",
     ) -> None:
         """Take what belongs together, and leave it as it is.
 
         resets: False where no sequence ever begins anew, which makes a smaller graph; `chunk.reset` is not read then.
+        backend: functional or unfused, see `ops.backend`.
         Raises ValueError for a model with n-gram tables, which lie outside, and for an optimiser other than Adam and
         SGD with their usual options.
         """
@@ -178,9 +180,9 @@ class PureUpdate:
                 f"optimizer: got {type(optimizer).__name__}, expected Adam or SGD on all parameters that "
                 "learn, without amsgrad, maximize, nesterov and dampening: give torch.optim.Adam(model.parameters())"
             )
-        self.model, self.optimizer, self.resets = model, optimizer, resets
-        self.whole, self._silent = Update(model, task, rule, clip), Update(model, cast(Task, _Silent()), rule, clip)
-        self.rule, self.formulas = rule, formulas_of(optimizer)
+        self.model, self.optimizer, self.resets, self.backend = model, optimizer, resets, backend
+        self.whole, self._silent = Update(model, task, rule, None), Update(model, cast(Task, _Silent()), rule, None)
+        self.rule, self.clip, self.formulas = rule, clip, formulas_of(optimizer)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.lr = max(rates)  # of the quickest group; the others are slower by these factors
         self.factors = [rate / self.lr if self.lr else 1.0 for rate in rates]
@@ -225,17 +227,21 @@ class PureUpdate:
         """Predict, and learn where a step is labelled: what `Learner.update` does without a window."""
         inputs = UpdateInput(chunk.x, chunk.reset if self.resets else None, chunk, memory.state, memory.trace)
         weights = [memory.weights[name] for name in self.whole.names]
-        with functional(self.model):
+        with functional(self.model, self.backend):
             output = self.whole.with_weights(weights, inputs, chunk.x.shape[1], True)
-        assert output.norm is not None and output.gradient_finite is not None
-        gradients, stepped = dict(zip(self.learning, output.gradients, strict=True)), list[list[Tensor]]()
+        each = dict(zip(self.learning, output.gradients, strict=True))
+        gradients = [_one([each[name] for name in names], lr) for names in self.members]
+        norm = torch.linalg.vector_norm(torch.cat(gradients))
+        if self.clip is not None:
+            scale = scale_of(norm, self.clip)
+            gradients = [gradient * scale for gradient in gradients]
+        stepped = list[list[Tensor]]()
         before = [[_one([memory.weights[name] for name in names], lr)] for names in self.members]
-        for number, (formula, factor, names) in enumerate(zip(self.formulas, self.factors, self.members, strict=True)):
+        for number, (formula, factor, gradient) in enumerate(zip(self.formulas, self.factors, gradients, strict=True)):
             rates = formula.rates(lr if factor == 1 else lr * factor, memory.step)
             before[number] += [own[number] for own in memory.moments.values()]
-            gradient = _one([gradients[name] for name in names], lr)
             stepped.append(formula.stepped(rates, before[number][0], gradient, before[number][1:]))
-        learned = output.gradient_finite & chunk.mask.any() & finite([own[0] for own in stepped])
+        learned = output.forward_finite & torch.isfinite(norm) & chunk.mask.any() & finite([own[0] for own in stepped])
         step = torch.where(learned, memory.step + 1, memory.step) if self.formulas[0].betas else memory.step
         pairs = [zip(new, old, strict=True) for new, old in zip(stepped, before, strict=True)]
         kept = [[torch.where(learned, now, then) for now, then in each] for each in pairs]
@@ -244,7 +250,7 @@ class PureUpdate:
             weights_after |= zip(names, _apart(own[0], [memory.weights[name] for name in names]), strict=True)
         moments_after = {key: [own[i + 1] for own in kept] for i, key in enumerate(memory.moments)}
         after = Memory(weights_after, moments_after, step, output.state, output.trace)
-        return Result(output.out, output.loss, output.norm, output.forward_finite, learned, after)
+        return Result(output.out, output.loss, norm, output.forward_finite, learned, after)
 
     def advance(self, memory: Memory, x: Tensor, reset: Tensor) -> Result:
         """Predict, and move state and trace on: what `__call__` does where no step is labelled, with less work."""
@@ -252,7 +258,7 @@ class PureUpdate:
         chunk = Chunk(x, none, none, reset)
         inputs = UpdateInput(x, reset if self.resets else None, chunk, memory.state, memory.trace)
         weights = [memory.weights[name] for name in self.whole.names]
-        with functional(self.model):
+        with functional(self.model, self.backend):
             output = self._silent.with_weights(weights, inputs, x.shape[1], False)
         after = memory._replace(state=output.state, trace=output.trace)
         loss, nothing = output.loss, torch.zeros_like(output.forward_finite)
@@ -260,7 +266,7 @@ class PureUpdate:
 
     def predict(self, weights: dict[str, Tensor], state: Tree, x: Tensor, reset: Tensor) -> tuple[Tensor, Tree]:
         """Return the predictions (b, t, d_out) for x, and the state after it."""
-        with functional(self.model), torch.no_grad():
+        with functional(self.model, self.backend), torch.no_grad():
             given = x, state, reset if self.resets else None
             out, after, _ = functional_call(self.model, weights, given)
         return out, after
@@ -286,13 +292,13 @@ class _Silent:
 
 
 @contextmanager
-def functional(model: Model) -> Iterator[None]:
-    """Have the model's blocks write to nothing they are given."""
+def functional(model: Model, backend: str = "functional") -> Iterator[None]:
+    """Have the model's blocks write to nothing they are given, by one of `ops.backend.FUNCTIONAL`."""
     blocks = cast(list[Block], list(model.blocks))
     before = [block.backend for block in blocks]
     try:
         for block in blocks:
-            block.backend = "functional"
+            block.backend = backend
         yield
     finally:
         for block, backend in zip(blocks, before, strict=True):

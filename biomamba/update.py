@@ -119,7 +119,7 @@ def learn(
         gradients, read = ranks.reduce(gradients, read, batch)
     norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).norm()
     if clip is not None:
-        scale = (clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+        scale = scale_of(norm, clip)
         gradients = [gradient * scale for gradient in gradients]
     state = _moved(model, tapes, inputs.state, advance, forward_finite)
     shares, gradient_finite = spikes.mean().detach(), forward_finite & torch.isfinite(norm)
@@ -181,9 +181,15 @@ def trainable_parameters(model: Model) -> list[Tensor]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def scale_of(norm: Tensor, clip: float) -> Tensor:
+    """Return what a gradient of a norm is multiplied by, as in torch.nn.utils.clip_grad_norm_."""
+    return (clip / (norm + 1e-6)).clamp(max=1.0)
+
+
 def finite(tensors: Sequence[Tensor]) -> Tensor:
     """Return () bool: no tensor holds an infinity or a NaN."""
-    return torch.isfinite(torch.stack([tensor.detach().sum() for tensor in tensors])).all()
+    first, *others = (tensor.detach().sum() for tensor in tensors)
+    return torch.isfinite(sum(others, first))
 
 
 def _moved(model: Model, tapes: Sequence[Tape], before: Tree, advance: int, forward_finite: Tensor) -> Tree:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.backend import resolve
+from ..ops.backend import FUNCTIONAL, resolve
 from ..ops.conv import tap_mask
 from ..ops.influence import (
     DecayProducts,
@@ -123,7 +123,7 @@ class Block(nn.Module, ABC):
             parts = [drives[name]._replace(post=drives[name].post[:, :, channels]) for name in names]
             arrived = [discount_to_end(part, own, a) for part, a in zip(parts, axes, strict=True)]
             given = Z, axes, arrived, own.start, signal[:, channels], go
-            if own.start.is_complex() or resolve(self.backend, signal.device.type) == "functional":
+            if own.start.is_complex() or resolve(self.backend, signal.device.type) in FUNCTIONAL:
                 gradients, Z = contract_and_advance_functional(*given)
             else:
                 gradients = contract_and_advance(*given, self.backend)

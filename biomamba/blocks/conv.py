@@ -27,11 +27,12 @@ def conv_sides(raw: Tensor, slope: Tensor, weight: Tensor, mask: Tensor | None) 
     raw (b, k-1+t, c), slope (b, t, c) silu' after the convolution, weight (c, k), mask as `tap_mask` gives it.
     """
     t, k = slope.shape[1], weight.shape[1]
-    taps, seen = slope.unsqueeze(-1) * weight, [raw[:, i : i + t] for i in range(k)]
+    taps = slope.unsqueeze(-1) * weight
+    seen = raw.unsqueeze(1) if t == 1 else torch.stack([raw[:, i : i + t] for i in range(k)], dim=2)
     if mask is not None:
-        taps = taps * mask.unsqueeze(2)
-        seen = [row * mask[:, :, i, None] for i, row in enumerate(seen)]
-    own = torch.stack([*seen, torch.ones_like(slope)], dim=2) * slope.unsqueeze(2)
+        taps, seen = taps * mask.unsqueeze(2), seen * mask.unsqueeze(3)
+    by_slope = slope.unsqueeze(2)
+    own = torch.cat([seen * by_slope, by_slope], dim=2)
     return taps, own.transpose(2, 3)  # in memory the channels lie side by side, as a trace wants them
 
 

@@ -1,18 +1,19 @@
 """A program as a package of compiled code (AOTInductor), for torch without Python; needs a C++ compiler."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 
-def write(program: ExportedProgram, inputs: list[str], outputs: list[str], file: Path) -> None:
-    """Write the package; inputs and outputs have an order, no names."""
+def write(graph: GraphModule, given: Sequence[Tensor], inputs: list[str], outputs: list[str], file: Path) -> None:
+    """Write the package of a graph of tensors like those given; inputs and outputs have an order, no names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        program = torch.export.export(graph, (*given,))
         torch._inductor.aoti_compile_and_package(program, package_path=str(file))
 
 

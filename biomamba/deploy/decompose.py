@@ -13,18 +13,14 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from .formulas import TABLE
+
 aten = torch.ops.aten
 BY_TORCH = [
-    aten.silu_backward,
-    aten.softplus_backward,
     aten.sigmoid_backward,
     aten.threshold_backward,
-    aten.embedding_dense_backward,
     aten._fused_rms_norm,
     aten._fused_rms_norm_backward,
-    aten.nll_loss_forward,
-    aten.nll_loss_backward,
-    aten._log_softmax_backward_data,
     aten._softmax_backward_data,
     aten.unfold_backward,
     aten.addcmul,
@@ -101,4 +97,4 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.select_backward.default: select_backward,
         aten.split_with_sizes.default: split_with_sizes,
     }
-    return {**torch._decomp.get_decompositions(BY_TORCH), **ours}
+    return {**torch._decomp.get_decompositions(BY_TORCH), **ours, **TABLE}

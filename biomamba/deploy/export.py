@@ -1,6 +1,6 @@
 """Write a learner to one file that other programs run, and prove it before the file keeps its name.
 
-    learner -> `program` -> torch.export -> onnx | aoti -> a few updates against torch -> FILE
+    learner -> `program` -> onnx | aoti, by torch.export -> a few updates against torch -> FILE
 
 FILE.json beside it says what it is called with, FILE.safetensors holds what is carried at first (suffixes replaced).
 """
@@ -67,7 +67,8 @@ def export(
     tried = [*itertools.islice(checked(chunks, learner.model), updates)]
     if not tried:
         raise ValueError("chunks: got none, expected at least one: give those of task.stream(...)")
-    update = PureUpdate(learner.task, learner.model, learner.rule, learner.optimizer, learner.clip, resets)
+    parts = learner.task, learner.model, learner.rule, learner.optimizer, learner.clip
+    update = PureUpdate(*parts, resets, backend="unfused")
     streams, own = len(tried[0].x), learner.state
     goes_on = own is not None and learner.streams == streams and not own.x.shape[1]
     past = [own.model_state, own.trace] if own is not None and goes_on else [None, None]
@@ -78,8 +79,8 @@ def export(
     with tempfile.TemporaryDirectory(dir=file.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         beside = Path(folder, file.name)
-        program = torch.export.export(made.graph, (*made.inputs.values(), *made.carried.values()))
-        target.write(program, inputs, [*made.outputs, *carried], beside)
+        given = [*made.inputs.values(), *made.carried.values()]
+        target.write(made.graph, given, inputs, [*made.outputs, *carried], beside)
         worst = _prove(made, target.load(beside), trials(tried, resets), rate, to)
         facts = {
             "biomamba": __version__,

@@ -2,21 +2,24 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnxruntime
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from .squeeze import squeezed
 
 OPSET = 18
 
 
-def write(program: ExportedProgram, inputs: list[str], outputs: list[str], file: Path) -> None:
-    """Write the file, inputs and outputs under these names."""
+def write(graph: GraphModule, given: Sequence[Tensor], inputs: list[str], outputs: list[str], file: Path) -> None:
+    """Write the file of a graph of tensors like those given, inputs and outputs under these names."""
     with _quiet():
+        program = torch.export.export(squeezed(graph, given), (*given,))
         # torch's optimiser takes Adam's + 1e-8 for a + 0 and deletes it
         made = torch.onnx.export(
             program, dynamo=True, verbose=False, opset_version=OPSET, external_data=False, optimize=False

@@ -19,6 +19,7 @@ from ..pure import Memory, PureUpdate, graph
 from ..state import Tree, flat, leaves, tree_map
 from ..stream import Chunk
 from .decompose import table, with_constants
+from .formulas import Formulas
 
 Named = dict[str, Tensor]
 
@@ -70,7 +71,8 @@ def _program(function: Callable[..., Tree], inputs: Tree, carried: Tree) -> Prog
         return tree_map(lambda own: own.clone() if id(own) in given else own, function(inputs, carried))
 
     try:
-        made = graph(apart, inputs, carried, table=table())
+        with Formulas():
+            made = graph(apart, inputs, carried, table=table())
     except (RuntimeError, GuardOnDataDependentSymNode) as error:
         raise ValueError(
             f"export: the update cannot be written as one graph ({str(error).splitlines()[0]}): "

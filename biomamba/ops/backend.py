@@ -3,6 +3,7 @@
     torch     torch operations only; every device
     functional  the same operations, but nothing is written to what was given, and no operator of ours is called: for
               torch.func, vmap over many learners, and graphs to export; a trace then moves to new memory
+    unfused   the same with few operations rather than few numbers: for runtimes that begin each operation by itself
     llvm      our own for the CPU (pip install "biomamba[fast]"): one pass over a trace, one over a scan
     triton    the same for a GPU (comes with torch's CUDA builds)
     mamba_ssm the inside of a Mamba-2 chunk by that package (CUDA), the rest as auto
@@ -21,13 +22,14 @@ import torch
 from torch import Tensor
 
 LIBRARY = torch.library.Library("biomamba", "DEF")  # of our operators, so that graphs may contain them
-NAMES = ("auto", "torch", "functional", "llvm", "triton", "mamba_ssm")
+FUNCTIONAL = ("functional", "unfused")
+NAMES = ("auto", "torch", *FUNCTIONAL, "llvm", "triton", "mamba_ssm")
 HOW = {"llvm": 'pip install "biomamba[fast]"', "triton": "pip install triton"}
 
 
 @functools.cache
 def resolve(name: str, device: str = "cpu") -> str:
-    """Return torch, functional, llvm or triton for tensors of a device type (cpu, cuda).
+    """Return torch, functional, unfused, llvm or triton for tensors of a device type (cpu, cuda).
 
     Raises ValueError for an unknown name and for a backend that this device or this machine does not have.
     """

@@ -17,6 +17,9 @@ def tap_mask(reset: Tensor | None, taps: int) -> Tensor | None:
     """Return (b, t, k): whether tap i of step s looks at its own sequence; None without resets."""
     if reset is None:
         return None
+    if reset.shape[1] == 1:
+        own = torch.ones_like(reset)
+        return torch.cat([(~reset).expand(-1, taps - 1), own], dim=1).unsqueeze(1)
     before = reset.new_zeros(reset.shape[0], taps - 1)
     sequence = torch.cat([before, reset], dim=1).cumsum(1)
     return sequence.unfold(1, taps, 1) == sequence[:, taps - 1 :, None]
@@ -39,6 +42,9 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None, ba
     if t > 1 and resolve(backend, x.device.type) == "llvm":
         y: Tensor = _Conv.apply(x, weight, bias, mask)  # type: ignore[no-untyped-call]
         return y
+    if t == 1 and backend == "unfused":
+        rows = x * weight.T if mask is None else x * weight.T * mask[:, 0, :, None]
+        return rows.sum(1, keepdim=True) + bias
     out = bias
     for i in range(weight.shape[1]):
         term = x[:, i : i + t] * weight[:, i]

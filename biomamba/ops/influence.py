@@ -170,23 +170,47 @@ def contract_and_advance_functional(
     Z: Sequence[Tensor], axes: Sequence[str], arrived: Sequence[Drive], decay: Tensor, signal: Tensor, go: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return what `contract_and_advance` does, and every Z at the end of the chunk; where go is false, the Z given."""
-    start, gradients, moved = decay if decay.is_complex() else decay.expand_as(signal), [], []
+    # where go is false the decay is 1 and the drive 0: fewer numbers to choose from than those of Z
+    decay = torch.where(go, decay, torch.ones_like(decay))
+    start = decay if decay.is_complex() else decay.expand_as(signal)
+    by_n = start.transpose(1, 2).contiguous()  # so that what it is multiplied with stays in its order
+    gradients, moved = [], []
     for z, a, drive in zip(Z, axes, arrived, strict=True):
-        before, post = z.to(signal.dtype), drive.post
-        gradients.append(contract_naive(signal, before, a))
-        if drive.pre is None:
+        before = z.to(signal.dtype)
+        gradients.append(_contract(signal, before, a))
+        post, pre, taps = (None if own is None else torch.where(go, own, torch.zeros_like(own)) for own in drive)
+        assert post is not None
+        if pre is None:
             after = times(start, before) + post
         elif a[1] == "j":
-            if drive.taps is None:
-                own = (post.flatten(2).transpose(1, 2) @ drive.pre).view(z.shape)
+            if taps is None:
+                own = (post.flatten(2).transpose(1, 2) @ pre).view(z.shape)
             else:  # of a single step
-                own = post[:, 0].unsqueeze(-1) * (drive.taps[:, 0] @ drive.pre).unsqueeze(2)
-            after = times(param_axis_first(start, a).unsqueeze(-1), before, _states(a)) + own
+                own = post[:, 0].unsqueeze(-1) * (taps[:, 0] @ pre).unsqueeze(2)
+            after = times((start if a == "ej" else by_n).unsqueeze(-1), before, _states(a)) + own
         else:
-            own = torch.einsum("btne,btke->bnke" if a == "ek" else "btne,btnk->bnke", post, drive.pre)
-            after = times(param_axis_first(start, "n").unsqueeze(2), before, _states(a)) + own
-        moved.append(torch.where(go, after.to(z.dtype), z))
+            after = times(by_n.unsqueeze(2), before, _states(a)) + _own(a, post, pre)
+        moved.append(after.to(z.dtype))
     return gradients, moved
+
+
+def _contract(signal: Tensor, Z: Tensor, axes: str) -> Tensor:
+    """Return what `contract_naive` does, by sums and products that make a graph of few operations."""
+    if axes in ("e", "en"):
+        each = (signal * Z).sum(0)
+        return each.sum(-1) if axes == "e" else each
+    if axes == "ek":
+        return (signal.transpose(1, 2).unsqueeze(2) * Z).sum((0, 1)).T
+    if axes == "nk":
+        return (Z @ signal.transpose(1, 2).unsqueeze(3)).squeeze(3).sum(0)
+    return (param_axis_first(signal, axes).unsqueeze(2) @ Z).squeeze(2).sum(0)
+
+
+def _own(axes: str, post: Tensor, pre: Tensor) -> Tensor:
+    """Return the drives of all steps to Z (b, n, k, e); post and pre as `discount_to_end` gives them."""
+    if post.shape[1] == 1:
+        return post[:, 0].unsqueeze(2) * (pre if axes == "ek" else pre[:, 0].unsqueeze(3))
+    return torch.einsum("btne,btke->bnke" if axes == "ek" else "btne,btnk->bnke", post, pre)
 
 
 def empty_flat(Z: Sequence[Tensor], axes: Sequence[str], like: Tensor) -> Tensor:
@@ -326,7 +350,7 @@ def add_(Z: Tensor, post: Tensor, pre: Tensor, taps: Tensor | None = None) -> No
 
 def add_own_(Z: Tensor, axes: str, post: Tensor, pre: Tensor) -> None:
     """Add the drives of all steps to Z (b, n, k, e); post and pre as `discount_to_end` gives them."""
-    Z.add_(torch.einsum("btne,btke->bnke" if axes == "ek" else "btne,btnk->bnke", post, pre))
+    Z.add_(_own(axes, post, pre))
 
 
 def contract_now(weights: Tensor, axes: str, pre: Tensor, taps: Tensor | None, each: bool = False) -> Tensor:

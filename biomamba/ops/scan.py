@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import LIBRARY, call, module, resolve
+from .backend import FUNCTIONAL, LIBRARY, call, module, resolve
 
 
 def scan_naive(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def scan(a: Tensor, b: Tensor, h0: Tensor, backend: str = "auto") -> Tensor:
     if b.shape[1] == 1:
         return a * h0.unsqueeze(1) + b
     chosen = resolve(backend, b.device.type)
-    if chosen == "functional":
+    if chosen in FUNCTIONAL:
         return scan_naive(a, b, h0)
     h: Tensor = torch.ops.biomamba.scan(a, b, h0, chosen)
     return h
