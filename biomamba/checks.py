@@ -3,6 +3,7 @@
 A tree of tensors (a state, a trace) has a form: paths, sizes, precisions and devices, the number of streams left out.
 """
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -77,7 +78,9 @@ def check_range(low: str, high: str, least: float, most: float) -> None:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless 0 < value, finite."""
+    """Raise TypeError for what is no number, ValueError unless 0 < value, finite."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number above 0: give {name}=1")
     if not 0 < value <= LARGEST:
         raise ValueError(f"{name}: got {value}, expected a number above 0, finite: give {name}=1")
 

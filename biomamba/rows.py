@@ -139,8 +139,11 @@ class Rows:
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "Rows":
-        """Return the rows that `state_dict` was taken of."""
+        """Return the rows that `state_dict` was taken of. Raises ValueError where the two do not fit."""
         size = tensors["targets.last"].shape[0]
+        inputs = facts["inputs"] if isinstance(facts["inputs"], int) else len(facts["inputs"])
+        if tensors["scaler.last"].shape != (inputs,):  # before memory is asked for
+            raise ValueError(f"rows: {inputs} inputs beside a scaler of {len(tensors['scaler.last'])}: save it anew")
         rows = cls(
             facts["inputs"],
             None if facts["classes"] is None else size,

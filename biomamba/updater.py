@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import threads as threading
-from .checks import check_sizes
+from .checks import check_positive, check_sizes
 from .compiled import Compiled
 from .fused import Fused, serves
 from .inputs import check_parts
@@ -85,9 +85,10 @@ class Updater:
         threads that cannot be had and where nothing can be compiled; TypeError for what is of another type.
         """
         threading.check(threads)
-        check_sizes(horizon=horizon)
-        if max_drift is not None and not 0 < max_drift < float("inf"):
-            raise ValueError(f"max_drift: got {max_drift}, expected a share above 0, such as 0.1, or None")
+        check_sizes(horizon=horizon, **({} if window is None else {"window": window}))
+        for name, value in (("clip", clip), ("max_drift", max_drift)):
+            if value is not None:
+                check_positive(name, value)
         check_parts(task, model, rule, optimizer)
         if ranks is not None and (compile or rule.counts_streams):
             given = "compile: got true" if compile else f"rule: got {type(rule).__name__}, which counts streams"
