@@ -26,8 +26,8 @@ from .language import (
 )
 from .mamba2 import there
 from .mamba2_chunk import CONVOLVED
-from .mamba2_layer import add, copy, flattened, size
 from .mamba2_stack import KEPT, TRACES, mamba2_advance, mamba2_forward, mamba2_learn
+from .stack import add, copy, flattened, size
 
 
 @kernel(
