@@ -1,30 +1,30 @@
-"""An update of a stack of Mamba-2 blocks by three kernels on the CPU, no graph made: the numbers of `update.update`.
+"""An update of a stack of blocks by three kernels on the CPU, no graph made: the numbers of `update.update`.
 
-    encoder -> mamba2_forward -> the task's loss and its gradient to the outputs -> mamba2_learn -> Adam's step
+    encoder -> forward -> the task's loss and its gradient to the outputs -> learn -> Adam's step
 
 torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
-fifth of the time where chunks are small, and no compiler. `ops.llvm.mamba2_stack` has the kernels. It serves what is
-usual: blocks of one group that do not spike, float32 or float64, the rules rtrl and bptt, windows of one stream; the
-rest is left to `update`. Shapes: b streams, t steps, u of them new.
+fifth of the time where chunks are small, and no compiler. `kinds` says which blocks there are kernels for. It serves
+what is usual: blocks that do not spike, float32 or float64, the rules rtrl and bptt, windows of one stream; the rest is
+left to `update`. Shapes: b streams, t steps, u of them new.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
 from .addresses import Addresses
-from .blocks import Mamba2
+from .blocks import Block, Mamba2
 from .blocks.conv import kernel
-from .blocks.mamba2 import GroupedRMSNorm
 from .checks import check_mask
+from .kinds import Kind, kind_of
 from .model import Model
 from .moments import Moments
 from .ngram import Reading
-from .ops.backend import bound, module, resolve
+from .ops.backend import bound, module
 from .ranks import Ranks
 from .rules import BPTT, RTRL
 from .rules.base import LearningRule
@@ -69,12 +69,13 @@ class Fused:
         """Take what an update needs, of which `serves` is true; step: None where nothing is to be learned."""
         self.ranks = ranks
         self.model, self.task, self.rule, self.step, self.clip = model, task, rule, step, clip
-        self.blocks: list[Mamba2] = list(model.blocks)  # type: ignore[arg-type]
+        self.blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
+        self.kind = cast(Kind, kind_of(self.blocks[0]))
         self.modules = [*model.modules()]
         self.moments = Moments(step.optimizer, step.parameters, clip) if step else None
         self.mean = {"mean": TRUE, "batchmean": FALSE, None: None}[getattr(task, "reduction", None)]
         self.unchecked = 3  # labelled updates whose loss is still compared with the task's
-        self.at = Addresses(model)
+        self.at = Addresses(model, self.kind)
         self.work: dict[Any, Work] = {}
         self.room: list[Tensor] = []  # the memory under it
         self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
@@ -107,7 +108,7 @@ class Fused:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: addresses and memory are its own."""
-        own = {"work": {}, "room": [], "past": [], "stacked": [], "at": Addresses(self.model)}
+        own = {"work": {}, "room": [], "past": [], "stacked": [], "at": Addresses(self.model, self.kind)}
         return self.__dict__ | own
 
     def predict(
@@ -151,7 +152,7 @@ class Fused:
         work, given = self._work(past[1], begins, traces, x.shape[1], new), [*past, begins]
         out = encoded.new_empty(len(x), new, len(head))
         top = head, self.model.norm_f.weight, self.at.weights
-        work.call("mamba2_stack.mamba2_forward", *top, encoded.contiguous(), *given, *work.kept, out)
+        work.call(self.kind.called("forward"), *top, encoded.contiguous(), *given, *work.kept, out)
         if reading is not None:
             out += reading.logits[:, -new:]
         return out, work, given
@@ -166,7 +167,7 @@ class Fused:
         after = [torch.empty_like(own) for own in given[:2]]
         given = [self.at.weights, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go]
         learned = [work.signals, self.at.gradients] if learns else [self.at.gradient[:0], traces[0][:0].flatten()]
-        work.call("mamba2_stack.mamba2_advance", *given, *learned, *after, learns=learns)
+        work.call(self.kind.called("advance"), *given, *learned, *after, learns=learns)
         return after
 
     def _update(self, inputs: UpdateInput, advance: int, step: Step | None) -> UpdateOutput:
@@ -192,7 +193,7 @@ class Fused:
         top = [model.head.weight, model.norm_f.weight, self.at.weights]
         moved = [grad_out, torch.tensor(advance), *(traces if ranks is None else self.at.traces([])), TRUE, go]
         to = [self.at.gradients, self.at.gradient, self.at.of_head, self.at.of_norm, grad_encoded, work.signals]
-        work.call("mamba2_stack.mamba2_learn", *top, *given, *work.kept, *moved, *to, *after, facts)
+        work.call(self.kind.called("learn"), *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
         read = [grad_encoded, grad_out] if reading is not None else []
         if ranks is not None:  # no trace moves before all have heard that everything is finite
@@ -265,7 +266,7 @@ class Fused:
         """Say whether `scan` may be called now: the loss is a cross entropy, and Adam has its averages."""
         own = self.moments
         plain = self.mean is not None and not self.unchecked and self.ranks is None and of_classes(chunk)
-        return plain and own is not None and self._steps(own)
+        return plain and self.kind.scans and own is not None and self._steps(own)
 
     def scan(self, inputs: UpdateInput, length: int) -> tuple[UpdateOutput, list[list[float]]]:
         """Return the pass of a chunk of many updates of `length` steps each, and facts of each update.
@@ -304,7 +305,7 @@ class Fused:
         facts = ssm.new_zeros(many, 3)
         to = [self.at.of_head, self.at.of_norm, self.at.of_encoder, learned, work.signals]
         labels = updates(chunk.y), updates(chunk.mask)
-        top, first = [model.head.weight, model.norm_f.weight, self.at.weights], self.blocks[0]
+        top, first = [model.head.weight, model.norm_f.weight, self.at.weights], cast(Mamba2, self.blocks[0])
         kept = [conv, ssm, first.dt_bias, kernel(first.conv1d)[0]]
         go = [*traces, TRUE, self.mean, self.at.gradients, self.at.gradient]
         step = [self.at.averages(own), own.paced_ahead(many), *self._adam(own)]
@@ -367,8 +368,8 @@ class Fused:
         found = self.work.get(kind)
         if found is None:
             sizes = {"l": layers, "b": b, "t": t, "d": self.model.head.in_features, "k": k, "e": e, "n": n}
-            sizes["g"] = len(self.blocks[0].A_log)
-            kernels, evaluated = module("llvm.mamba2_stack"), module("llvm.kernel").evaluated
+            sizes |= self.kind.sizes(self.blocks[0])
+            kernels, evaluated = module(f"llvm.{self.kind.kernels}"), module("llvm.kernel").evaluated
             shapes = [[evaluated(word, sizes) for word in shape.split()] for shape in kernels.KEPT.values()]
             shapes.append([*ssm.shape])
             if len(self.room) != len(shapes) or any(
@@ -401,11 +402,5 @@ def serves(model: Model, rule: LearningRule) -> bool:
     plain = type(model) is Model and type(model.encoder) in (nn.Linear, nn.Embedding)
     usual = plain and type(model.head) is nn.Linear and model.feedback == "symmetric"
     of_rule = type(rule) is BPTT or (type(rule) is RTRL and rule.influences is None)
-    return usual and of_rule and all(map(_served, model.blocks))
-
-
-def _served(block: nn.Module) -> bool:
-    """Say whether the kernels know a block."""
-    plain = type(block) is Mamba2 and block.ngroups == 1 and block.threshold is None
-    known = all(type(part) in (nn.Linear, nn.Conv1d, GroupedRMSNorm) for part in block.children())  # no low rank
-    return plain and known and resolve(block.backend, "cpu") == "llvm"
+    kinds = {*map(kind_of, model.blocks)}
+    return usual and of_rule and len(kinds) == 1 and None not in kinds
