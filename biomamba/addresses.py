@@ -4,9 +4,12 @@ Weights, traces and averages belong to the model, the loop and the optimiser, wh
 two updates; the tables are made anew when they do. Letters: l layers, m weights.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
+from .blocks import Block
 from .kinds import Kind
 from .model import Model
 from .moments import Moments
@@ -20,9 +23,10 @@ class Addresses:
         """Take the model, and the kind of its blocks."""
         self.model, self.parameters = model, [*model.parameters()]
         self.layers = [kind.weights(block) for block in model.blocks]
+        self.influences = len(cast(Block, model.blocks[0]).influences)
         self.size = sum(parameter.numel() for parameter in self.parameters)
         self.where: list[int] = []  # the weights lay when the tables were made
-        self._traces: dict[tuple[int, ...], Tensor] = {}  # the latest table, by where all of it lies
+        self._traces: dict[tuple[int, ...], list[Tensor]] = {}  # the latest tables, by where all of it lies
         self._averages: dict[tuple[int, ...], Tensor] = {}
 
     def moved(self) -> bool:
@@ -48,16 +52,21 @@ class Addresses:
         return True
 
     def traces(self, trace: Tree) -> list[Tensor]:
-        """Return where the traces lie (l, ...), and an empty tensor of their precision; without traces no table."""
-        own = flat(trace)
+        """Return where the traces lie (l, ...), an empty tensor of their precision, and where those of STDP do.
+
+        Without traces there are no tables.
+        """
+        own, none = flat(trace), torch.empty(0, dtype=torch.int64)
         if not own:
-            return [torch.empty(0, dtype=torch.int64), self.gradient[:0]]
+            return [none, self.gradient[:0], none]
         where = tuple([tensor.data_ptr() for tensor in own])
         if where not in self._traces:
             if not all(tensor.is_contiguous() for tensor in own):
                 raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
-            self._traces = {where: torch.tensor(where).view(len(self.layers), -1)}
-        return [self._traces[where], own[0].new_empty(0)]
+            of_layers, many = torch.tensor(where).view(len(self.layers), -1), self.influences
+            halves = of_layers[:, many:].contiguous() if of_layers.shape[1] > many else none
+            self._traces = {where: [of_layers[:, :many].contiguous(), own[0].new_empty(0), halves]}
+        return self._traces[where]
 
     def knows(self, moments: Moments) -> bool:
         """Say whether `averages` may be asked: they are of the weights' precision, each in one piece."""

@@ -4,8 +4,8 @@
 
 torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
 fifth of the time where chunks are small, and no compiler. `kinds` says which blocks there are kernels for. It serves
-what is usual: blocks that do not spike, float32 or float64, the rules rtrl and bptt, windows of one stream; the rest is
-left to `update`. Shapes: b streams, t steps, u of them new.
+what is usual: blocks that do not spike, float32 or float64, the rules rtrl, rtrl_stdp and bptt, windows of one stream;
+the rest is left to `update`. Shapes: b streams, t steps, u of them new.
 """
 
 import math
@@ -26,7 +26,7 @@ from .moments import Moments
 from .ngram import Reading
 from .ops.backend import bound, module
 from .ranks import Ranks
-from .rules import BPTT, RTRL
+from .rules import BPTT, RTRL, RTRLSTDP
 from .rules.base import LearningRule
 from .state import BlockState, Tree, flat
 from .step import Step
@@ -120,8 +120,8 @@ class Fused:
             self.model.check_state(state, len(x))
             self._find_weights()
             past = _stacked(state)
-            out, work, given = self._forward(x, past, reset, reading, self.at.traces([]), x.shape[1])
-            return out, _apart(self._advance(work, given, x.shape[1], self.at.traces([]), TRUE))
+            out, work, given = self._forward(x, past, reset, reading, self._traces([]), x.shape[1])
+            return out, _apart(self._advance(work, given, x.shape[1], self._traces([]), TRUE))
 
     def pass_over(self, x: Tensor, reset: Tensor | None, state: Tree, trace: Tree, reading: Reading | None) -> Tree:
         """Return the state behind x, which nobody scores, and move the trace there; see `update.pass_over`."""
@@ -129,7 +129,7 @@ class Fused:
             self.model.check_state(state, len(x))
             self.rule.check_trace(trace, len(x))
             self._find_weights()
-            traces, past = self.at.traces(trace), _stacked(state)
+            traces, past = self._traces(trace), _stacked(state)
             out, work, given = self._forward(x, past, reset, reading, traces, x.shape[1])
             return _apart(self._advance(work, given, x.shape[1], traces, torch.isfinite(out.sum())))
 
@@ -166,7 +166,7 @@ class Fused:
         """
         after = [torch.empty_like(own) for own in given[:2]]
         given = [self.at.weights, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go]
-        learned = [work.signals, self.at.gradients] if learns else [self.at.gradient[:0], traces[0][:0].flatten()]
+        learned = [work.signals, self.at.gradients] if learns else [self.at.gradient[:0], self.at.weights[:0, 0]]
         work.call(self.kind.called("advance"), *given, *learned, *after, learns=learns)
         return after
 
@@ -175,7 +175,7 @@ class Fused:
         model, chunk, reading = self.model, inputs.chunk, inputs.reading
         model.check_input(inputs.x)
         self._find_weights()
-        past, traces = self._state(inputs), self.at.traces(inputs.trace)
+        past, traces = self._state(inputs), self._traces(inputs.trace)
         out, work, given = self._forward(inputs.x, past, inputs.reset, reading, traces, chunk.x.shape[1])
         nan, ranks, batch = out.new_full((), torch.nan), self.ranks, len(chunk.x)
         if step is None or self.moments is None:
@@ -191,7 +191,7 @@ class Fused:
         grad_encoded, facts = out.new_empty(*inputs.x.shape[:2], past[0].shape[-1]), out.new_zeros(3)
         after = [torch.empty_like(own) for own in past]
         top = [model.head.weight, model.norm_f.weight, self.at.weights]
-        moved = [grad_out, torch.tensor(advance), *(traces if ranks is None else self.at.traces([])), TRUE, go]
+        moved = [grad_out, torch.tensor(advance), *(traces if ranks is None else self._traces([])), TRUE, go]
         to = [self.at.gradients, self.at.gradient, self.at.of_head, self.at.of_norm, grad_encoded, work.signals]
         work.call(self.kind.called("learn"), *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
@@ -287,7 +287,7 @@ class Fused:
         self._check_labels(chunk)
         self._find_weights()
         conv, ssm = past = [tensor.clone() for tensor in self._state(inputs)]
-        traces, many = self.at.traces(inputs.trace), steps // length
+        traces, many = self._traces(inputs.trace), steps // length
 
         def updates(tensor: Tensor) -> Tensor:
             """Return (b, steps, ...) as (updates, b, length, ...)."""
@@ -330,7 +330,14 @@ class Fused:
         if self.at.moved():
             like = self.at.gradient
             self.work, self.room, self.past, self.options = {}, [], [], ([], like)
+            of_half = (self.rule.a_post, self.rule.lam) if isinstance(self.rule, RTRLSTDP) else (0.0, 0.0)
+            self.half = [like.new_tensor(number) for number in of_half]
             self.largest = like.new_tensor(torch.inf if self.clip is None else self.clip)  # norm of the gradient
+
+    def _traces(self, trace: Tree) -> list[Tensor]:
+        """Return what the kernels are given of traces, and of how STDP weighs them."""
+        table, precision, halves = self.at.traces(trace)
+        return [table, precision, halves, *self.half] if self.kind.half else [table, precision]
 
     def _state(self, inputs: UpdateInput) -> list[Tensor]:
         """Return conv and ssm of all layers, each in one piece. Raises where state or trace are not of this model."""
@@ -401,6 +408,8 @@ def serves(model: Model, rule: LearningRule) -> bool:
     """Say whether the kernels do all that an update of the model by the rule asks for, where all its weights learn."""
     plain = type(model) is Model and type(model.encoder) in (nn.Linear, nn.Embedding)
     usual = plain and type(model.head) is nn.Linear and model.feedback == "symmetric"
-    of_rule = type(rule) is BPTT or (type(rule) is RTRL and rule.influences is None)
-    kinds = {*map(kind_of, model.blocks)}
-    return usual and of_rule and len(kinds) == 1 and None not in kinds
+    kind, *others = {*map(kind_of, model.blocks)}
+    if not usual or kind is None or others:
+        return False
+    half = kind.half and type(rule) is RTRLSTDP
+    return half or type(rule) is BPTT or (type(rule) is RTRL and rule.influences is None)

@@ -17,6 +17,7 @@ class Kind(NamedTuple):
     kernels: str  # their module in ops.llvm, which names its functions alike
     weights: Callable[[Any], list[Tensor]]  # what a block learns, in the kernels' order
     sizes: Callable[[Any], dict[str, int]]  # of a block, by the kernels' letters, beside those of model and state
+    half: bool = False  # whether they know STDP's half
     scans: bool = False  # whether there is a kernel of many updates
 
     def called(self, what: str) -> str:
@@ -47,5 +48,5 @@ def _of_mamba2(block: Mamba2) -> list[Tensor]:
 
 KINDS: dict[type, Kind] = {
     Mamba: Kind("mamba_stack", _of_mamba, lambda block: {"r": block.rank}),
-    Mamba2: Kind("mamba2_stack", _of_mamba2, lambda block: {"g": len(block.A_log)}, scans=True),
+    Mamba2: Kind("mamba2_stack", _of_mamba2, lambda block: {"g": len(block.A_log)}, half=True, scans=True),
 }

@@ -607,6 +607,10 @@ def truncate(name: str, to: int) -> Callable[[Path], None]:
     return spoil
 
 
+def swell(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes() * 1000)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "0 Hz": (spoil_first(" 360 ", " 0 "), "100.hea: the sampling rate is 0, expected 360 Hz"),
     "nan Hz": (spoil_first(" 360 ", " nan "), "100.hea: the sampling rate is nan, expected 360 Hz"),
@@ -629,8 +633,9 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty header": (truncate("100.hea", 0), "100.hea: the first line is nothing"),
     "truncated signal": (truncate("100.dat", 30_000), "100.dat has 30000 bytes, expected"),
     "empty signal": (truncate("100.dat", 0), "100.dat has 0 bytes, expected"),
-    "empty annotations": (truncate("100.atr", 0), "100.atr is empty, expected the annotations"),
+    "empty annotations": (truncate("100.atr", 0), "100.atr has 0 bytes, expected 1 to"),
     "no beats": (truncate("100.atr", 2), "100.atr"),
+    "more annotations than beats": (swell("100.atr"), "100.atr has .* bytes, expected 1 to"),
     "no annotations": (lambda folder: (folder / "100.atr").unlink(), "no file .*100.atr, expected the .hea"),
     "no signal": (lambda folder: (folder / "100.dat").unlink(), "no file .*100.dat, which 100.hea tells of"),
 }

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +22,10 @@ SIZES = [  # streams, steps, width, states, headdim, layers, taps
     (1, 1, 16, 4, 8, 2, 4), (2, 7, 13, 3, 2, 1, 3), (1, 5, 8, 16, 16, 3, 4), (3, 20, 24, 1, 6, 1, 1),
     (1, 16, 96, 4, 8, 2, 4), (5, 1, 12, 2, 4, 2, 2), (9, 3, 6, 2, 1, 1, 2),
 ]  # fmt: skip
-RULES = {"rtrl": biomamba.rules.RTRL, "bptt": biomamba.rules.BPTT}
+RULES = {
+    "rtrl": biomamba.rules.RTRL, "bptt": biomamba.rules.BPTT,
+    "rtrl_stdp": partial(biomamba.rules.RTRLSTDP, a_post=0.7, lam=0.6),
+}  # fmt: skip
 VOCAB, VALUES, OUT = 11, 3, 7
 
 
@@ -136,6 +140,34 @@ def test_the_law_can_fail() -> None:
     ours, theirs = course(whole, given[4:]), course(lost, given[4:])
     apart = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True) if a.numel()]
     assert max(apart) > 1e-4
+
+
+def test_the_half_of_stdp_is_in_what_is_compared() -> None:
+    """Control: with and without it weights differ, and so do they where its trace is lost."""
+    given = chunks(SIZES[1], 8, True, True, torch.float64)
+    found = [learner(SIZES[1], "rtrl_stdp") for _ in range(3)]
+    found[1].rule.a_post = 0.0
+    for own in found:
+        course(own, given[:4])
+    assert found[2].state is not None
+    for trace in found[2].state.trace:
+        for Q in trace["Q"].values():
+            Q.zero_()
+    for own in found:
+        course(own, given[4:])
+    weights = [torch.cat([parameter.detach().flatten() for parameter in own.model.parameters()]) for own in found]
+    assert all(float((weights[0] - others).abs().max()) > 1e-4 for others in weights[1:])
+
+
+def test_without_its_half_stdp_is_rtrl_to_the_bit() -> None:
+    given = chunks(SIZES[1], 8, True, True, torch.float32)
+    plain, without = learner(SIZES[1], dtype=torch.float32), learner(SIZES[1], "rtrl_stdp", dtype=torch.float32)
+    without.rule.a_post = 0.0
+    course(plain, given)
+    course(without, given)
+    assert isinstance(without._plain, fused.Fused)
+    for own, one in zip(plain.model.parameters(), without.model.parameters(), strict=True):
+        assert torch.equal(own, one)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -299,7 +331,9 @@ def test_a_frozen_part_is_left_to_torch() -> None:
 
 
 @pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("options", [{}, {"tokens": False}, {"rule": "bptt"}, {"clip": None}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens": False}, {"rule": "bptt"}, {"rule": "rtrl_stdp"}, {"clip": None}], ids=str
+)
 @pytest.mark.parametrize("sizes", [SIZES[0], SIZES[1], SIZES[4]], ids=str)
 def test_many_updates_in_one_call_are_one_after_another(
     sizes: Sequence[int], options: dict[str, Any], resets: bool

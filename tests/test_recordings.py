@@ -259,7 +259,9 @@ def test_damaged_wfdb_records_are_one_line(tmp_path: Path) -> None:
     assert "r1.hea: the checksum of MLII is" in spoiled("flipped", flip)
     assert "bytes, expected 4,800, as r1.hea says" in spoiled("cut", lambda f: os.truncate(f / "r1.dat", 4000))
     assert "no file" in spoiled("none", lambda f: (f / "r1.atr").unlink())
-    assert "expected 1 to 67,108,864" in spoiled("empty", lambda f: os.truncate(f / "r1.atr", 0))
+    assert "0 bytes, expected 1 to" in spoiled("empty", lambda f: os.truncate(f / "r1.atr", 0))
+    often = b"\x68\x05" * 4000  # a beat every 0.8 s, eight thousand bytes of 12 s
+    assert "8,000 bytes, expected 1 to 7,168 of 12 s" in spoiled("often", lambda f: (f / "r1.atr").write_bytes(often))
     assert "bytes, expected 4,000,000,000," in spoiled("long", header(" 1200", " 1000000000"))
     assert "at 0 Hz, expected a recording" in spoiled("rate", header(" 100 ", " 0 "))
     assert "format 16, 508, expected one of" in spoiled("format", header("r1.dat 16", "r1.dat 508"))
@@ -359,6 +361,10 @@ def test_a_table_of_file_start_end_and_label(tmp_path: Path) -> None:
         ("../a.wav,,,low", "expected a file inside"),
         ("d.wav,,,low", "no file"),
         ("a.wav,x,,low", "got 'x', expected seconds"),
+        ("a.wav,,inf,low", "got 'inf', expected seconds"),
+        ("a.wav,nan,0.2,low", "got 'nan', expected seconds"),
+        ("a.wav,-1,0.2,low", "got '-1', expected seconds"),
+        ("a.wav,0.1,1e308,low", "0.1 to 1e+308 s of 2 s, expected a stretch"),
     ):
         (tmp_path / "sounds" / "labels.csv").write_text("\n".join([*rows[:2], bad]))
         assert line in said(lambda: Recordings(str(tmp_path / "sounds" / "labels.csv")).spec)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.files import package
+from ..common.wfdb import annotations, guarded
 
 RATE = 360  # Hz, of every record of MIT-BIH
 BLOCK = 20 * RATE  # samples read at once
@@ -27,7 +27,7 @@ UNUSED = {"!"}  # waves of ventricular flutter: QRS complexes to WFDB, of no cla
 LEAD = "MLII"
 LEADS = 12  # signals of a record at most
 LONGEST = 48 * 3600 * RATE  # samples of a record at most
-HEADER_BYTES, BEATS_BYTES = 1 << 16, 1 << 24  # at most
+HEADER_BYTES = 1 << 16  # at most
 SAMPLE_BYTES = {"212": 1.5, "16": 2.0}  # by WFDB format
 FIRST = re.compile(r"(\S+)\s+(\d{1,12})\s+([^\s/]+)\S*\s+(\d{1,18})(\s.*)?")
 SIGNAL = re.compile(
@@ -104,9 +104,7 @@ def read_header(folder: Path, name: str) -> Header:
 def read_beats(folder: Path, name: str, samples: int) -> Annotations:
     """Return the beats that NAME.atr tells of. Raises as `open_record`."""
     file = folder / f"{name}.atr"
-    if not _bytes(file, BEATS_BYTES):
-        raise ValueError(f"{file} is empty, expected the annotations of beats: fetch the file again")
-    told = _guarded(file, lambda wfdb: wfdb.rdann(str(folder / name), "atr"))
+    told = annotations(file, samples / RATE)
     at = np.asarray(told.sample, dtype=np.int64)
     known, unused = ([i for i, symbol in enumerate(told.symbol) if symbol in of] for of in (KIND, UNUSED))
     beats, kinds = at[known], np.array([KIND[told.symbol[i]] for i in known], dtype=np.int64)
@@ -148,7 +146,7 @@ def _check_sums(path: Path, header: Header, chosen: list[int]) -> None:
         def read(wfdb: Any, at: int = at, end: int = end) -> Any:
             return wfdb.rdrecord(str(path), sampfrom=at, sampto=end, channels=chosen, physical=False).d_signal
 
-        found += _guarded(path.with_suffix(".dat"), read).sum(0, dtype=np.int64)
+        found += guarded(path.with_suffix(".dat"), read).sum(0, dtype=np.int64)
     for i, own in zip(chosen, found % 2**16, strict=True):
         if own != header.sums[i]:
             raise ValueError(
@@ -165,22 +163,10 @@ def _blocks(path: Path, samples: int, chosen: list[int]) -> Iterator[NDArray[np.
         def read(wfdb: Any, at: int = at, end: int = end) -> Any:
             return wfdb.rdrecord(str(path), sampfrom=at, sampto=end, channels=chosen).p_signal
 
-        block = _guarded(path.with_suffix(".dat"), read)
+        block = guarded(path.with_suffix(".dat"), read)
         if block.shape != (end - at, len(chosen)):
             raise ValueError(f"{path}.dat: samples {at} to {end} have the shape {block.shape}: fetch the file again")
         yield block
-
-
-def _guarded(file: Path, read: Callable[[Any], Any]) -> Any:
-    """Return what wfdb reads. Raises ValueError that names the file, whatever wfdb stumbled over."""
-    wfdb = package("wfdb", "ecg", "reading ECG records")
-    try:
-        return read(wfdb)
-    except Exception as error:  # on bytes that make no sense wfdb fails with many kinds
-        raise ValueError(
-            f"{file}: wfdb cannot read it ({type(error).__name__}: {' '.join(str(error).split())[:100]}): "
-            "fetch the file again"
-        ) from error
 
 
 def _bytes(file: Path, most: int) -> bytes:

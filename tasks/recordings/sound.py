@@ -1,5 +1,6 @@
 """Sound files by soundfile: a folder with a subfolder for each class, or a table of file, start, end and label."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -73,12 +74,11 @@ def _source(
     rate = float(info.samplerate)
     if not 0 < info.frames <= LARGEST or not len(_samples(sound, name, info.frames - 1, 1)):
         raise ValueError(f"{name}: its header tells of {info.frames:,} samples, which are not there: it is cut short")
-    first = round((begin or 0.0) * rate)
-    last = info.frames if end is None else round(end * rate)
+    whole = info.frames / rate
+    begin, end = begin or 0.0, whole if end is None else end
+    first, last = (round(min(time * rate, info.frames + 1.0)) for time in (begin, end))  # a table's may be anything
     if not 0 <= first < last <= info.frames:
-        raise ValueError(
-            f"{name}: {first / rate:g} to {last / rate:g} s of {info.frames / rate:g} s, expected a stretch"
-        )
+        raise ValueError(f"{name}: {begin:g} to {end:g} s of {whole:g} s, expected a stretch")
 
     def read(start: int, stop: int) -> Samples:
         wave = _samples(sound, name, first + start, stop - start)
@@ -114,9 +114,12 @@ def _column(columns: Sequence[str], names: Sequence[str]) -> int | None:
 def _seconds(cell: str, where: str) -> float | None:
     """Return a time; None for an empty cell. Raises ValueError."""
     try:
-        return float(cell) if cell else None
+        found = float(cell or 0)
     except ValueError:
-        raise ValueError(f"{where}: got {cell[:30]!r}, expected seconds") from None
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{where}: got {cell[:30]!r}, expected seconds from 0 on")
+    return found if cell else None
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:

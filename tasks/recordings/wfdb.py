@@ -5,14 +5,12 @@ that it gives are compared with the samples. Formats 8, 16, 24, 32, 80, 212 and 
 """
 
 import math
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..common.files import package
+from ..common.wfdb import annotations, guarded
 from .source import Label, Samples, Source, Wanted, choose
 
 WIDTH = {
@@ -28,7 +26,7 @@ WIDTH = {
     "311": 4 / 3,
 }
 BEATS = "NLRBAaJSVrFejnE/fQ?"  # the codes of PhysioNet that are beats
-SIGNALS, LARGEST_HEADER, LARGEST_ANNOTATIONS = 256, 1 << 20, 1 << 26  # the last two: bytes
+SIGNALS, LARGEST_HEADER = 256, 1 << 20  # the last: bytes
 BLOCK = 1 << 16  # samples whose checksum is taken at once
 
 
@@ -37,9 +35,10 @@ def open_record(path: Path, name: str, wanted: Wanted, told: list[str]) -> Sourc
 
     Raises FileNotFoundError, and ValueError for files that do not fit and a channel that there is not.
     """
-    _small(path, LARGEST_HEADER)
+    if not 0 < path.stat().st_size <= LARGEST_HEADER:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, expected 1 to {LARGEST_HEADER:,}")
     record = str(path.with_suffix(""))
-    header = _guarded(path, lambda wfdb: wfdb.rdheader(record))
+    header = guarded(path, lambda wfdb: wfdb.rdheader(record))
     if getattr(header, "n_seg", None):
         raise ValueError(f"{path}: a record of several segments, expected one: give the segments themselves")
     rate, samples = float(header.fs or 0), int(header.sig_len or 0)
@@ -55,24 +54,23 @@ def open_record(path: Path, name: str, wanted: Wanted, told: list[str]) -> Sourc
     _check_sums(path, record, header, samples)
 
     def read(first: int, last: int) -> Samples:
-        signal = _guarded(
+        signal = guarded(
             path, lambda wfdb: wfdb.rdrecord(record, sampfrom=first, sampto=last, channels=chosen).p_signal
         )
         if signal.shape != (last - first, len(chosen)):
             raise ValueError(f"{path}: samples {first:,} to {last:,} have the shape {signal.shape}")
         return np.asarray(signal, dtype=np.float64)
 
-    labels = _annotations(path, record, wanted.annotator, rate)
+    labels = _annotations(path, wanted.annotator, rate, samples)
     return Source(name, name, name, rate, samples, [names[i] for i in chosen], labels, read)
 
 
-def _annotations(path: Path, record: str, annotator: str, rate: float) -> list[Label]:
+def _annotations(path: Path, annotator: str, rate: float, samples: int) -> list[Label]:
     """Return the annotations of a record as events: their symbols, or for rhythms and comments what is noted."""
     file = path.with_suffix(f".{annotator}")
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}, expected annotations beside {path.name}: give task.annotator")
-    _small(file, LARGEST_ANNOTATIONS)
-    told = _guarded(file, lambda wfdb: wfdb.rdann(record, annotator))
+    told = annotations(file, samples / rate)
     notes = told.aux_note or [""] * len(told.symbol)
     return [
         Label(sample / rate, sample / rate, note.strip("\0 ") if note and str(symbol) not in BEATS else str(symbol))
@@ -109,27 +107,9 @@ def _check_sums(path: Path, record: str, header: Any, samples: int) -> None:
             end = min(at + BLOCK, samples)
             return wfdb.rdrecord(record, sampfrom=at, sampto=end, physical=False, return_res=64).d_signal
 
-        sums += _guarded(path, read).sum(axis=0, dtype=np.int64)
+        sums += guarded(path, read).sum(axis=0, dtype=np.int64)
     for name, own, given in zip(header.sig_name, sums.tolist(), header.checksum, strict=True):
         if given is not None and (own - given) % 65536:
             raise ValueError(
                 f"{path}: the checksum of {name} is {own % 65536}, expected {given % 65536}: damaged samples"
             )
-
-
-def _small(file: Path, most: int) -> None:
-    """Raise ValueError for a file that is empty or larger than `most` bytes."""
-    if not 0 < file.stat().st_size <= most:
-        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, expected 1 to {most:,}")
-
-
-def _guarded(file: Path, read: Callable[[Any], Any]) -> Any:
-    """Return what wfdb reads. Raises ValueError that names the file, whatever wfdb stumbled over."""
-    wfdb = package("wfdb", "ecg", "reading WFDB records")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return read(wfdb)
-    except Exception as error:  # on bytes that make no sense wfdb fails with many kinds
-        found = " ".join(str(error).split())[:100]
-        raise ValueError(f"{file}: wfdb cannot read it ({type(error).__name__}: {found})") from error

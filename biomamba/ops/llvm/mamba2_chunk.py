@@ -13,6 +13,7 @@ from .language import (
     BIT,
     LANES,
     Array,
+    Size,
     Value,
     Variable,
     constant,
@@ -206,16 +207,34 @@ def mamba2_states_adjoint(
                 grad_summed[c] = grad_summed[c] * slope[i, s, c]
             for c in lanes(0, e, LANES):
                 grad_projected[i, now, c] = grad_gate[i, s, c] * slope_out[i, s, c + n]
-            for c in lanes(0, many, LANES):
-                signal = grad_summed[c]
-                grad_bias[i, c] = grad_bias[i, c] + signal
-                for tap, visible in enumerate(sees):
-                    here, at = select(visible, signal, 0), c + e
-                    grad_projected[i, s + tap, at] = fma(taps[tap, c], here, grad_projected[i, s + tap, at])
-                    grad_taps[tap, c] = fma(select(visible, projected[i, s + tap, at], 0), here, grad_taps[tap, c])
+            add_conv_adjoint(
+                grad_summed, sees, taps, s, projected[i], e, many, grad_projected[i], grad_taps, grad_bias[i]
+            )
         for c in loop(many):
             for tap in range(k):
                 grad_weight[i, c, tap] = grad_taps[tap, c]
+
+
+def add_conv_adjoint(
+    grad: Array,
+    sees: list[Value],
+    taps: Array,
+    s: Value,
+    projected: Array,
+    e: Size,
+    many: Size,
+    grad_projected: Array,
+    grad_taps: Array,
+    grad_bias: Array,
+) -> None:
+    """Add what reaches the taps (k, c) of a step, its inputs and the bias from the gradient of `many` channels."""
+    for c in lanes(0, many, LANES):
+        signal = grad[c]
+        grad_bias[c] = grad_bias[c] + signal
+        for tap, visible in enumerate(sees):
+            here, at = select(visible, signal, 0), c + e
+            grad_projected[s + tap, at] = fma(taps[tap, c], here, grad_projected[s + tap, at])
+            grad_taps[tap, c] = fma(select(visible, projected[s + tap, at], 0), here, grad_taps[tap, c])
 
 
 OUTPUT = {

@@ -10,6 +10,7 @@ from .kernel import Part, pointer
 from .language import LANES, Array, Size, Value, exp, fill, fixed, integer, lanes, loop
 from .mamba2 import contract_and_advance_mamba2
 from .mamba2_chunk import mamba2_output_adjoint, mamba2_states_adjoint
+from .mamba2_half import mamba2_half, mamba2_half_advance
 from .stack import add, add_norm_adjoint, each_rows, flattened
 
 
@@ -93,6 +94,15 @@ class Room(NamedTuple):
         )
 
 
+class Half(NamedTuple):
+    """What STDP's half of a layer needs."""
+
+    traces: list[Array]  # Q of what dt, x, B and the taps of x and B push, (b, e, n) each
+    a_post: Array
+    lam: Array
+    first: Array  # step that is learned from
+
+
 def back(
     own: Weights,
     to: Weights,
@@ -104,7 +114,7 @@ def back(
     signal: Array,
     room: Room,
 ) -> None:
-    """Write the gradients of a layer's weights inside the chunk, and add its inputs' to grad_x."""
+    """Write the gradients inside the chunk into the room, and add those of a layer's inputs to grad_x."""
     (b, t, d), e, k = grad_x.shape, found.y.shape[2], fixed(own.conv.shape[1])
     rows = flattened(grad_x, d)
     fill(room.activated)
@@ -118,11 +128,6 @@ def back(
         *(room.h, room.x_in, room.C, room.gate),
         *(room.projected, room.conv, room.conv_bias, room.dt_bias, room.A_log, signal),
     )
-    of_streams = (to.conv, room.conv), (to.conv_bias, room.conv_bias), (to.D, room.D), (to.norm, room.norm)
-    for whole, parts in (*of_streams, (to.dt_bias, room.dt_bias), (to.A_log, room.A_log)):
-        for i in loop(b):
-            add(whole, parts[i])
-    product.to_weight(to.in_proj, flattened(room.projected, room.projected.shape[2]), flattened(found.inputs, d))
     fill(room.inputs)
     each_rows(
         lambda rows: product.to_inputs(rows(room.inputs, 0), rows(room.projected, k - 1), own.in_proj),
@@ -132,6 +137,44 @@ def back(
     for i in loop(b):
         for s in loop(t):
             add_norm_adjoint(grad_x[i, s], room.inputs[i, s], found.x[i, s], found.norms[i, s])
+
+
+def add_half(own: Weights, found: Kept, reset: Array, half: Half, room: Room) -> None:
+    """Add STDP's half to the gradients in the room: of weights alone, nothing of it goes to the inputs."""
+    write_rates(room.A, own.A_log)
+    of_steps = found.h, found.delta, found.delta_slope, found.x_in, found.B, found.slope, found.projected, own.conv
+    given = *half.traces[:3], half.a_post, half.lam, half.first
+    mamba2_half.within(room.A, reset, *of_steps, room.h, *given, room.projected, room.conv, room.conv_bias)
+
+
+def add_inside(to: Weights, found: Kept, room: Room) -> None:
+    """Write the gradients inside the chunk from the room to those of a layer's weights."""
+    b, d = room.conv.shape[0], found.inputs.shape[2]
+    of_streams = (to.conv, room.conv), (to.conv_bias, room.conv_bias), (to.D, room.D), (to.norm, room.norm)
+    for whole, parts in (*of_streams, (to.dt_bias, room.dt_bias), (to.A_log, room.A_log)):
+        for i in loop(b):
+            add(whole, parts[i])
+    product.to_weight(to.in_proj, flattened(room.projected, room.projected.shape[2]), flattened(found.inputs, d))
+
+
+def move_half(own: Weights, found: Kept, steps: Array, reset: Array, half: Half, room: Room) -> None:
+    """Move the traces of STDP's half by the first steps of the chunk."""
+    write_rates(room.A, own.A_log)
+    of_steps = found.h, found.delta, found.delta_slope, found.x_in, found.B
+    mamba2_half_advance.within(room.A, reset, *of_steps, *half.traces, half.lam, steps)
+
+
+def half_of(table: Array, layer: Value, like: Array, a_post: Array, lam: Array, first: Array) -> Half:
+    """Return what STDP's half of a layer needs; like: its states (b, t, e, n)."""
+    b, _, e, n = like.shape
+    traces = [Array(pointer(table[layer, i], like.stored), (b, e, n)) for i in range(5)]
+    return Half(traces, a_post, lam, first)
+
+
+def write_rates(to: Array, A_log: Array) -> None:
+    """Write A = -exp(A_log)."""
+    for g in loop(to.shape[0]):
+        to[g] = -exp(A_log[g])
 
 
 def move(
@@ -148,8 +191,7 @@ def move(
 ) -> None:
     """Move a layer's traces by the first steps of the chunk, and write the gradients through them into the room."""
     (b, _, e, n), d, k = found.h.shape, found.inputs.shape[2], fixed(own.conv.shape[1])
-    for g in loop(room.A.shape[0]):
-        room.A[g] = -exp(own.A_log[g])
+    write_rates(room.A, own.A_log)
     for c in loop(integer(e) + fixed(n)):
         for tap in range(k):
             taps[tap, c] = own.conv[c, tap]

@@ -68,8 +68,8 @@ from .stack import add, copy, flattened, size
 def mamba2_scan(part: Part, *arrays: Array) -> None:
     """Write what is said and lost at each update, facts as `mamba2_learn` and `adam` do; state and weights in place."""
     head, norm_f, weights, encoder, bias, tokens, values, labels, mask, reset, conv, ssm, heads, taps, *rest = arrays
-    traces, precision, true, mean, gradients, gradient, grad_head, grad_norm_f, grad_encoder, grad_bias = rest[:10]
-    signals, table, rates, options, clip, bounded, out, losses, facts = rest[10:]
+    of_traces, (true, mean, gradients, gradient, grad_head, grad_norm_f, grad_encoder, grad_bias) = rest[:5], rest[5:13]
+    signals, table, rates, options, clip, bounded, out, losses, facts = rest[13:]
     (many, b, t, v), (layers, _, e, n), d = out.shape, ssm.shape, norm_f.shape[0]
     sizes = {"l": layers, "b": b, "t": t, "d": d, "k": taps.shape[1], "e": e, "n": n, "g": heads.shape[0]}
     kept = [part.empty(*(evaluated(word, sizes) for word in shape.split())) for shape in KEPT.values()]
@@ -89,20 +89,7 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
             with labelled:
                 cross_entropy.within(out[s], labels[s], mask[s], mean, grad_out, Array(losses.address(s), ()))
                 go[()] = is_finite(sum_of(out[s]) + losses[s])
-                of_chunk = (
-                    conv,
-                    ssm,
-                    begins,
-                    *kept,
-                    grad_out,
-                    all_steps,
-                    traces,
-                    precision,
-                    true,
-                    go,
-                    gradients,
-                    gradient,
-                )
+                of_chunk = conv, ssm, begins, *kept, grad_out, all_steps, *of_traces, true, go, gradients, gradient
                 to = grad_head, grad_norm_f, grad_encoded, signals, conv_after, ssm_after, facts[s]
                 mamba2_learn.within(head, norm_f, weights, *of_chunk, *to)
                 learn_encoder(grad_encoder, grad_bias, grad_encoded, *x)
@@ -113,7 +100,7 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
                 go[()] = finite
                 losses[s], facts[s, 1], facts[s, 2] = 0, 0, 0
                 facts[s, 0] = select(finite, constant(facts.number, 1), 0)
-                of_chunk = conv, ssm, begins, *kept, all_steps, traces, precision, true, go
+                of_chunk = conv, ssm, begins, *kept, all_steps, *of_traces, true, go
                 mamba2_advance.within(weights, *of_chunk, none, none_of, conv_after, ssm_after)
         copy(conv, conv_after)
         copy(ssm, ssm_after)

@@ -15,6 +15,7 @@ k conv taps, v outputs, q numbers of all weights.
 from . import product
 from .kernel import Argument, Part, flags, given, index, kernel, result, trace
 from .language import (
+    INT,
     Array,
     constant,
     either,
@@ -29,7 +30,18 @@ from .language import (
 )
 from .mamba2 import there
 from .mamba2_chunk import GATES, PROJECTED, mamba2_output, mamba2_states
-from .mamba2_layer import Room, add_past, back, kept_of, move, weights_of
+from .mamba2_layer import (
+    Room,
+    add_half,
+    add_inside,
+    add_past,
+    back,
+    half_of,
+    kept_of,
+    move,
+    move_half,
+    weights_of,
+)
 from .stack import add, copy, each_rows, flattened, move_state, read_in, read_out, read_out_adjoint, size
 
 STATE = {"conv": given("l b k-1 d"), "ssm": given("l b e n"), "reset": flags("b t", optional=True)}
@@ -47,7 +59,13 @@ KEPT = {  # what a chunk leaves for the way back
     "taps": "k e+n",  # room
 }
 AFTER = {"conv_after": result("l b k-1 d"), "ssm_after": result("l b e n")}
-TRACES = {"traces": Argument(("l", "7"), "index", optional=True), "precision": trace("z")}
+TRACES = {
+    "traces": Argument(("l", "7"), "index", optional=True),
+    "precision": trace("z"),
+    "halves": Argument(("l", "5"), "index", optional=True),  # of STDP
+    "a_post": given(""),
+    "lam": given(""),
+}
 
 
 @kernel(
@@ -136,9 +154,11 @@ def mamba2_learn(
     gradient is all of them in one piece, into which `gradients`, grad_head and grad_norm_f point. go: outputs and loss
     are finite; facts[0] is 1 where the signals are too.
     """
-    kept, (normed, taps, grad_out, steps, traces, precision, true, go, gradients, gradient) = [*rest[:17]], rest[17:27]
-    grad_head, grad_norm_f, grad_x, signals, conv_after, ssm_after, facts = rest[27:]
+    kept, (normed, taps, grad_out, steps, traces, precision, halves, a_post, lam) = [*rest[:17]], rest[17:26]
+    true, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, conv_after, ssm_after, facts = rest[26:]
     (layers, b, t, e, n), d, k = kept[4].shape, head.shape[1], fixed(conv.shape[2]) + 1
+    first = Array(part.scratch.array(INT, 1).pointer, ())
+    first[()] = integer(t) - grad_out.shape[1]
     fill(gradient)
     fill(grad_x)
     of_top = normed, kept[1][layers], kept[0][layers], norm_f, head
@@ -149,6 +169,9 @@ def mamba2_learn(
         own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
         to = weights_of(gradients, layer, kept, k)
         back(own, to, found, ssm[layer], reset, true, grad_x, signals[layer], room)
+        with when(there(halves)):
+            add_half(own, found, reset, half_of(halves, layer, found.h, a_post, lam, first), room)
+        add_inside(to, found, room)
     every = Array(signals.pointer, (size(signals),))
     all_finite = go[()] & is_finite(total(every, every.shape[0]))
     facts[0] = select(all_finite, constant(gradient.number, 1), 0)
@@ -159,6 +182,8 @@ def mamba2_learn(
             of_traces = [traces[layer, i] for i in range(7)]
             move(own, found, steps[()], signals[layer], reset, true, of_traces, precision.stored, taps, room)
             add_past(to, room)
+            with when(there(halves)):
+                move_half(own, found, steps, reset, half_of(halves, layer, found.h, a_post, lam, first), room)
     move_state(all_finite, steps[()], kept[2], kept[4], conv, ssm, reset, conv_after, ssm_after)
 
 
@@ -184,8 +209,8 @@ def mamba2_advance(
     *rest: Array,
 ) -> None:
     """Move state and traces on where go; with signals, add the gradients through the traces to those of the chunk."""
-    kept, (_, taps, steps, traces, precision, true, go, signals, gradients) = [*rest[:17]], rest[17:26]
-    conv_after, ssm_after = rest[26:]
+    kept, (_, taps, steps, traces, precision, halves, a_post, lam) = [*rest[:17]], rest[17:25]
+    true, go, signals, gradients, conv_after, ssm_after = rest[25:]
     (layers, b, t, e, n), d, k = kept[4].shape, conv.shape[3], fixed(conv.shape[2]) + 1
     room, none = Room.of(part, b, t, e, n, d, k, kept), part.empty(b, e, n)
     fill(none)
@@ -197,4 +222,6 @@ def mamba2_advance(
             move(own, found, steps[()], signal, reset, true, of_traces, precision.stored, taps, room)
             with when(there(gradients)):
                 add_past(weights_of(gradients, layer, kept, k), room)
+            with when(there(halves)):
+                move_half(own, found, steps, reset, half_of(halves, layer, found.h, a_post, lam, steps), room)
     move_state(go[()], steps[()], kept[2], kept[4], conv, ssm, reset, conv_after, ssm_after)

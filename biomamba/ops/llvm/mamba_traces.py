@@ -187,10 +187,10 @@ def _drive(
             scratch.sums_dt[c, row] = scratch.sums_dt[c, row] + m
             scratch.to_state[c, row] = to_state
             to_x = to_state * B
-            for y in blocks:
-                place = span(0, min(BLOCK, fixed(n) - y))
-                scratch.of_delta[c, y // BLOCK, s, place] = piece(m, y, place.width)
-                scratch.of_x[c, y // BLOCK, s, place] = piece(to_x, y, place.width)
+            for first in blocks:
+                place = span(0, min(BLOCK, fixed(n) - first))
+                scratch.of_delta[c, first // BLOCK, s, place] = piece(m, first, place.width)
+                scratch.of_x[c, first // BLOCK, s, place] = piece(to_x, first, place.width)
             scratch.ahead[c, row] = P * found.decay[i, s, c, row]
         _transpose(scratch.by_state[s], scratch.to_state)
         sees = seen(reset, i, s, k)
