@@ -46,7 +46,15 @@ def _of_mamba2(block: Mamba2) -> list[Tensor]:
     return [*before, block.D, block.norm.weight, block.out_proj.weight]
 
 
+def _sizes_of_mamba(block: Mamba) -> dict[str, int]:
+    return {"r": block.rank}
+
+
+def _sizes_of_mamba2(block: Mamba2) -> dict[str, int]:
+    return {"g": len(block.A_log)}
+
+
 KINDS: dict[type, Kind] = {
-    Mamba: Kind("mamba_stack", _of_mamba, lambda block: {"r": block.rank}),
-    Mamba2: Kind("mamba2_stack", _of_mamba2, lambda block: {"g": len(block.A_log)}, half=True, scans=True),
+    Mamba: Kind("mamba_stack", _of_mamba, _sizes_of_mamba),
+    Mamba2: Kind("mamba2_stack", _of_mamba2, _sizes_of_mamba2, half=True, scans=True),
 }
