@@ -4,10 +4,11 @@
     python -m bench.online --json online.json      streams, widths, states, lengths, rules, threads and kernels
 
 An update is predict, score, learn, Adam, as `online()` does it on bytes; "compiled": in a graph; "in one call": 64
-updates at once, data lying ready; "autograd": no kernel of whole updates. The floor is what the same arithmetic takes at
-the copy bandwidth (of as many bytes as the traces have) and the matrix rate measured in the same run:
+updates at once, data lying ready; "autograd": without the kernels of whole updates. The floor is what the same
+arithmetic takes at the copy bandwidth (of as many bytes as the traces have) and the matrix rate measured in the same
+run:
 
-    2 trace bytes / bandwidth, or t multiply-adds a number of the traces / rate where that is longer (rtrl)
+    2 trace bytes / bandwidth, or t multiply-adds a number of them / rate where that is longer  (rtrl)
     + 3 b t parameters multiply-adds / rate + 28 parameters bytes / bandwidth                  (the model, Adam)
 """
 

@@ -6,9 +6,11 @@ Every rule makes an update at every step of the same stream, from the same weigh
 there twice, with a window of 16 steps replayed at each update, and in chunks of 16 steps, which make 16 times fewer.
 Each rule has the best of four rates on every stream, by its score over the whole of it on a seed that is not scored
 again. A run is one line of docs/study.jsonl: broken off, the same command goes on with what is not there, all settings
-once before any twice. The page is written from those lines alone, at the end or where it was broken off; --page: now.
+once before any twice. What a rule costs is measured apart (--costs, on a machine that does nothing else): all rules of
+a stream in one process, in turn. The page is written from those lines alone, at the end or where it was broken off;
+--page: now.
 
-Some 6 hours of one core in all: half of them on two.
+Some 4 hours of one core in all: half of them on two.
 """
 
 import argparse
@@ -16,7 +18,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +31,9 @@ from biomamba.metrics import direction
 
 TUNING_SEED, RATES = 1000, (3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = 5
+TIMED, ROUNDS = 160, 8  # steps of a rule before it is the next one's turn, and turns
 PARTS = 10  # of a stream, scored each by itself
+RUNS, COSTS = "study.jsonl", "study_costs.jsonl"
 RULES: dict[str, Row] = {
     "immediate": {"rule.name": "bptt"},
     "TBPTT, window 16": {"rule.name": "bptt", "rule.window": 16},
@@ -92,43 +97,64 @@ def setting(stream: str, rule: str, rate: float, seed: int) -> Row:
     return {"stream": stream, "rule": rule, "rate": rate, "seed": seed}
 
 
-def measure(own: Row) -> Row:
-    """Learn a stream once; return the score of each part of it, and CPU seconds and updates up to its end."""
+def experiment(own: Row) -> Experiment:
+    """Return the experiment of a setting."""
     stream = STREAMS[own["stream"]]
     keys = {"stream.length": 1, "run.threads": 1} | stream.differs | RULES[own["rule"]]
     keys |= {"optim.lr": own["rate"], "run.seed": own["seed"]}
-    experiment = Experiment.from_config(
-        parse(["--config", stream.config, *(f"--{name}={value}" for name, value in keys.items())]).config
-    )
-    found: Row = {
-        "source": experiment.task.source,
-        "steps": experiment.total,
-        "scores": [],
-        "seconds": [],
-        "updates": [],
-    }
-    meters, began = experiment.task.meters(), time.process_time()
+    words = ["--config", stream.config, *(f"--{name}={value}" for name, value in keys.items())]
+    return Experiment.from_config(parse(words).config)
+
+
+def measure(own: Row) -> Row:
+    """Learn a stream once; return the score of each part of it, and the updates up to its end."""
+    made, score = experiment(own), STREAMS[own["stream"]].score
+    found: Row = {"source": made.task.source, "steps": made.total, "scores": [], "updates": []}
+    meters = made.task.meters()
     try:
-        for report in experiment.online(experiment.stream()):
+        for report in made.online(made.stream()):
             for meter in meters.values():
                 meter.update(report.out, report.chunk)
-            if report.state.steps * PARTS // experiment.total > len(found["scores"]):
-                found["scores"].append(meters[stream.score].get())
-                found["seconds"].append(round(time.process_time() - began, 2))
+            if report.state.steps * PARTS // made.total > len(found["scores"]):
+                found["scores"].append(meters[score].get())
                 found["updates"].append(report.state.updates)
-                meters = experiment.task.meters()
+                meters = made.task.meters()
     except FloatingPointError as error:  # of too high a rate
         found["failed"] = str(error)
     return found
 
 
+def cost(own: Row) -> Row:
+    """Return the CPU seconds that each rule takes for a whole stream: the median of turns over the same steps."""
+    made = {rule: experiment(setting(own["stream"], rule, RATES[0], own["seed"])) for rule in RULES}
+    running = {rule: again(one) for rule, one in made.items()}
+    turns: dict[str, list[float]] = {rule: [] for rule in RULES}
+    for _ in range(1 + ROUNDS):
+        for rule, one in made.items():
+            began = time.process_time()
+            for _ in islice(running[rule], TIMED // one.config.stream.length):
+                pass
+            turns[rule].append((time.process_time() - began) * one.total / TIMED)
+    return {
+        "seconds": {rule: round(statistics.median(own[1:]), 4) for rule, own in turns.items()}
+    }  # the first: kernels
+
+
+def again(made: Experiment) -> Iterator[object]:
+    """Yield the updates of a stream, and of the same again."""
+    while True:
+        yield from made.online(made.stream())
+
+
 class Kept:
     """The rows that there are."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, docs: Path) -> None:
         """Read them."""
-        lines = file.read_text().splitlines() if file.exists() else []
-        self.rows: dict[str, Row] = {key(row["setting"]): row for row in map(json.loads, lines)}
+        self.rows: dict[str, Row] = {key(row["setting"]): row for row in read(docs / RUNS)}
+        self.costs: dict[str, dict[str, float]] = {
+            row["setting"]["stream"]: row["seconds"] for row in read(docs / COSTS)
+        }
 
     def rate(self, stream: str, rule: str) -> float | None:
         """Return the rate that is best on the tuning seed; None where one of them was not run."""
@@ -154,14 +180,17 @@ class Kept:
 
     def in_equal_time(self, stream: str, rule: str) -> dict[int, float]:
         """Return the score of the last part that a rule reads in the CPU time of the immediate gradient, by seed."""
-        ends = [row["seconds"][-1] for row in self.scored(stream, "immediate").values()]
-        found: dict[int, float] = {}
-        for seed, row in self.scored(stream, rule).items() if ends else ():
-            limit = max(statistics.median(ends), row["seconds"][-1] if rule == "immediate" else 0.0)
-            read = [score for score, end in zip(row["scores"], row["seconds"], strict=True) if end <= limit]
-            if read and "failed" not in row:
-                found[seed] = read[-1]
-        return found
+        seconds = self.costs.get(stream)
+        if seconds is None:
+            return {}
+        parts = min(PARTS, math.floor(PARTS * seconds["immediate"] / seconds[rule]))
+        rows = self.scored(stream, rule).items() if parts else ()
+        return {seed: row["scores"][parts - 1] for seed, row in rows if "failed" not in row}
+
+
+def read(file: Path) -> list[Row]:
+    """Return the rows of a file; none where it is not there."""
+    return [*map(json.loads, file.read_text().splitlines())] if file.exists() else []
 
 
 def cell(values: Sequence[float]) -> str:
@@ -211,18 +240,16 @@ def page(kept: Kept) -> str:
     """Return the study."""
     names = list(STREAMS)
     seeds = {name: max(len(kept.scored(name, rule)) for rule in RULES) for name in names}
-    costs = {
-        (rule, name): [row["seconds"][-1] for row in kept.scored(name, rule).values() if "failed" not in row]
-        for rule in RULES
-        for name in names
-    }
 
     def by_rule(cells: Row) -> str:
-        return table(["rule", *names], [[rule, *(cells[rule, name] for name in names)] for rule in RULES])
+        return table(
+            ["rule", *names], [[rule, *(cells.get((rule, name), "not run") for name in names)] for rule in RULES]
+        )
 
     pairs = [(rule, name) for rule in RULES for name in names]
     equal = {pair: cell([*kept.at_equal_updates(pair[1], pair[0]).values()]) for pair in pairs}
     timed = {pair: cell([*kept.in_equal_time(pair[1], pair[0]).values()]) for pair in pairs}
+    costs = {(rule, name): f"{own[rule]:.0f}" for name, own in kept.costs.items() for rule in RULES}
     rates = {pair: rate_text(kept.rate(pair[1], pair[0])) for pair in pairs}
     references = ("immediate", "TBPTT, window 16")
     beside = [[name, *(told(kept, name, "RTRL", reference) for reference in references)] for name in names]
@@ -230,8 +257,9 @@ def page(kept: Kept) -> str:
     return "\n".join(
         [
             "# Where traces matter\n",
-            "Written by a program from the runs in [study.jsonl](study.jsonl); nothing here was typed. A cell that",
-            "says `not run` waits for the same command, which goes on from these runs. There are",
+            "Written by a program from the runs in [study.jsonl](study.jsonl) and the times in",
+            "[study_costs.jsonl](study_costs.jsonl); nothing here was typed. A cell that says `not run` waits",
+            "for the same command, which goes on from these runs. There are",
             f"{len(kept.rows)} of {len(STREAMS) * len(RULES) * (len(RATES) + SEEDS)}, tuning included.\n",
             heading("python -m bench.study"),
             "## What comes of it\n",
@@ -252,12 +280,13 @@ def page(kept: Kept) -> str:
             "others. Bits are better low, all else high.\n",
             by_rule(equal),
             "\n## In equal time\n",
-            "The same, of the last tenth that a rule had read when the immediate gradient, in the CPU time of one",
-            "thread, was at the stream's end. A rule that is done sooner has nothing more to read.\n",
+            "The same, of the last tenth that a rule has read when the immediate gradient, in the CPU time of one",
+            "thread, is at the stream's end. A rule that is done sooner has nothing more to read.\n",
             by_rule(timed),
             "\n## What a run costs\n",
-            "CPU seconds of one run on one thread, without compiling.\n",
-            by_rule({pair: f"{statistics.fmean(own):.0f}" if own else "not run" for pair, own in costs.items()}),
+            f"CPU seconds of one run on one thread, without compiling: the median of {ROUNDS} turns of {TIMED} steps,",
+            "all rules of a stream in one process.\n",
+            by_rule(costs),
             "\nThe rate of each; `edge`: the lowest or highest of those tried, a further one may be better.\n",
             by_rule(rates),
             "",
@@ -273,24 +302,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="write the page alone")
+    parser.add_argument("--costs", action="store_true", help="measure what rules cost, and write the page")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     asked = parser.parse_args()
-    file, rules = asked.docs / "study.jsonl", asked.rules.split(";")
+    file, rules = asked.docs / RUNS, asked.rules.split(";")
+    streams = asked.streams.split(",")
     try:
-        for stream in [] if asked.page else asked.streams.split(","):
-            run(
-                measure,
-                [setting(stream, rule, rate, TUNING_SEED) for rule in rules for rate in RATES],
-                file,
-                asked.jobs,
-            )
-            rates = {rule: Kept(file).rate(stream, rule) for rule in rules}
+        if asked.costs:
+            run(cost, [{"stream": stream, "seed": 0} for stream in streams], asked.docs / COSTS, jobs=1)
+        for stream in [] if asked.page or asked.costs else streams:
+            tuning = [setting(stream, rule, rate, TUNING_SEED) for rule in rules for rate in RATES]
+            run(measure, tuning, file, asked.jobs)
+            rates = {rule: Kept(asked.docs).rate(stream, rule) for rule in rules}
             wanted = [
                 setting(stream, rule, rate, s) for s in range(asked.seeds) for rule, rate in rates.items() if rate
             ]
             run(measure, wanted, file, asked.jobs)
     finally:
-        (asked.docs / "study.md").write_text(page(Kept(file)), encoding="utf-8")
+        (asked.docs / "study.md").write_text(page(Kept(asked.docs)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ Weights, traces and averages belong to the model, the loop and the optimiser, wh
 two updates; the tables are made anew when they do. Letters: l layers, m weights.
 """
 
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .blocks import Block
 from .kinds import Kind
 from .model import Model
 from .moments import Moments
@@ -23,7 +22,6 @@ class Addresses:
         """Take the model, and the kind of its blocks."""
         self.model, self.parameters = model, [*model.parameters()]
         self.layers = [kind.weights(block) for block in model.blocks]
-        self.influences = len(cast(Block, model.blocks[0]).influences)
         self.size = sum(parameter.numel() for parameter in self.parameters)
         self.where: list[int] = []  # the weights lay when the tables were made
         self._traces: dict[tuple[int, ...], list[Tensor]] = {}  # the latest tables, by where all of it lies
@@ -51,21 +49,19 @@ class Addresses:
         self.gradients = torch.tensor([[of[id(own)].data_ptr() for own in layer] for layer in self.layers])
         return True
 
-    def traces(self, trace: Tree) -> list[Tensor]:
-        """Return where the traces lie (l, ...), an empty tensor of their precision, and where those of STDP do.
+    def traces(self, trace: Tree, tables: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return where traces lie, a table (l, m) for each of the lists of their numbers in a layer; none for no list.
 
-        Without traces there are no tables.
+        Raises ValueError for a trace that is not in one piece.
         """
-        own, none = flat(trace), torch.empty(0, dtype=torch.int64)
-        if not own:
-            return [none, self.gradient[:0], none]
+        own = flat(trace)
         where = tuple([tensor.data_ptr() for tensor in own])
         if where not in self._traces:
             if not all(tensor.is_contiguous() for tensor in own):
                 raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
-            of_layers, many = torch.tensor(where).view(len(self.layers), -1), self.influences
-            halves = of_layers[:, many:].contiguous() if of_layers.shape[1] > many else none
-            self._traces = {where: [of_layers[:, :many].contiguous(), own[0].new_empty(0), halves]}
+            every = torch.tensor(where, dtype=torch.int64).view(len(self.layers), -1)
+            none = torch.empty(0, dtype=torch.int64)
+            self._traces = {where: [every[:, [*own]].contiguous() if own else none for own in tables]}
         return self._traces[where]
 
     def knows(self, moments: Moments) -> bool:

@@ -3,13 +3,13 @@
     encoder -> forward -> the task's loss and its gradient to the outputs -> learn -> Adam's step
 
 torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
-fifth of the time where chunks are small, and no compiler. `kinds` says which blocks there are kernels for. It serves
-what is usual: blocks that do not spike, float32 or float64, the rules rtrl, rtrl_stdp and bptt, windows of one stream;
-the rest is left to `update`. Shapes: b streams, t steps, u of them new.
+fifth of the time where chunks are small, and no compiler. `kinds` says which blocks and rules there are kernels for. It
+serves what is usual: blocks that do not spike, float32 or float64, windows of one stream; the rest is left to `update`.
+Shapes: b streams, t steps, u of them new.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -26,7 +26,7 @@ from .moments import Moments
 from .ngram import Reading
 from .ops.backend import bound, module
 from .ranks import Ranks
-from .rules import BPTT, RTRL, RTRLSTDP
+from .rules import BPTT, RTRL, RTRLSTDP, STLLR
 from .rules.base import LearningRule
 from .state import BlockState, Tree, flat
 from .step import Step
@@ -76,6 +76,7 @@ class Fused:
         self.mean = {"mean": TRUE, "batchmean": FALSE, None: None}[getattr(task, "reduction", None)]
         self.unchecked = 3  # labelled updates whose loss is still compared with the task's
         self.at = Addresses(model, self.kind)
+        self.through = FALSE if rule.local else TRUE
         self.work: dict[Any, Work] = {}
         self.room: list[Tensor] = []  # the memory under it
         self.past: list[Tensor] = []  # state and trace as the last update left them: known to be of the right form
@@ -120,8 +121,8 @@ class Fused:
             self.model.check_state(state, len(x))
             self._find_weights()
             past = _stacked(state)
-            out, work, given = self._forward(x, past, reset, reading, self._traces([]), x.shape[1])
-            return out, _apart(self._advance(work, given, x.shape[1], self._traces([]), TRUE))
+            out, work, given = self._forward(x, past, reset, reading, self._past([]), x.shape[1])
+            return out, _apart(self._advance(work, given, x.shape[1], self._past([]), TRUE))
 
     def pass_over(self, x: Tensor, reset: Tensor | None, state: Tree, trace: Tree, reading: Reading | None) -> Tree:
         """Return the state behind x, which nobody scores, and move the trace there; see `update.pass_over`."""
@@ -129,7 +130,7 @@ class Fused:
             self.model.check_state(state, len(x))
             self.rule.check_trace(trace, len(x))
             self._find_weights()
-            traces, past = self._traces(trace), _stacked(state)
+            traces, past = self._past(trace), _stacked(state)
             out, work, given = self._forward(x, past, reset, reading, traces, x.shape[1])
             return _apart(self._advance(work, given, x.shape[1], traces, torch.isfinite(out.sum())))
 
@@ -175,7 +176,7 @@ class Fused:
         model, chunk, reading = self.model, inputs.chunk, inputs.reading
         model.check_input(inputs.x)
         self._find_weights()
-        past, traces = self._state(inputs), self._traces(inputs.trace)
+        past, traces = self._state(inputs), self._past(inputs.trace)
         out, work, given = self._forward(inputs.x, past, inputs.reset, reading, traces, chunk.x.shape[1])
         nan, ranks, batch = out.new_full((), torch.nan), self.ranks, len(chunk.x)
         if step is None or self.moments is None:
@@ -191,12 +192,13 @@ class Fused:
         grad_encoded, facts = out.new_empty(*inputs.x.shape[:2], past[0].shape[-1]), out.new_zeros(3)
         after = [torch.empty_like(own) for own in past]
         top = [model.head.weight, model.norm_f.weight, self.at.weights]
-        moved = [grad_out, torch.tensor(advance), *(traces if ranks is None else self._traces([])), TRUE, go]
+        moves = TRUE if ranks is None else FALSE  # no trace moves before all ranks have heard that everything is finite
+        moved = [grad_out, torch.tensor(advance), *traces, self.through, moves, TRUE, go]
         to = [self.at.gradients, self.at.gradient, self.at.of_head, self.at.of_norm, grad_encoded, work.signals]
         work.call(self.kind.called("learn"), *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
         read = [grad_encoded, grad_out] if reading is not None else []
-        if ranks is not None:  # no trace moves before all have heard that everything is finite
+        if ranks is not None:
             out, _, go = ranks.say(out, nan.expand(len(self.blocks)), facts[0] > 0, batch)
             loss = loss_of(self.task, out, chunk)
             go = go & torch.isfinite(loss)
@@ -287,7 +289,7 @@ class Fused:
         self._check_labels(chunk)
         self._find_weights()
         conv, ssm = past = [tensor.clone() for tensor in self._state(inputs)]
-        traces, many = self._traces(inputs.trace), steps // length
+        traces, many = self._past(inputs.trace), steps // length
 
         def updates(tensor: Tensor) -> Tensor:
             """Return (b, steps, ...) as (updates, b, length, ...)."""
@@ -307,7 +309,7 @@ class Fused:
         labels = updates(chunk.y), updates(chunk.mask)
         top, first = [model.head.weight, model.norm_f.weight, self.at.weights], cast(Mamba2, self.blocks[0])
         kept = [conv, ssm, first.dt_bias, kernel(first.conv1d)[0]]
-        go = [*traces, TRUE, self.mean, self.at.gradients, self.at.gradient]
+        go = [*traces, self.through, TRUE, self.mean, self.at.gradients, self.at.gradient]
         step = [self.at.averages(own), own.paced_ahead(many), *self._adam(own)]
         given = [*top, *given, *labels, reset, *kept, *go, *to, *step, out, losses, facts]
         work.call("mamba2_scan.mamba2_scan", *given)
@@ -330,14 +332,16 @@ class Fused:
         if self.at.moved():
             like = self.at.gradient
             self.work, self.room, self.past, self.options = {}, [], [], ([], like)
-            of_half = (self.rule.a_post, self.rule.lam) if isinstance(self.rule, RTRLSTDP) else (0.0, 0.0)
-            self.half = [like.new_tensor(number) for number in of_half]
+            self.weighed = like.new_tensor(weighed(self.rule))
             self.largest = like.new_tensor(torch.inf if self.clip is None else self.clip)  # norm of the gradient
 
-    def _traces(self, trace: Tree) -> list[Tensor]:
-        """Return what the kernels are given of traces, and of how STDP weighs them."""
-        table, precision, halves = self.at.traces(trace)
-        return [table, precision, halves, *self.half] if self.kind.half else [table, precision]
+    def _past(self, trace: Tree) -> list[Tensor]:
+        """Return what the kernels are given of what the rule remembers, and of how it is weighed."""
+        found = self.kind.tables(self.blocks[0])
+        none: list[Sequence[int]] = [()] * len(found[RTRL])
+        tables = found.get(type(self.rule), none) if trace and flat(trace) else none
+        own = flat(trace)[0] if tables[0] else self.at.gradient
+        return [*self.at.traces(trace, tables), own.new_empty(0), *([self.weighed] if len(tables) > 1 else [])]
 
     def _state(self, inputs: UpdateInput) -> list[Tensor]:
         """Return conv and ssm of all layers, each in one piece. Raises where state or trace are not of this model."""
@@ -371,7 +375,7 @@ class Fused:
     def _work(self, ssm: Tensor, reset: Tensor, traces: list[Tensor], t: int, new: int) -> Work:
         """Return the memory for chunks of this kind, which all kinds share."""
         (layers, b, e, n), k = ssm.shape, self.blocks[0].taps
-        kind = b, t, new, len(reset), len(traces[0]), traces[1].dtype
+        kind = b, t, new, len(reset), *((own.shape[:1], own.dtype) for own in traces)
         found = self.work.get(kind)
         if found is None:
             sizes = {"l": layers, "b": b, "t": t, "d": self.model.head.in_features, "k": k, "e": e, "n": n}
@@ -387,6 +391,13 @@ class Fused:
             *kept, signals = (own[: math.prod(shape)].view(shape) for own, shape in each)
             found = self.work[kind] = Work(kept, signals, {})
         return found
+
+
+def weighed(rule: LearningRule) -> list[float]:
+    """Return a_post and its decay, a_pre and its decay, of rules that have them."""
+    if isinstance(rule, STLLR):
+        return [rule.alpha_post, rule.lambda_post, rule.alpha_pre, rule.lambda_pre]
+    return [rule.a_post, rule.lam, 0.0, 0.0] if isinstance(rule, RTRLSTDP) else [0.0] * 4
 
 
 def of_classes(chunk: Chunk) -> bool:
@@ -411,5 +422,5 @@ def serves(model: Model, rule: LearningRule) -> bool:
     kind, *others = {*map(kind_of, model.blocks)}
     if not usual or kind is None or others:
         return False
-    half = kind.half and type(rule) is RTRLSTDP
-    return half or type(rule) is BPTT or (type(rule) is RTRL and rule.influences is None)
+    of_rule = type(rule) is BPTT or type(rule) in kind.tables(model.blocks[0])
+    return of_rule and getattr(rule, "influences", None) is None

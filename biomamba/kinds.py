@@ -1,6 +1,6 @@
 """Which blocks the kernels of a whole update know, and what they take of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -9,6 +9,10 @@ from .blocks import Mamba, Mamba2
 from .blocks.conv import kernel
 from .blocks.mamba2 import GroupedRMSNorm
 from .ops.backend import resolve
+from .rules import RTRL, RTRLSTDP, STLLR
+from .rules.base import LearningRule
+
+Tables = dict[type[LearningRule], list[Sequence[int]]]
 
 
 class Kind(NamedTuple):
@@ -17,7 +21,9 @@ class Kind(NamedTuple):
     kernels: str  # their module in ops.llvm, which names its functions alike
     weights: Callable[[Any], list[Tensor]]  # what a block learns, in the kernels' order
     sizes: Callable[[Any], dict[str, int]]  # of a block, by the kernels' letters, beside those of model and state
-    half: bool = False  # whether they know STDP's half
+    # of each rule that keeps something, which of the traces of a layer are influences, and of kernels that know more
+    # rules, which are of posts after S-TLLR, and which of a fixed decay
+    tables: Callable[[Any], Tables]
     scans: bool = False  # whether there is a kernel of many updates
 
     def called(self, what: str) -> str:
@@ -46,6 +52,18 @@ def _of_mamba2(block: Mamba2) -> list[Tensor]:
     return [*before, block.D, block.norm.weight, block.out_proj.weight]
 
 
+def _traces_of_mamba(block: Mamba) -> Tables:
+    return {RTRL: [range(len(block.influences))]}
+
+
+def _traces_of_mamba2(block: Mamba2) -> Tables:
+    return {
+        RTRL: [range(7), (), ()],
+        RTRLSTDP: [range(7), range(7, 12), ()],
+        STLLR: [(), range(3, 12, 2), (0, 1, 2, 4, 6, 8, 10)],
+    }
+
+
 def _sizes_of_mamba(block: Mamba) -> dict[str, int]:
     return {"r": block.rank}
 
@@ -55,6 +73,6 @@ def _sizes_of_mamba2(block: Mamba2) -> dict[str, int]:
 
 
 KINDS: dict[type, Kind] = {
-    Mamba: Kind("mamba_stack", _of_mamba, _sizes_of_mamba),
-    Mamba2: Kind("mamba2_stack", _of_mamba2, _sizes_of_mamba2, half=True, scans=True),
+    Mamba: Kind("mamba_stack", _of_mamba, _sizes_of_mamba, _traces_of_mamba),
+    Mamba2: Kind("mamba2_stack", _of_mamba2, _sizes_of_mamba2, _traces_of_mamba2, scans=True),
 }

@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "mamba": {"model": {"vocab": 21, "d_out": 8, "d_model": 8, "d_state": 4, "block": "mamba"}, "length": 2},
     "drift": {"model": TOKENS, "max_drift": 0.01},
     **{rule: {"model": TOKENS, "rule": rule, "length": 2} for rule in RULES if rule not in ("rtrl", "uoro")},
+    "half": {"model": TOKENS, "rule": "rtrl_stdp", "options": {"a_post": 0.5}, "length": 2},
 }
 
 
@@ -76,7 +77,7 @@ def learned(name: str, ranks: Ranks | None) -> tuple[dict[str, Tensor], list[flo
     if "d_in" in case["model"]:
         task = Task()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    rule = RULES[case.get("rule", "rtrl")](model.blocks)
+    rule = RULES[case.get("rule", "rtrl")](model.blocks, **case.get("options", {}))
     own = biomamba.Learner(
         task, model, rule, optimizer, case.get("window"), max_drift=case.get("max_drift"), ranks=ranks
     )

@@ -1,5 +1,6 @@
 """A few seconds of each campaign, and that their judges can say no."""
 
+import json
 import mmap
 import os
 import random
@@ -44,6 +45,16 @@ def test_runs_that_are_killed_machines_that_fail_and_streams_that_do_not_end(tmp
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "0 failed" in ended.stdout and "steps" in ended.stdout
+
+
+def test_a_case_is_the_same_whatever_came_before_it() -> None:
+    """Values that damage puts in are its own: once one was put into itself, and could not be written."""
+    sound = {"a": [1, {"b": 2}], "c": {"d": "e"}}
+
+    def damage() -> list[str]:
+        return [json.dumps(mutate.value(sound, random.Random(i))) for i in range(3000)]  # noqa: S311
+
+    assert damage() == damage()
 
 
 # the judges

@@ -25,6 +25,7 @@ SIZES = [  # streams, steps, width, states, headdim (of Mamba the rank of step s
 RULES = {
     "rtrl": biomamba.rules.RTRL, "bptt": biomamba.rules.BPTT,
     "rtrl_stdp": partial(biomamba.rules.RTRLSTDP, a_post=0.7, lam=0.6),
+    "stllr": partial(biomamba.rules.STLLR, lambda_pre=0.7, lambda_post=0.4, alpha_pre=0.8, alpha_post=0.3),
 }  # fmt: skip
 STEPS = {"dt_min": 0.1, "dt_max": 1.0}  # smaller ones hardly write into the state, and no trace would be seen
 BLOCKS: dict[str, dict[str, Any]] = {
@@ -386,7 +387,9 @@ def test_a_frozen_part_is_left_to_torch() -> None:
 
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, {"tokens": False}, {"rule": "bptt"}, {"rule": "rtrl_stdp"}, {"clip": None}], ids=str
+    "options",
+    [{}, {"tokens": False}, {"rule": "bptt"}, {"rule": "rtrl_stdp"}, {"rule": "stllr"}, {"clip": None}],
+    ids=str,
 )
 @pytest.mark.parametrize("sizes", [SIZES[0], SIZES[1], SIZES[4]], ids=str)
 def test_many_updates_in_one_call_are_one_after_another(

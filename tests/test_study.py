@@ -6,30 +6,32 @@ from typing import Any
 
 import pytest
 
-from bench.study import PARTS, RATES, RULES, STREAMS, TUNING_SEED, Kept, measure, page, setting, told
+from bench import study
+from bench.study import COSTS, PARTS, RATES, RULES, RUNS, STREAMS, TUNING_SEED, Kept, cost, measure, page, setting, told
 
 
-def row(rule: str, rate: float, seed: int, scores: list[float], seconds: float, **others: Any) -> dict[str, Any]:
+def row(rule: str, rate: float, seed: int, scores: list[float], **others: Any) -> dict[str, Any]:
     """Return a run of delay20 as it is kept."""
-    ends = [seconds * (i + 1) / len(scores) for i in range(len(scores))]
-    found = {"source": "", "steps": 100, "scores": scores, "seconds": ends, "updates": [*range(len(scores))]}
+    found = {"source": "", "steps": 100, "scores": scores, "updates": [*range(len(scores))]}
     return {"setting": setting("delay20", rule, rate, seed), **found, **others}
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Kept:
     """The runs of two rules: RTRL is better at its own rate, costs twice as much, and fails at the highest rate."""
-    rows = [row("immediate", rate, TUNING_SEED, [0.1] * PARTS, 10) for rate in RATES]
+    rows = [row("immediate", rate, TUNING_SEED, [0.1] * PARTS) for rate in RATES]
     rows += [
-        row("RTRL", rate, TUNING_SEED, [own] * PARTS, 20) for rate, own in zip(RATES[:3], (0.5, 0.4, 0.3), strict=True)
+        row("RTRL", rate, TUNING_SEED, [own] * PARTS) for rate, own in zip(RATES[:3], (0.5, 0.4, 0.3), strict=True)
     ]
-    rows += [row("RTRL", RATES[3], TUNING_SEED, [0.9], 20, failed="100 updates in a row were not finite")]
+    rows += [row("RTRL", RATES[3], TUNING_SEED, [0.9], failed="100 updates in a row were not finite")]
     for seed in range(3):
-        rows.append(row("immediate", RATES[0], seed, [0.1 + seed / 100] * PARTS, 10))
-        rows.append(row("RTRL", RATES[0], seed, [i / 10 for i in range(PARTS)], 20))
-    rows.append(row("RTRL", RATES[1], 0, [0.0] * PARTS, 20))  # of a rate that is not its own
-    (tmp_path / "study.jsonl").write_text("".join(json.dumps(own) + "\n" for own in rows))
-    return Kept(tmp_path / "study.jsonl")
+        rows.append(row("immediate", RATES[0], seed, [0.1 + seed / 100] * PARTS))
+        rows.append(row("RTRL", RATES[0], seed, [i / 10 for i in range(PARTS)]))
+    rows.append(row("RTRL", RATES[1], 0, [0.0] * PARTS))  # of a rate that is not its own
+    (tmp_path / RUNS).write_text("".join(json.dumps(own) + "\n" for own in rows))
+    seconds = dict.fromkeys(RULES, 20.0) | {"immediate": 10.0, "UORO": 500.0}
+    (tmp_path / COSTS).write_text(json.dumps({"setting": {"stream": "delay20", "seed": 0}, "seconds": seconds}) + "\n")
+    return Kept(tmp_path)
 
 
 def test_a_rule_has_the_rate_that_is_best_on_the_seed_that_is_not_scored(kept: Kept) -> None:
@@ -53,7 +55,7 @@ def test_the_page_tells_what_there_is_and_what_was_not_run(kept: Kept) -> None:
     assert "RTRL beside immediate: better on delay20; not told, for want of seeds, on delay100" in text
     assert f"{RATES[0]:g}, edge" in text and "0.900 +- 0.000 (3)" in text and "0.400 +- 0.000 (3)" in text
     cells = len(RULES) * len(STREAMS)
-    assert text.count("not run") == 3 * (cells - 2) + (cells - 2) + 2 * len(STREAMS) - 1 + 1
+    assert text.count("not run") == 3 * (cells - 2) + (cells - len(RULES)) + 2 * len(STREAMS) - 1 + 1
     del kept.rows[next(key for key in kept.rows if '"seed": 2' in key)]
     assert told(kept, "delay20", "RTRL", "immediate").endswith("2 seeds: no spread can be told")
 
@@ -64,5 +66,8 @@ def test_every_run_of_the_study_can_be_made(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(STREAMS, "delay20", short)
     for rule in RULES:
         found = measure(setting("delay20", rule, 1e-3, 0))
-        assert found["steps"] == 80 and "failed" not in found and found["seconds"] == sorted(found["seconds"])
+        assert found["steps"] == 80 and "failed" not in found and found["updates"] == sorted(found["updates"])
         assert len(found["scores"]) == (5 if rule == "TBPTT, chunks of 16" else PARTS)
+    monkeypatch.setattr(study, "TIMED", 48)  # the stream begins again before all turns are taken
+    found = cost({"stream": "delay20", "seed": 0})["seconds"]
+    assert found.keys() == RULES.keys() and all(own > 0 for own in found.values())

@@ -7,6 +7,7 @@ import random as randoms
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -197,12 +198,12 @@ ACCIDENTS: Sequence[Callable[[bytearray, Random], bytearray]] = (
 
 
 def value(own: Any, random: Random) -> Any:
-    """Return plain values with one of them another, gone, or new."""
+    """Return plain values with one of them another, gone, or new, nothing shared between two places."""
     own = json.loads(json.dumps(own))
     for _ in range(random.choice((1, 1, 2))):
         places = list(_places(own))
         if not places:
-            return random.choice(VALUES)
+            return deepcopy(random.choice(VALUES))
         holder, key = random.choice(places)
         done = random.random()
         if done < 0.25 and isinstance(holder, dict):
@@ -210,13 +211,13 @@ def value(own: Any, random: Random) -> Any:
         elif done < 0.35 and isinstance(holder, dict):
             holder[f"{key}x"] = holder.pop(key)
         elif done < 0.45 and isinstance(holder, list):
-            holder.insert(key, random.choice((holder[key], random.choice(VALUES))))
+            holder.insert(key, deepcopy(random.choice((holder[key], random.choice(VALUES)))))
         elif done < 0.5:
-            return random.choice(VALUES)
+            return deepcopy(random.choice(VALUES))
         elif isinstance(holder[key], int | float) and done < 0.75:
             holder[key] = holder[key] * random.choice((-1, 2, 0.5, 1000, 10**6)) + random.choice((0, 1, -1))
         else:
-            holder[key] = random.choice(VALUES)
+            holder[key] = deepcopy(random.choice(VALUES))
     return own
 
 

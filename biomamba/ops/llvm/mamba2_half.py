@@ -88,7 +88,7 @@ def mamba2_half(
                         late[s, c] = reduce_sum(late_signal * R[1])
                         states = span(e, fixed(n))
                         late[s, states] = fma(late_signal, R[2], late[s, states])
-                    took(traces, R, posts(A[g], h, delta, delta_slope, x, B, i, s, g, c))
+                    took(traces, R, posts(A[g], h, delta, delta_slope, x, B, i, s, g, c)[1:])
         for s in loop(first[()], t):
             now, sees = s + (k - 1), seen(reset, i, s, k)
             for g in loop(heads):
@@ -130,15 +130,20 @@ def mamba2_half_advance(
                 traces = [Variable(own[i, c, row]) for own in Q]
                 for s in loop(steps[()]):
                     R = decayed(traces, reset, i, s, lam)
-                    took(traces, R, posts(A[g], h, delta, delta_slope, x, B, i, s, g, c))
+                    took(traces, R, posts(A[g], h, delta, delta_slope, x, B, i, s, g, c)[1:])
                 for own, trace in zip((*Q, *taps), (*traces, *traces[1:]), strict=True):
                     own[i, c, row] = trace.get()
 
 
 def decayed(traces: list[Variable], reset: Array, i: Value, s: Value, lam: Array) -> list[Value]:
     """Return R of a step: what came before, decayed, and nothing of another sequence."""
-    keeps = select(begins_at(reset, i, s), 0, lam[()])
+    keeps = keeping(reset, i, s, lam)
     return [trace.get() * keeps for trace in traces]
+
+
+def keeping(reset: Array, i: Value, s: Value, lam: Array) -> Value:
+    """Return what a step leaves of the traces before it."""
+    return select(begins_at(reset, i, s), 0, lam[()])
 
 
 def took(traces: list[Variable], R: list[Value], posts: list[Value]) -> None:
@@ -159,10 +164,10 @@ def posts(
     g: Value,
     c: Value,
 ) -> list[Value]:
-    """Return how dt, x and B push on the states of a channel, each (n,): see `blocks.mamba2.Mamba2.drives`."""
+    """Return how A_log, dt, x and B push on the states of a channel, each (n,): see `blocks.mamba2.Mamba2.drives`."""
     n = fixed(h.shape[3])
     row = span(0, n)
     drive, step, own = B[i, s, row], delta[i, s, g], x[i, s, c]
     decay_term = (h[i, s, c, row] - drive * (step * own)) * A  # A a h_prev
     d_delta_raw = (decay_term + drive * own) * delta_slope[i, s, g]
-    return [d_delta_raw, drive * step, h.zero(n) + step * own]
+    return [decay_term * step, d_delta_raw, drive * step, h.zero(n) + step * own]

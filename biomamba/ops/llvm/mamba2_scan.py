@@ -26,7 +26,8 @@ from .language import (
 )
 from .mamba2 import there
 from .mamba2_chunk import CONVOLVED
-from .mamba2_stack import KEPT, TRACES, mamba2_advance, mamba2_forward, mamba2_learn
+from .mamba2_past import PAST
+from .mamba2_stack import KEPT, mamba2_advance, mamba2_forward, mamba2_learn
 from .stack import add, copy, flattened, size
 
 
@@ -46,7 +47,8 @@ from .stack import add, copy, flattened, size
     ssm=result("l b e n"),
     heads=given("g"),  # any weights of these sizes
     taps=given(f"{CONVOLVED} k"),
-    **TRACES,
+    **PAST,
+    through=flags(""),
     true=flags(""),
     mean=flags(""),
     gradients=index("l 8"),
@@ -68,8 +70,8 @@ from .stack import add, copy, flattened, size
 def mamba2_scan(part: Part, *arrays: Array) -> None:
     """Write what is said and lost at each update, facts as `mamba2_learn` and `adam` do; state and weights in place."""
     head, norm_f, weights, encoder, bias, tokens, values, labels, mask, reset, conv, ssm, heads, taps, *rest = arrays
-    of_traces, (true, mean, gradients, gradient, grad_head, grad_norm_f, grad_encoder, grad_bias) = rest[:5], rest[5:13]
-    signals, table, rates, options, clip, bounded, out, losses, facts = rest[13:]
+    past, (through, true, mean, gradients, gradient, grad_head, grad_norm_f, grad_encoder) = rest[:5], rest[5:13]
+    grad_bias, signals, table, rates, options, clip, bounded, out, losses, facts = rest[13:]
     (many, b, t, v), (layers, _, e, n), d = out.shape, ssm.shape, norm_f.shape[0]
     sizes = {"l": layers, "b": b, "t": t, "d": d, "k": taps.shape[1], "e": e, "n": n, "g": heads.shape[0]}
     kept = [part.empty(*(evaluated(word, sizes) for word in shape.split())) for shape in KEPT.values()]
@@ -89,8 +91,8 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
             with labelled:
                 cross_entropy.within(out[s], labels[s], mask[s], mean, grad_out, Array(losses.address(s), ()))
                 go[()] = is_finite(sum_of(out[s]) + losses[s])
-                of_chunk = conv, ssm, begins, *kept, grad_out, all_steps, *of_traces, true, go, gradients, gradient
-                to = grad_head, grad_norm_f, grad_encoded, signals, conv_after, ssm_after, facts[s]
+                of_chunk = conv, ssm, begins, *kept, grad_out, all_steps, *past, through, true, true, go
+                to = gradients, gradient, grad_head, grad_norm_f, grad_encoded, signals, conv_after, ssm_after, facts[s]
                 mamba2_learn.within(head, norm_f, weights, *of_chunk, *to)
                 learn_encoder(grad_encoder, grad_bias, grad_encoded, *x)
                 adam.within(gradient, table, rates[taken.get()], options, clip, bounded, facts[s])
@@ -100,7 +102,7 @@ def mamba2_scan(part: Part, *arrays: Array) -> None:
                 go[()] = finite
                 losses[s], facts[s, 1], facts[s, 2] = 0, 0, 0
                 facts[s, 0] = select(finite, constant(facts.number, 1), 0)
-                of_chunk = conv, ssm, begins, *kept, all_steps, *of_traces, true, go
+                of_chunk = conv, ssm, begins, *kept, all_steps, *past, true, go
                 mamba2_advance.within(weights, *of_chunk, none, none_of, conv_after, ssm_after)
         copy(conv, conv_after)
         copy(ssm, ssm_after)

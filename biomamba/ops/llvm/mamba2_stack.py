@@ -13,7 +13,7 @@ k conv taps, v outputs, q numbers of all weights.
 """
 
 from . import product
-from .kernel import Argument, Part, flags, given, index, kernel, result, trace
+from .kernel import Argument, Part, flags, given, index, kernel, result
 from .language import (
     INT,
     Array,
@@ -32,16 +32,12 @@ from .mamba2 import there
 from .mamba2_chunk import GATES, PROJECTED, mamba2_output, mamba2_states
 from .mamba2_layer import (
     Room,
-    add_half,
     add_inside,
-    add_past,
     back,
-    half_of,
     kept_of,
-    move,
-    move_half,
     weights_of,
 )
+from .mamba2_past import PAST, Past, add_local, add_past, move
 from .stack import add, copy, each_rows, flattened, move_state, read_in, read_out, read_out_adjoint, size
 
 STATE = {"conv": given("l b k-1 d"), "ssm": given("l b e n"), "reset": flags("b t", optional=True)}
@@ -59,13 +55,6 @@ KEPT = {  # what a chunk leaves for the way back
     "taps": "k e+n",  # room
 }
 AFTER = {"conv_after": result("l b k-1 d"), "ssm_after": result("l b e n")}
-TRACES = {
-    "traces": Argument(("l", "7"), "index", optional=True),
-    "precision": trace("z"),
-    "halves": Argument(("l", "5"), "index", optional=True),  # of STDP
-    "a_post": given(""),
-    "lam": given(""),
-}
 
 
 @kernel(
@@ -127,7 +116,9 @@ def mamba2_forward(
     **{name: result(shape) for name, shape in KEPT.items()},
     grad_out=given("b u v"),
     steps=index(""),
-    **TRACES,
+    **PAST,
+    through=flags(""),
+    moves=flags(""),
     true=flags(""),
     go=flags(""),
     gradients=index("l 8"),
@@ -152,39 +143,36 @@ def mamba2_learn(
     """Write the gradients of all behind the encoder and that of its output; where all is finite, move state and traces.
 
     gradient is all of them in one piece, into which `gradients`, grad_head and grad_norm_f point. go: outputs and loss
-    are finite; facts[0] is 1 where the signals are too.
+    are finite; facts[0] is 1 where the signals are too. through: gradients go from a state to the one before it. moves:
+    all that decides whether traces may move is known here.
     """
-    kept, (normed, taps, grad_out, steps, traces, precision, halves, a_post, lam) = [*rest[:17]], rest[17:26]
-    true, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, conv_after, ssm_after, facts = rest[26:]
-    (layers, b, t, e, n), d, k = kept[4].shape, head.shape[1], fixed(conv.shape[2]) + 1
+    kept, (normed, taps, grad_out, steps), past = [*rest[:17]], rest[17:21], Past.of(*rest[21:26])
+    through, moves, true, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, *after, facts = rest[26:]
+    (layers, _, t, *_), k = kept[4].shape, fixed(conv.shape[2]) + 1
     first = Array(part.scratch.array(INT, 1).pointer, ())
     first[()] = integer(t) - grad_out.shape[1]
     fill(gradient)
     fill(grad_x)
     of_top = normed, kept[1][layers], kept[0][layers], norm_f, head
     read_out_adjoint(part, grad_out, *of_top, grad_x, grad_norm_f, grad_head)
-    room = Room.of(part, b, t, e, n, d, k, kept)
+    room = Room.of(part, kept, k, there(past.sums))
     for down in loop(layers):
         layer = integer(layers) - 1 - down
         own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
         to = weights_of(gradients, layer, kept, k)
-        back(own, to, found, ssm[layer], reset, true, grad_x, signals[layer], room)
-        with when(there(halves)):
-            add_half(own, found, reset, half_of(halves, layer, found.h, a_post, lam, first), room)
+        back(own, to, found, ssm[layer], reset, through, grad_x, signals[layer], room)
+        add_local(own, to, found, reset, past, layer, first, room)
         add_inside(to, found, room)
     every = Array(signals.pointer, (size(signals),))
     all_finite = go[()] & is_finite(total(every, every.shape[0]))
     facts[0] = select(all_finite, constant(gradient.number, 1), 0)
-    with when(all_finite & there(traces)):
+    with when(all_finite & moves[()]):
         for layer in loop(layers):
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
-            to = weights_of(gradients, layer, kept, k)
-            of_traces = [traces[layer, i] for i in range(7)]
-            move(own, found, steps[()], signals[layer], reset, true, of_traces, precision.stored, taps, room)
-            add_past(to, room)
-            with when(there(halves)):
-                move_half(own, found, steps, reset, half_of(halves, layer, found.h, a_post, lam, first), room)
-    move_state(all_finite, steps[()], kept[2], kept[4], conv, ssm, reset, conv_after, ssm_after)
+            move(own, found, steps, signals[layer], reset, true, past, layer, taps, room)
+            with when(there(past.traces)):
+                add_past(weights_of(gradients, layer, kept, k), room)
+    move_state(all_finite, steps[()], kept[2], kept[4], conv, ssm, reset, *after)
 
 
 @kernel(
@@ -193,7 +181,7 @@ def mamba2_learn(
     **STATE,
     **{name: result(shape) for name, shape in KEPT.items()},
     steps=index(""),
-    **TRACES,
+    **PAST,
     true=flags(""),
     go=flags(""),
     signals=Argument(("l", "b", "e", "n"), optional=True),
@@ -209,19 +197,16 @@ def mamba2_advance(
     *rest: Array,
 ) -> None:
     """Move state and traces on where go; with signals, add the gradients through the traces to those of the chunk."""
-    kept, (_, taps, steps, traces, precision, halves, a_post, lam) = [*rest[:17]], rest[17:25]
+    kept, (_, taps, steps), past = [*rest[:17]], rest[17:20], Past.of(*rest[20:25])
     true, go, signals, gradients, conv_after, ssm_after = rest[25:]
-    (layers, b, t, e, n), d, k = kept[4].shape, conv.shape[3], fixed(conv.shape[2]) + 1
-    room, none = Room.of(part, b, t, e, n, d, k, kept), part.empty(b, e, n)
+    (layers, b, _, e, n), k = kept[4].shape, fixed(conv.shape[2]) + 1
+    room, none = Room.of(part, kept, k, there(past.sums)), part.empty(b, e, n)
     fill(none)
-    with when(go[()] & there(traces)):
+    with when(go[()]):
         for layer in loop(layers):
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
-            of_traces = [traces[layer, i] for i in range(7)]
             signal = either(there(signals), signals[layer], none)
-            move(own, found, steps[()], signal, reset, true, of_traces, precision.stored, taps, room)
-            with when(there(gradients)):
+            move(own, found, steps, signal, reset, true, past, layer, taps, room)
+            with when(there(gradients) & there(past.traces)):
                 add_past(weights_of(gradients, layer, kept, k), room)
-            with when(there(halves)):
-                move_half(own, found, steps, reset, half_of(halves, layer, found.h, a_post, lam, steps), room)
     move_state(go[()], steps[()], kept[2], kept[4], conv, ssm, reset, conv_after, ssm_after)

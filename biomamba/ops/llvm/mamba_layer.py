@@ -142,7 +142,7 @@ class RoomBack(NamedTuple):
         )
 
 
-def through(own: Weights, found: Kept, h0: Array, reset: Array, room: Room) -> None:
+def make(own: Weights, found: Kept, h0: Array, reset: Array, room: Room) -> None:
     """Write what is to be known of the chunk, from a layer's inputs to what out_proj receives."""
     (b, t, e, n), d, k = found.h.shape, found.inputs.shape[2], fixed(own.conv.shape[1])
     if k > 1:  # of what came before, the convolution alone has a use
@@ -189,6 +189,7 @@ def back(
     found: Kept,
     h0: Array,
     reset: Array,
+    through: Array,
     grad_x: Array,
     signal: Array,
     room: Room,
@@ -196,7 +197,8 @@ def back(
 ) -> None:
     """Add the gradients of a layer's weights inside the chunk, and its inputs' to grad_x; signal is dL/dh0.
 
-    On the way signal holds a_{t+1} dL/dh_{t+1}, of all later steps.
+    through: gradients go from a state to the one before it. On the way signal holds a_{t+1} dL/dh_{t+1}, of all later
+    steps.
     """
     (b, t, e, n), d, k = found.h.shape, grad_x.shape[2], fixed(own.conv.shape[1])
     row, rows = span(0, fixed(n)), flattened(grad_x, d)
@@ -224,7 +226,7 @@ def back(
                 grad_B.set(fma(v, delta * u, grad_B.get()))
                 grad_push, kept = reduce_sum(v * B), v * a
                 grad_rate = kept * before[c, row] * room.rates[c, row]  # of log a, over delta
-                signal[i, c, row] = kept
+                signal[i, c, row] = select(through[()], kept, 0)
                 on_way.u[i, s, c] = fma(delta, grad_push, on_way.u[i, s, c])
                 on_way.raw[i, s, c] = fma(u, grad_push, reduce_sum(grad_rate))
                 to.A_log[c, row] = fma(grad_rate, delta, to.A_log[c, row])

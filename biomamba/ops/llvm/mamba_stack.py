@@ -15,14 +15,14 @@ from .kernel import Argument, Part, flags, given, index, kernel, result, trace
 from .language import Array, constant, either, fill, fixed, integer, is_finite, loop, select, total, when
 from .mamba2 import there
 from .mamba_layer import KEPT as KEPT_OF_LAYERS
-from .mamba_layer import Room, RoomBack, back, kept_of, through, weights_of
+from .mamba_layer import Room, RoomBack, back, kept_of, make, weights_of
 from .mamba_traces import Scratch, add_past, move
 from .stack import add, copy, flattened, move_state, read_in, read_out, read_out_adjoint, size
 
 STATE = {"conv": given("l b k-1 d"), "ssm": given("l b e n"), "reset": flags("b t", optional=True)}
 KEPT = KEPT_OF_LAYERS | {"normed": "b t d", "taps": "k e"}  # the latter is room
 AFTER = {"conv_after": result("l b k-1 d"), "ssm_after": result("l b e n")}
-TRACES = {"traces": Argument(("l", "m"), "index", optional=True), "precision": trace("z")}
+PAST = {"traces": Argument(("l", "m"), "index", optional=True), "precision": trace("z")}
 
 
 @kernel(
@@ -55,7 +55,7 @@ def mamba_forward(
         own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
         room.prepare(own)
         read_in(found.inputs, found.norms, found.x, conv[layer])
-        through(own, found, ssm[layer], reset, room)
+        make(own, found, ssm[layer], reset, room)
         product.forward(flattened(x[layer + 1], d), flattened(found.activated, e), own.out_proj)
         add(x[layer + 1], x[layer])
     read_out(out, normed, kept[1][layers], x[layers], norm_f, head)
@@ -70,7 +70,9 @@ def mamba_forward(
     **{name: result(shape) for name, shape in KEPT.items()},
     grad_out=given("b u v"),
     steps=index(""),
-    **TRACES,
+    **PAST,
+    through=flags(""),
+    moves=flags(""),
     true=flags(""),
     go=flags(""),
     gradients=index("l 9"),
@@ -95,11 +97,11 @@ def mamba_learn(
     """Write the gradients of all behind the encoder and that of its output; where all is finite, move state and traces.
 
     gradient is all of them in one piece, into which `gradients`, grad_head and grad_norm_f point. go: outputs and loss
-    are finite; facts[0] is 1 where the signals are too.
+    are finite; facts[0] is 1 where the signals are too. through: gradients go from a state to the one before it. moves:
+    all that decides whether traces may move is known here.
     """
-    many = len(KEPT_OF_LAYERS)
-    kept, (normed, taps, grad_out, steps, traces, precision, _, go) = rest[:many], rest[many : many + 8]
-    gradients, gradient, grad_head, grad_norm_f, grad_x, signals, conv_after, ssm_after, facts = rest[many + 8 :]
+    kept, (normed, taps, grad_out, steps, traces, precision), more = rest[:17], rest[17:23], rest[23:]
+    through, moves, _, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, *after, facts = more
     (layers, b, t, e, n), d, k, r = kept[4].shape, head.shape[1], fixed(conv.shape[2]) + 1, kept[12].shape[3]
     fill(gradient)
     fill(grad_x)
@@ -111,17 +113,18 @@ def mamba_learn(
         layer = integer(layers) - 1 - down
         own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
         room.prepare(own)
-        back(own, weights_of(gradients, layer, kept, k), found, ssm[layer], reset, grad_x, signals[layer], room, on_way)
+        to, of_layer = weights_of(gradients, layer, kept, k), (found, ssm[layer], reset, through)
+        back(own, to, *of_layer, grad_x, signals[layer], room, on_way)
     every = Array(signals.pointer, (size(signals),))
     all_finite = go[()] & is_finite(total(every, every.shape[0]))
     facts[0] = select(all_finite, constant(gradient.number, 1), 0)
-    with when(all_finite & there(traces)):
+    with when(all_finite & moves[()] & there(traces)):
         for layer in loop(layers):
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
             room.prepare(own)
             move(own, found, steps[()], signals[layer], reset, traces[layer], precision.stored, room, scratch)
             add_past(own, weights_of(gradients, layer, kept, k), traces.shape[1], scratch)
-    move_state(all_finite, steps[()], kept[2], kept[4], conv, ssm, reset, conv_after, ssm_after)
+    move_state(all_finite, steps[()], kept[2], kept[4], conv, ssm, reset, *after)
 
 
 @kernel(
@@ -130,7 +133,7 @@ def mamba_learn(
     **STATE,
     **{name: result(shape) for name, shape in KEPT.items()},
     steps=index(""),
-    **TRACES,
+    **PAST,
     true=flags(""),
     go=flags(""),
     signals=Argument(("l", "b", "e", "n"), optional=True),
@@ -146,9 +149,7 @@ def mamba_advance(
     *rest: Array,
 ) -> None:
     """Move state and traces on where go; with signals, add the gradients through the traces to those of the chunk."""
-    many = len(KEPT_OF_LAYERS)
-    kept, (taps, steps, traces, precision, _, go, signals, gradients) = rest[:many], rest[many + 1 : many + 9]
-    conv_after, ssm_after = rest[many + 9 :]
+    kept, (_, taps, steps, traces, precision, _, go, signals, gradients, *after) = rest[:17], rest[17:]
     (layers, b, t, e, n), d, k, r = kept[4].shape, conv.shape[3], fixed(conv.shape[2]) + 1, kept[12].shape[3]
     room, scratch, none = Room(part.empty(e, n), taps), Scratch.of(part, t, e, fixed(n), d, k, r), part.empty(b, e, n)
     fill(none)
@@ -160,4 +161,4 @@ def mamba_advance(
             move(own, found, steps[()], signal, reset, traces[layer], precision.stored, room, scratch)
             with when(there(gradients)):
                 add_past(own, weights_of(gradients, layer, kept, k), traces.shape[1], scratch)
-    move_state(go[()], steps[()], kept[2], kept[4], conv, ssm, reset, conv_after, ssm_after)
+    move_state(go[()], steps[()], kept[2], kept[4], conv, ssm, reset, *after)
