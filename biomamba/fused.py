@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from .addresses import Addresses
-from .blocks import Block, Mamba2
-from .blocks.conv import kernel
+from .blocks import Block
 from .checks import check_mask
 from .kinds import Kind, kind_of
 from .model import Model
@@ -268,7 +267,7 @@ class Fused:
         """Say whether `scan` may be called now: the loss is a cross entropy, and Adam has its averages."""
         own = self.moments
         plain = self.mean is not None and not self.unchecked and self.ranks is None and of_classes(chunk)
-        return plain and self.kind.scans and own is not None and self._steps(own)
+        return plain and own is not None and self._steps(own)
 
     def scan(self, inputs: UpdateInput, length: int) -> tuple[UpdateOutput, list[list[float]]]:
         """Return the pass of a chunk of many updates of `length` steps each, and facts of each update.
@@ -307,12 +306,12 @@ class Fused:
         facts = ssm.new_zeros(many, 3)
         to = [self.at.of_head, self.at.of_norm, self.at.of_encoder, learned, work.signals]
         labels = updates(chunk.y), updates(chunk.mask)
-        top, first = [model.head.weight, model.norm_f.weight, self.at.weights], cast(Mamba2, self.blocks[0])
-        kept = [conv, ssm, first.dt_bias, kernel(first.conv1d)[0]]
+        top = [model.head.weight, model.norm_f.weight, self.at.weights]
+        kept = [conv, ssm, *self.kind.like(self.blocks[0])]
         go = [*traces, self.through, TRUE, self.mean, self.at.gradients, self.at.gradient]
         step = [self.at.averages(own), own.paced_ahead(many), *self._adam(own)]
         given = [*top, *given, *labels, reset, *kept, *go, *to, *step, out, losses, facts]
-        work.call("mamba2_scan.mamba2_scan", *given)
+        work.call(self.kind.called("scan"), *given)
         found: list[list[float]] = facts.tolist()
         own.counts[0] += sum(taken for _, _, taken in found)
         said = out.transpose(0, 1).flatten(1, 2)

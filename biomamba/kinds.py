@@ -20,14 +20,14 @@ class Kind(NamedTuple):
 
     kernels: str  # their module in ops.llvm, which names its functions alike
     weights: Callable[[Any], list[Tensor]]  # what a block learns, in the kernels' order
-    sizes: Callable[[Any], dict[str, int]]  # of a block, by the kernels' letters, beside those of model and state
     # of each rule that keeps something, which of the traces of a layer are influences, and of kernels that know more
     # rules, which are of posts after S-TLLR, and which of a fixed decay
     tables: Callable[[Any], Tables]
-    scans: bool = False  # whether there is a kernel of many updates
+    sizes: Callable[[Any], dict[str, int]]  # of a block, by the kernels' letters, beside those of model and state
+    like: Callable[[Any], list[Tensor]]  # weights that have the same sizes
 
     def called(self, what: str) -> str:
-        """Return the name of the kernel that does so: forward, learn or advance."""
+        """Return the name of the kernel that does so: forward, learn, advance or scan."""
         return f"{self.kernels}.{self.kernels.removesuffix('_stack')}_{what}"
 
 
@@ -72,7 +72,15 @@ def _sizes_of_mamba2(block: Mamba2) -> dict[str, int]:
     return {"g": len(block.A_log)}
 
 
+def _like_mamba(block: Mamba) -> list[Tensor]:
+    return [block.dt_proj.weight, kernel(block.conv1d)[0]]
+
+
+def _like_mamba2(block: Mamba2) -> list[Tensor]:
+    return [block.dt_bias, kernel(block.conv1d)[0]]
+
+
 KINDS: dict[type, Kind] = {
-    Mamba: Kind("mamba_stack", _of_mamba, _sizes_of_mamba, _traces_of_mamba),
-    Mamba2: Kind("mamba2_stack", _of_mamba2, _sizes_of_mamba2, _traces_of_mamba2, scans=True),
+    Mamba: Kind("mamba_stack", _of_mamba, _traces_of_mamba, _sizes_of_mamba, _like_mamba),
+    Mamba2: Kind("mamba2_stack", _of_mamba2, _traces_of_mamba2, _sizes_of_mamba2, _like_mamba2),
 }

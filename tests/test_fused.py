@@ -34,6 +34,18 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "mamba direct": {"block": "mamba", "conv": "direct"} | STEPS,
 }
 SERVED = [("mamba2", rule) for rule in RULES] + [("mamba", "rtrl"), ("mamba", "bptt"), ("mamba direct", "rtrl")]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adam": {},
+    "ngrams": {"ngrams": [2, 3], "ngram_logits": [1, 2], "reduction": "mean"},
+    "values": {"tokens": False},
+    "sgd": {"sgd": True, "reduction": "batchmean"},
+    "unclipped": {"clip": None},
+}
+CASES = [  # the last options have nothing to do with blocks
+    (block, rule, options)
+    for block, rule in SERVED
+    for options in (OPTIONS if block == "mamba2" else [*OPTIONS][:3] if block == "mamba" else [*OPTIONS][:1])
+]
 VOCAB, VALUES, OUT = 11, 3, 7
 
 
@@ -109,27 +121,17 @@ def by_torch(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("block, rule", SERVED)
+@pytest.mark.parametrize("block, rule, named", CASES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"ngrams": [2, 3], "ngram_logits": [1, 2], "reduction": "mean"},
-        {"sgd": True, "reduction": "batchmean"},
-        {"tokens": False},
-        {"clip": None},
-    ],
-    ids=["adam", "ngrams", "sgd", "values", "unclipped"],
-)
 def test_kernels_do_what_torch_does(
     sizes: Sequence[int],
     block: str,
     rule: str,
     resets: bool,
-    options: dict[str, Any],
+    named: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    options = OPTIONS[named]
     given = chunks(sizes, 8, options.get("tokens", True), resets, torch.float64)
     ours = learner(sizes, rule, block=block, **options)
     assert isinstance(ours._plain, fused.Fused)
@@ -388,7 +390,10 @@ def test_a_frozen_part_is_left_to_torch() -> None:
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tokens": False}, {"rule": "bptt"}, {"rule": "rtrl_stdp"}, {"rule": "stllr"}, {"clip": None}],
+    [
+        *({}, {"tokens": False}, {"rule": "bptt"}, {"rule": "rtrl_stdp"}, {"rule": "stllr"}, {"clip": None}),
+        *({"block": "mamba"}, {"block": "mamba", "rule": "bptt", "tokens": False}, {"block": "mamba direct"}),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("sizes", [SIZES[0], SIZES[1], SIZES[4]], ids=str)
@@ -415,9 +420,10 @@ def test_many_updates_in_one_call_are_one_after_another(
         torch.testing.assert_close(own, one, rtol=1e-8, atol=1e-10)
 
 
-def test_the_updates_were_made_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_updates_were_made_in_one_call(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: the test above compares what it says it does."""
-    own, calls = learner(SIZES[0], reduction="mean"), list[int]()
+    own, calls = learner(SIZES[0], reduction="mean", block=block), list[int]()
     before = type(own)._scan
     monkeypatch.setattr(type(own), "_scan", lambda *given: calls.append(given[1].x.shape[1]) or before(*given))
     each = chunks(SIZES[0], 13, True, False, torch.float64)

@@ -29,7 +29,7 @@ from .language import (
     when,
 )
 from .mamba2 import there
-from .mamba2_chunk import GATES, PROJECTED, mamba2_output, mamba2_states
+from .mamba2_chunk import CONVOLVED, GATES, PROJECTED, mamba2_output, mamba2_states
 from .mamba2_layer import (
     Room,
     add_inside,
@@ -39,6 +39,7 @@ from .mamba2_layer import (
 )
 from .mamba2_past import PAST, Past, add_local, add_past, move
 from .stack import add, copy, each_rows, flattened, move_state, read_in, read_out, read_out_adjoint, size
+from .stack_scan import many_updates
 
 STATE = {"conv": given("l b k-1 d"), "ssm": given("l b e n"), "reset": flags("b t", optional=True)}
 KEPT = {  # what a chunk leaves for the way back
@@ -210,3 +211,13 @@ def mamba2_advance(
             with when(there(gradients) & there(past.traces)):
                 add_past(weights_of(gradients, layer, kept, k), room)
     move_state(go[()], steps[()], kept[2], kept[4], conv, ssm, reset, conv_after, ssm_after)
+
+
+mamba2_scan = many_updates(
+    "mamba2_scan",
+    mamba2_forward,
+    mamba2_learn,
+    mamba2_advance,
+    KEPT,
+    {"heads": given("g"), "convolved": given(f"{CONVOLVED} k")},
+)

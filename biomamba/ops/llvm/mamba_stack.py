@@ -18,6 +18,7 @@ from .mamba_layer import KEPT as KEPT_OF_LAYERS
 from .mamba_layer import Room, RoomBack, back, kept_of, make, weights_of
 from .mamba_traces import Scratch, add_past, move
 from .stack import add, copy, flattened, move_state, read_in, read_out, read_out_adjoint, size
+from .stack_scan import many_updates
 
 STATE = {"conv": given("l b k-1 d"), "ssm": given("l b e n"), "reset": flags("b t", optional=True)}
 KEPT = KEPT_OF_LAYERS | {"normed": "b t d", "taps": "k e"}  # the latter is room
@@ -162,3 +163,13 @@ def mamba_advance(
             with when(there(gradients)):
                 add_past(own, weights_of(gradients, layer, kept, k), traces.shape[1], scratch)
     move_state(go[()], steps[()], kept[2], kept[4], conv, ssm, reset, *after)
+
+
+mamba_scan = many_updates(
+    "mamba_scan",
+    mamba_forward,
+    mamba_learn,
+    mamba_advance,
+    KEPT,
+    {"low": given("e r"), "convolved": given("e k")},
+)
