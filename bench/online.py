@@ -76,18 +76,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only the settings that are promised")
     parser.add_argument("--json", type=Path, help="write the rows there, one JSON object per line")
+    parser.add_argument("--block", help="only settings of this block: mamba2 or mamba")
     args = parser.parse_args()
     keep_freed_memory()
     print(heading(f"python -m bench.online{' --quick' if args.quick else ''}", "threads as stated"))
     passes = list(trace_passes())
-    settings = PROMISED + CHUNKED if args.quick else PROMISED + CHUNKED + grid()
+    settings, chunked = (
+        [setting for setting in every if fits(setting) and args.block in (None, setting["block"])]
+        for every in (PROMISED + CHUNKED + ([] if args.quick else grid()), CHUNKED)
+    )
     rows: list[Row] = []
-    for setting in tqdm([setting for setting in settings if fits(setting)], disable=None):
+    for setting in tqdm(settings, disable=None):
         rows.append(online_row(setting))
         write(passes + rows, args.json)  # now, as the whole grid takes long
-    again = [online_row(setting) for setting in CHUNKED if fits(setting)]  # a difference of two needs both undisturbed
+    again = [online_row(setting) for setting in chunked]  # a difference of two needs both undisturbed
     rows = [min([row, *(r for r in again if same_setting(r, row))], key=lambda r: r["us_per_update"]) for row in rows]
-    print(markdown(passes), "", markdown(rows), "", markdown(differences(rows)), sep="\n")
+    tables = [table for table in (passes, rows, differences(rows)) if table]
+    print(*map(markdown, tables), sep="\n\n")
     write(passes + rows, args.json)
 
 

@@ -165,7 +165,7 @@ class Fused:
         learns: add what the signals of the chunk learn through the traces to its gradient.
         """
         after = [torch.empty_like(own) for own in given[:2]]
-        given = [self.at.weights, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go]
+        given = [self.at.weights, *given, *work.kept, torch.tensor(steps), *traces, go]
         learned = [work.signals, self.at.gradients] if learns else [self.at.gradient[:0], self.at.weights[:0, 0]]
         work.call(self.kind.called("advance"), *given, *learned, *after, learns=learns)
         return after
@@ -192,7 +192,7 @@ class Fused:
         after = [torch.empty_like(own) for own in past]
         top = [model.head.weight, model.norm_f.weight, self.at.weights]
         moves = TRUE if ranks is None else FALSE  # no trace moves before all ranks have heard that everything is finite
-        moved = [grad_out, torch.tensor(advance), *traces, self.through, moves, TRUE, go]
+        moved = [grad_out, torch.tensor(advance), *traces, self.through, moves, go]
         to = [self.at.gradients, self.at.gradient, self.at.of_head, self.at.of_norm, grad_encoded, work.signals]
         work.call(self.kind.called("learn"), *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
@@ -308,7 +308,7 @@ class Fused:
         labels = updates(chunk.y), updates(chunk.mask)
         top = [model.head.weight, model.norm_f.weight, self.at.weights]
         kept = [conv, ssm, *self.kind.like(self.blocks[0])]
-        go = [*traces, self.through, TRUE, self.mean, self.at.gradients, self.at.gradient]
+        go = [*traces, self.through, self.mean, self.at.gradients, self.at.gradient]
         step = [self.at.averages(own), own.paced_ahead(many), *self._adam(own)]
         given = [*top, *given, *labels, reset, *kept, *go, *to, *step, out, losses, facts]
         work.call(self.kind.called("scan"), *given)

@@ -370,12 +370,12 @@ def test_traces_kept_in_half_precision(block: str, monkeypatch: pytest.MonkeyPat
     theirs = halved("bfloat16")
     course(theirs, given)
     assert ours.state is not None and theirs.state is not None and whole.state is not None
-    as_torch, unrounded = list[Tensor](), list[Tensor]()
+    unrounded = list[Tensor]()
     for own, one, exact in zip(*(flat(by.state.trace) for by in (ours, theirs, whole)), strict=True):
         assert own.dtype == torch.bfloat16
-        as_torch.append((own == one).flatten())
+        assert (own == one).float().mean() > 0.95
         unrounded.append((own == exact.to(own.dtype)).flatten())
-    assert torch.cat(as_torch).float().mean() > 0.97 > 0.9 > torch.cat(unrounded).float().mean()
+    assert torch.cat(unrounded).float().mean() < 0.9
 
 
 def test_a_frozen_part_is_left_to_torch() -> None:

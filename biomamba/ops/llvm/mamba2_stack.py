@@ -13,7 +13,7 @@ k conv taps, v outputs, q numbers of all weights.
 """
 
 from . import product
-from .kernel import Argument, Part, flags, given, index, kernel, result
+from .kernel import Part, given, kernel
 from .language import (
     INT,
     Array,
@@ -38,10 +38,23 @@ from .mamba2_layer import (
     weights_of,
 )
 from .mamba2_past import PAST, Past, add_local, add_past, move
-from .stack import add, copy, each_rows, flattened, move_state, read_in, read_out, read_out_adjoint, size
+from .stack import (
+    add,
+    advance_arguments,
+    copy,
+    each_rows,
+    flattened,
+    forward_arguments,
+    is_true,
+    learn_arguments,
+    move_state,
+    read_in,
+    read_out,
+    read_out_adjoint,
+    size,
+)
 from .stack_scan import many_updates
 
-STATE = {"conv": given("l b k-1 d"), "ssm": given("l b e n"), "reset": flags("b t", optional=True)}
 KEPT = {  # what a chunk leaves for the way back
     "x": "l+1 b t d",
     "norms": "l+1 b t",  # 1 over the root mean square of each row of x
@@ -55,19 +68,9 @@ KEPT = {  # what a chunk leaves for the way back
     "normed": "b t d",
     "taps": "k e+n",  # room
 }
-AFTER = {"conv_after": result("l b k-1 d"), "ssm_after": result("l b e n")}
 
 
-@kernel(
-    "n k",
-    head=given("v d"),
-    norm_f=given("d"),
-    weights=index("l 8"),
-    encoded=given("b t d"),
-    **STATE,
-    **{name: result(shape) for name, shape in KEPT.items()},
-    out=result("b u v"),
-)
+@kernel("n k", **forward_arguments(8, KEPT))
 def mamba2_forward(
     part: Part,
     head: Array,
@@ -108,29 +111,7 @@ def mamba2_forward(
     read_out(out, normed, kept[1][layers], x[layers], norm_f, head)
 
 
-@kernel(
-    "n k",
-    head=given("v d"),
-    norm_f=given("d"),
-    weights=index("l 8"),
-    **STATE,
-    **{name: result(shape) for name, shape in KEPT.items()},
-    grad_out=given("b u v"),
-    steps=index(""),
-    **PAST,
-    through=flags(""),
-    moves=flags(""),
-    true=flags(""),
-    go=flags(""),
-    gradients=index("l 8"),
-    gradient=result("q"),
-    grad_head=result("v d"),
-    grad_norm_f=result("d"),
-    grad_encoded=result("b t d"),
-    signals=result("l b e n"),
-    **AFTER,
-    facts=result("3"),
-)
+@kernel("n k", **learn_arguments(8, KEPT, PAST))
 def mamba2_learn(
     part: Part,
     head: Array,
@@ -148,10 +129,11 @@ def mamba2_learn(
     all that decides whether traces may move is known here.
     """
     kept, (normed, taps, grad_out, steps), past = [*rest[:17]], rest[17:21], Past.of(*rest[21:26])
-    through, moves, true, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, *after, facts = rest[26:]
+    through, moves, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, *after, facts = rest[26:]
     (layers, _, t, *_), k = kept[4].shape, fixed(conv.shape[2]) + 1
     first = Array(part.scratch.array(INT, 1).pointer, ())
     first[()] = integer(t) - grad_out.shape[1]
+    true = is_true(part)
     fill(gradient)
     fill(grad_x)
     of_top = normed, kept[1][layers], kept[0][layers], norm_f, head
@@ -176,19 +158,7 @@ def mamba2_learn(
     move_state(all_finite, steps[()], kept[2], kept[4], conv, ssm, reset, *after)
 
 
-@kernel(
-    "n k",
-    weights=index("l 8"),
-    **STATE,
-    **{name: result(shape) for name, shape in KEPT.items()},
-    steps=index(""),
-    **PAST,
-    true=flags(""),
-    go=flags(""),
-    signals=Argument(("l", "b", "e", "n"), optional=True),
-    gradients=Argument(("l", "8"), "index", optional=True),
-    **AFTER,
-)
+@kernel("n k", **advance_arguments(8, KEPT, PAST))
 def mamba2_advance(
     part: Part,
     weights: Array,
@@ -199,10 +169,11 @@ def mamba2_advance(
 ) -> None:
     """Move state and traces on where go; with signals, add the gradients through the traces to those of the chunk."""
     kept, (_, taps, steps), past = [*rest[:17]], rest[17:20], Past.of(*rest[20:25])
-    true, go, signals, gradients, conv_after, ssm_after = rest[25:]
+    go, signals, gradients, conv_after, ssm_after = rest[25:]
     (layers, b, _, e, n), k = kept[4].shape, fixed(conv.shape[2]) + 1
     room, none = Room.of(part, kept, k, there(past.sums)), part.empty(b, e, n)
     fill(none)
+    true = is_true(part)
     with when(go[()]):
         for layer in loop(layers):
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)

@@ -11,31 +11,32 @@ q numbers of all weights, m traces of a layer.
 """
 
 from . import product
-from .kernel import Argument, Part, flags, given, index, kernel, result, trace
+from .kernel import Argument, Part, given, kernel, trace
 from .language import Array, constant, either, fill, fixed, integer, is_finite, loop, select, total, when
 from .mamba2 import there
 from .mamba_layer import KEPT as KEPT_OF_LAYERS
 from .mamba_layer import Room, RoomBack, back, kept_of, make, weights_of
 from .mamba_traces import Scratch, add_past, move
-from .stack import add, copy, flattened, move_state, read_in, read_out, read_out_adjoint, size
+from .stack import (
+    add,
+    advance_arguments,
+    copy,
+    flattened,
+    forward_arguments,
+    learn_arguments,
+    move_state,
+    read_in,
+    read_out,
+    read_out_adjoint,
+    size,
+)
 from .stack_scan import many_updates
 
-STATE = {"conv": given("l b k-1 d"), "ssm": given("l b e n"), "reset": flags("b t", optional=True)}
 KEPT = KEPT_OF_LAYERS | {"normed": "b t d", "taps": "k e"}  # the latter is room
-AFTER = {"conv_after": result("l b k-1 d"), "ssm_after": result("l b e n")}
 PAST = {"traces": Argument(("l", "m"), "index", optional=True), "precision": trace("z")}
 
 
-@kernel(
-    "n k",
-    head=given("v d"),
-    norm_f=given("d"),
-    weights=index("l 9"),
-    encoded=given("b t d"),
-    **STATE,
-    **{name: result(shape) for name, shape in KEPT.items()},
-    out=result("b u v"),
-)
+@kernel("n k", **forward_arguments(9, KEPT))
 def mamba_forward(
     part: Part,
     head: Array,
@@ -62,29 +63,7 @@ def mamba_forward(
     read_out(out, normed, kept[1][layers], x[layers], norm_f, head)
 
 
-@kernel(
-    "n k",
-    head=given("v d"),
-    norm_f=given("d"),
-    weights=index("l 9"),
-    **STATE,
-    **{name: result(shape) for name, shape in KEPT.items()},
-    grad_out=given("b u v"),
-    steps=index(""),
-    **PAST,
-    through=flags(""),
-    moves=flags(""),
-    true=flags(""),
-    go=flags(""),
-    gradients=index("l 9"),
-    gradient=result("q"),
-    grad_head=result("v d"),
-    grad_norm_f=result("d"),
-    grad_encoded=result("b t d"),
-    signals=result("l b e n"),
-    **AFTER,
-    facts=result("3"),
-)
+@kernel("n k", **learn_arguments(9, KEPT, PAST))
 def mamba_learn(
     part: Part,
     head: Array,
@@ -102,7 +81,7 @@ def mamba_learn(
     all that decides whether traces may move is known here.
     """
     kept, (normed, taps, grad_out, steps, traces, precision), more = rest[:17], rest[17:23], rest[23:]
-    through, moves, _, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, *after, facts = more
+    through, moves, go, gradients, gradient, grad_head, grad_norm_f, grad_x, signals, *after, facts = more
     (layers, b, t, e, n), d, k, r = kept[4].shape, head.shape[1], fixed(conv.shape[2]) + 1, kept[12].shape[3]
     fill(gradient)
     fill(grad_x)
@@ -128,19 +107,7 @@ def mamba_learn(
     move_state(all_finite, steps[()], kept[2], kept[4], conv, ssm, reset, *after)
 
 
-@kernel(
-    "n k",
-    weights=index("l 9"),
-    **STATE,
-    **{name: result(shape) for name, shape in KEPT.items()},
-    steps=index(""),
-    **PAST,
-    true=flags(""),
-    go=flags(""),
-    signals=Argument(("l", "b", "e", "n"), optional=True),
-    gradients=Argument(("l", "9"), "index", optional=True),
-    **AFTER,
-)
+@kernel("n k", **advance_arguments(9, KEPT, PAST))
 def mamba_advance(
     part: Part,
     weights: Array,
@@ -150,7 +117,7 @@ def mamba_advance(
     *rest: Array,
 ) -> None:
     """Move state and traces on where go; with signals, add the gradients through the traces to those of the chunk."""
-    kept, (_, taps, steps, traces, precision, _, go, signals, gradients, *after) = rest[:17], rest[17:]
+    kept, (_, taps, steps, traces, precision, go, signals, gradients, *after) = rest[:17], rest[17:]
     (layers, b, t, e, n), d, k, r = kept[4].shape, conv.shape[3], fixed(conv.shape[2]) + 1, kept[12].shape[3]
     room, scratch, none = Room(part.empty(e, n), taps), Scratch.of(part, t, e, fixed(n), d, k, r), part.empty(b, e, n)
     fill(none)

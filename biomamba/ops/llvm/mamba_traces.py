@@ -26,6 +26,7 @@ from .language import (
     Array,
     Size,
     Value,
+    Variable,
     choose,
     equal,
     fill,
@@ -253,11 +254,10 @@ def _of_channels(i: Value, traces: list[Array], found: Kept, signal: Array, scra
             for c in lanes(0, e, LANES):
                 z = of_taps[i, y, tap, c]
                 past.conv1d[tap, c] = fma(scratch.signal[y, c], z, past.conv1d[tap, c])
-                of_taps[i, y, tap, c] = scratch.decay[y, c] * z
-            for s in loop(steps):
-                for c in lanes(0, e, LANES):
-                    z = of_taps[i, y, tap, c]
-                    of_taps[i, y, tap, c] = fma(scratch.by_state[s, y, c], scratch.sides[s, tap, c], z)
+                now = Variable(scratch.decay[y, c] * z)
+                for s in loop(steps):
+                    now.set(fma(scratch.by_state[s, y, c], scratch.sides[s, tap, c], now.get()))
+                of_taps[i, y, tap, c] = now.get()
 
 
 def _of_all_channels(

@@ -5,16 +5,19 @@
 Letters: l layers, b streams, t steps, u of them new, d width, e channels, n states, k conv taps, v outputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from . import product
-from .kernel import Part
+from .kernel import Argument, Part, flags, given, index, result
 from .language import (
+    BIT,
+    BYTE,
     LANES,
     Array,
     Size,
     Value,
     choose,
+    constant,
     dot,
     fixed,
     fma,
@@ -27,7 +30,41 @@ from .language import (
 )
 from .mamba2 import seen
 
+STATE = {"conv": given("l b k-1 d"), "ssm": given("l b e n"), "reset": flags("b t", optional=True)}
+AFTER = {"conv_after": result("l b k-1 d"), "ssm_after": result("l b e n")}
 EPS = 1e-5  # of the norms, as in the official models
+
+
+def forward_arguments(weights: int, kept: Mapping[str, str]) -> dict[str, Argument]:
+    """Return what a forward kernel is called with; weights: of a layer, kept: shapes of what a chunk leaves."""
+    top = {"head": given("v d"), "norm_f": given("d"), "weights": index(f"l {weights}"), "encoded": given("b t d")}
+    return top | STATE | {name: result(shape) for name, shape in kept.items()} | {"out": result("b u v")}
+
+
+def learn_arguments(weights: int, kept: Mapping[str, str], past: Mapping[str, Argument]) -> dict[str, Argument]:
+    """Return what a kernel all the way back is called with; past: what is given of traces."""
+    top = {"head": given("v d"), "norm_f": given("d"), "weights": index(f"l {weights}")}
+    chunk = {name: result(shape) for name, shape in kept.items()} | {"grad_out": given("b u v"), "steps": index("")}
+    go = {"through": flags(""), "moves": flags(""), "go": flags("")}
+    to = {
+        "gradients": index(f"l {weights}"),
+        "gradient": result("q"),
+        "grad_head": result("v d"),
+        "grad_norm_f": result("d"),
+        "grad_encoded": result("b t d"),
+        "signals": result("l b e n"),
+    }
+    return top | STATE | chunk | dict(past) | go | to | AFTER | {"facts": result("3")}
+
+
+def advance_arguments(weights: int, kept: Mapping[str, str], past: Mapping[str, Argument]) -> dict[str, Argument]:
+    """Return what a kernel that moves on is called with."""
+    chunk = {name: result(shape) for name, shape in kept.items()} | {"steps": index("")}
+    learned = {
+        "signals": Argument(("l", "b", "e", "n"), optional=True),
+        "gradients": Argument(("l", str(weights)), "index", optional=True),
+    }
+    return {"weights": index(f"l {weights}")} | STATE | chunk | dict(past) | {"go": flags("")} | learned | AFTER
 
 
 def read_in(inputs: Array, norms: Array, x: Array, conv: Array) -> None:
@@ -103,6 +140,13 @@ def move_state(
         with stays:
             copy(ssm_after, ssm)
             copy(conv_after, conv)
+
+
+def is_true(part: Part) -> Array:
+    """Return a flag that is set."""
+    flag = Array(part.scratch.array(BYTE, 1).pointer, ())
+    flag[()] = constant(BIT, 1)
+    return flag
 
 
 def new_rows(work: Callable[[Array, Array], None], out: Array, x: Array) -> None:

@@ -28,7 +28,7 @@ from .language import (
     total,
 )
 from .mamba2 import there
-from .stack import add, copy, flattened, size
+from .stack import add, copy, flattened, is_true, size
 
 DATA = {
     "encoder": given("o p"),  # (c, d) rows of an embedding, or (d, i) of a linear layer
@@ -74,7 +74,6 @@ def many_updates(
         **like,
         **past,
         "through": flags(""),
-        "true": flags(""),
         "mean": flags(""),
         "gradients": learn.arguments["gradients"],
         **TO,
@@ -88,7 +87,7 @@ def many_updates(
         of = dict(zip(arguments, arrays, strict=True))
         top, weights = (of["head"], of["norm_f"], of["weights"]), of["weights"]
         conv, ssm, tokens, mask, reset = of["conv"], of["ssm"], of["tokens"], of["mask"], of["reset"]
-        true, out, losses, facts = of["true"], of["out"], of["losses"], of["facts"]
+        out, losses, facts = of["out"], of["losses"], of["facts"]
         (many, b, t, v), (layers, _, e, n), d = out.shape, ssm.shape, of["norm_f"].shape[0]
         sizes: dict[str, Size] = {"l": layers, "b": b, "t": t, "d": d, "e": e, "n": n}
         for own, argument in like.items():
@@ -99,7 +98,7 @@ def many_updates(
         go, taken = Array(part.scratch.array(BYTE, 1).pointer, ()), Variable(integer(0))
         none, none_of = Array(of["signals"].pointer, of["signals"].shape), Array(weights.pointer, weights.shape)
         none.there = none_of.there = constant(BIT, 0)  # nothing is learned
-        all_steps = Array(part.scratch.array(INT, 1).pointer, ())
+        moves, all_steps = is_true(part), Array(part.scratch.array(INT, 1).pointer, ())
         all_steps[()] = integer(t)
         remembered = [of[own] for own in past]
         for s in loop(many):
@@ -114,7 +113,7 @@ def many_updates(
                         out[s], of["labels"][s], mask[s], of["mean"], grad_out, Array(losses.address(s), ())
                     )
                     go[()] = is_finite(sum_of(out[s]) + losses[s])
-                    moved = *remembered, of["through"], true, true, go, of["gradients"]
+                    moved = *remembered, of["through"], moves, go, of["gradients"]
                     to = of["gradient"], of["grad_head"], of["grad_norm_f"], grad_encoded, of["signals"]
                     learn.within(*top, *chunk, grad_out, all_steps, *moved, *to, *after, facts[s])
                     learn_encoder(of["grad_encoder"], of["grad_bias"], grad_encoded, *x)
@@ -126,7 +125,7 @@ def many_updates(
                     go[()] = finite
                     losses[s], facts[s, 1], facts[s, 2] = 0, 0, 0
                     facts[s, 0] = select(finite, constant(facts.number, 1), 0)
-                    advance.within(weights, *chunk, all_steps, *remembered, true, go, none, none_of, *after)
+                    advance.within(weights, *chunk, all_steps, *remembered, go, none, none_of, *after)
             copy(conv, after[0])
             copy(ssm, after[1])
 
