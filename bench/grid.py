@@ -24,22 +24,30 @@ Row = dict[str, Any]
 def run(measure: Callable[[Row], Row], settings: Iterable[Row], file: Path, jobs: int) -> list[Row]:
     """Return the rows of all settings, those of `file` among them taken from there.
 
-    measure must be a function of a module (it travels to other processes).
+    measure must be a function of a module (it travels to other processes). Where one of them raises, the rows of the
+    others are measured and kept, and RuntimeError is raised at the end, which names the first that did.
     """
     wanted = list(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = file.read_text().splitlines() if file.exists() else []
     rows: dict[str, Row] = {key(row["setting"]): row for row in map(json.loads, lines)}
     missing = {key(s): s for s in wanted if key(s) not in rows}
+    failed = list[tuple[Row, BaseException]]()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=prepare) as pool:
         by_seed = sorted(missing.values(), key=lambda setting: setting["seed"])  # all settings once before any twice
         running = {pool.submit(measure, setting): setting for setting in by_seed}
         for done in tqdm(as_completed(running), total=len(running), desc=file.stem, disable=None):
-            setting = running[done]
+            setting, error = running[done], done.exception()
+            if error is not None:
+                failed.append((setting, error))
+                continue
             row = {"setting": setting, **done.result()}
             rows[key(setting)] = row
             with file.open("a") as log:
                 log.write(json.dumps(row) + "\n")
+    if failed:
+        setting, error = failed[0]
+        raise RuntimeError(f"{len(failed)} of {len(missing)} settings failed, the first {setting}") from error
     return [rows[key(setting)] for setting in wanted]
 
 

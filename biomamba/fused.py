@@ -4,8 +4,8 @@
 
 torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
 fifth of the time where chunks are small, and no compiler. `kinds` says which blocks and rules there are kernels for. It
-serves what is usual: blocks that do not spike, float32 or float64, windows of one stream; the rest is left to `update`.
-Shapes: b streams, t steps, u of them new.
+serves what is usual: blocks that do not spike, float32 or float64; the rest is left to `update`. Shapes: b streams,
+t steps, u of them new.
 """
 
 import math
@@ -84,27 +84,25 @@ class Fused:
 
     def __call__(self, inputs: UpdateInput, advance: int, labelled: bool = False) -> UpdateOutput:
         """Return what `update.update` returns; see there."""
-        if not self.takes(inputs.x, advance, len(inputs.chunk.x)):
+        if not self.takes(inputs.x, len(inputs.chunk.x)):
             if self.step is None:
                 return predict(self.model, self.task, self.rule, inputs, advance, self.ranks)
             return update(self.model, self.task, self.rule, self.step, self.clip, inputs, advance, labelled, self.ranks)
         with torch.no_grad():
             return self._update(inputs, advance, self.step if labelled else None)
 
-    def takes(self, x: Tensor, advance: int, streams: int | None = None) -> bool:
-        """Say whether the kernels read x (b, t, ...), state and trace moving on by `advance` steps.
+    def takes(self, x: Tensor, streams: int | None = None) -> bool:
+        """Say whether the kernels read x (b, t, ...).
 
-        So it is where x and the weights lie here, and are not large, all of several streams' steps are moved over, and
-        no hook looks at what a module gives.
+        So it is where x and the weights lie here, and are not large, and no hook looks at what a module gives.
         streams: of all ranks, who must all say the same (default: b).
         """
         weight, streams = self.model.head.weight, len(x) if streams is None else streams
         here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
         steps, states = streams * x.shape[1], len(self.blocks) * math.prod(self.blocks[0].shape)
         small = steps * states <= HELD and (steps * self.at.size <= LARGEST or torch.get_num_threads() == 1)
-        moves = advance == x.shape[1] or streams == 1
         seen = any(own._forward_hooks or own._forward_pre_hooks or own._backward_hooks for own in self.modules)
-        return here and small and moves and not seen and all(block.backend in BACKENDS for block in self.blocks)
+        return here and small and not seen and all(block.backend in BACKENDS for block in self.blocks)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: addresses and memory are its own."""

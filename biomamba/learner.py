@@ -220,7 +220,7 @@ class Learner(Updater):
             given, before = begins if reset else None, state.live
             reading = reading and reading.last(row.shape[1])
         with threading.using(self._count), torch.no_grad():
-            out, after = self._output(x, before, given, reading, x.shape[1])
+            out, after = self._output(x, before, given, reading)
         if not bool(finite([out])):
             raise FloatingPointError("the prediction is not finite: the weights have grown too large: roll back")
         return out[0, -1], held, resets, copy(after)
@@ -241,7 +241,7 @@ class Learner(Updater):
             reading = self.model.read(x, state.context, resets)
             with threading.using(self._count):
                 given = x, resets, state.model_state, state.trace, reading
-                if isinstance(self._plain, Fused) and self._plain.takes(x, advance):
+                if isinstance(self._plain, Fused) and self._plain.takes(x):
                     state.model_state = self._plain.pass_over(*given)
                 else:
                     state.model_state, state.trace = pass_over(self.model, self.rule, *given)

@@ -149,10 +149,8 @@ class Updater:
         inputs = self._of_rank(UpdateInput(x, resets, chunk, state.model_state, state.trace, reading))
         count = threading.resolve(self.threads, state.nbytes(x.shape[1]))
         with threading.using(count), torch.no_grad():
-            new = chunk.x.shape[1]
-            advance = self._advance(x.shape[1], new)
-            given = inputs.x, inputs.state, inputs.reset, inputs.reading, advance, len(x)
-            out = self._output(*given)[0][:, -new:]
+            out, _ = self._output(inputs.x, inputs.state, inputs.reset, inputs.reading, len(x))
+            out = out[:, -chunk.x.shape[1] :]
         return out if self.ranks is None else self.ranks.whole(out, len(x))
 
     def update(self, chunk: Chunk) -> Report:
@@ -211,7 +209,7 @@ class Updater:
         held = self.state is None or self.state.x.shape[1] > 0
         if between or held or chunk.x.shape[1] < length or not isinstance(self._plain, Fused):
             return False
-        return self._plain.takes(chunk.x[:, :length], length) and self._plain.scans(chunk)
+        return self._plain.takes(chunk.x[:, :length]) and self._plain.scans(chunk)
 
     def _scan(self, chunk: Chunk, length: int) -> Report:
         """Make the updates in one call."""
@@ -282,14 +280,13 @@ class Updater:
         state: Tree,
         reset: Tensor | None,
         reading: Reading | None,
-        advance: int,
         streams: int | None = None,
     ) -> tuple[Tensor, Tree]:
-        """Return the outputs (b, t, d_out) for x and the state behind it, as an update that moves so far says them.
+        """Return the outputs (b, t, d_out) for x and the state behind it, as an update says them.
 
         streams: of all ranks (default: b).
         """
-        if isinstance(self._plain, Fused) and self._plain.takes(x, advance, streams):
+        if isinstance(self._plain, Fused) and self._plain.takes(x, streams):
             return self._plain.predict(x, state, reset, reading)
         out, after, _ = self.model(x, state, reset, reading=reading)
         return out, after

@@ -192,9 +192,12 @@ def test_windows_and_late_answers(block: str, rule: str, monkeypatch: pytest.Mon
     """State and trace move by fewer steps than are read, or by none; answers come late, out of order or never."""
 
     def windowed() -> list[Tensor]:
-        own = learner((1, 3, *SIZES[1][2:]), rule, block=block)
-        own.window = 8
-        return course(own, chunks((1, 3), 9, True, True, torch.float64))
+        said = list[Tensor]()
+        for streams in (1, 3):
+            own = learner((streams, 3, *SIZES[1][2:]), rule, block=block)
+            own.window = 8
+            said += course(own, chunks((streams, 3), 9, True, True, torch.float64))
+        return said
 
     def late() -> list[Tensor]:
         own = learner((1, 1, *SIZES[3][2:]), rule, tokens=False, horizon=7, block=block)
@@ -221,6 +224,18 @@ def test_single_precision(block: str, rule: str, monkeypatch: pytest.MonkeyPatch
     theirs = course(learner(SIZES[4], rule, dtype=torch.float32, block=block), given)
     for own, expected in zip(found, theirs, strict=True):
         torch.testing.assert_close(own, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_windows_of_several_streams_are_taken_by_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: the test above compares what it says it does."""
+
+    def forbidden(*given: object) -> None:
+        raise AssertionError("by torch's operations")
+
+    monkeypatch.setattr(fused, "update", forbidden)
+    own = learner((3, 3, *SIZES[1][2:]))
+    own.window = 8
+    course(own, chunks((3, 3), 9, True, True, torch.float64))
 
 
 def test_a_tied_head_learns_from_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,14 +497,14 @@ def test_a_loss_that_is_not_what_its_reduction_says_is_the_tasks(monkeypatch: py
 def test_what_is_large_or_elsewhere_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many states of many layers, weights of another precision, a backend asked for by name."""
     own, x = learner(SIZES[1]), torch.zeros(2, 7, dtype=torch.int64)
-    assert isinstance(own._plain, fused.Fused) and own._plain.takes(x, 7) and not own._plain.takes(x, 3)
+    assert isinstance(own._plain, fused.Fused) and own._plain.takes(x)
     states = 2 * 7 * own.model.blocks[0].shape[0] * own.model.blocks[0].shape[1]
     for limit, taken in ((states, True), (states - 1, False)):
         monkeypatch.setattr(fused, "HELD", limit)
-        assert own._plain.takes(x, 7) is taken
+        assert own._plain.takes(x) is taken
     monkeypatch.undo()
     own.model.blocks[0].backend = "torch"
-    assert not own._plain.takes(x, 7)
+    assert not own._plain.takes(x)
     given = chunks(SIZES[1], 12, True, False, torch.float64)
     whole = Chunk(*(torch.cat([chunk[i] for chunk in given], dim=1) for i in range(4)))
     own, other = (learner(SIZES[1], reduction="batchmean") for _ in range(2))

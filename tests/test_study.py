@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench import study
+from bench import grid, study
 from bench.study import COSTS, PARTS, RATES, RULES, RUNS, STREAMS, TUNING_SEED, Kept, cost, measure, page, setting, told
 
 
@@ -71,3 +71,16 @@ def test_every_run_of_the_study_can_be_made(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(study, "TIMED", 48)  # the stream begins again before all turns are taken
     found = cost({"stream": "delay20", "seed": 0})["seconds"]
     assert found.keys() == RULES.keys() and all(own > 0 for own in found.values())
+
+
+def halved(own: dict[str, Any]) -> dict[str, Any]:
+    """Return half of a number; raise for none."""
+    return {"half": own["number"] / 2}
+
+
+def test_rows_that_could_be_measured_are_kept_where_others_could_not(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [{"number": own, "seed": 0} for own in (1, None, 3)]
+    with pytest.raises(RuntimeError, match=r"1 of 3 settings failed, the first .*None"):
+        grid.run(halved, settings, tmp_path / "rows.jsonl", jobs=1)
+    assert {row["half"] for row in map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())} == {0.5, 1.5}
+    assert [row["half"] for row in grid.run(halved, settings[::2], tmp_path / "rows.jsonl", jobs=1)] == [0.5, 1.5]

@@ -7,12 +7,12 @@
 Letters: b streams, t steps, d width, e channels in g heads, n states, k conv taps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from . import product
 from .kernel import Argument, given, pointer, trace
-from .language import LANES, Array, Size, Value, exp, fixed, integer, lanes, loop, when
+from .language import LANES, Array, Size, Value, choose, exp, fixed, integer, lanes, loop, when
 from .mamba2 import contract_and_advance_mamba2, there
 from .mamba2_decaying import mamba2_decaying, mamba2_decaying_advance
 from .mamba2_half import mamba2_half, mamba2_half_advance
@@ -81,11 +81,15 @@ def move(
     layer: Value,
     taps: Array,
     room: Room,
+    learn: Callable[[], None],
 ) -> None:
-    """Move all that is remembered of a layer by the first steps of the chunk; on the way write what was learned."""
+    """Move all that is remembered of a layer by the first steps of the chunk.
+
+    learn: called wherever gradients through the influences of some streams lie in the room.
+    """
     write_rates(room.A, own.A_log)
     with when(there(past.traces)):
-        move_influences(own, found, steps[()], signal, reset, true, past, layer, taps, room)
+        move_influences(own, found, steps[()], signal, reset, true, past, layer, taps, room, learn)
     with when(there(past.halves)):
         of_steps = found.h, found.delta, found.delta_slope, found.x_in, found.B
         mamba2_half_advance.within(room.A, reset, *of_steps, *halves_of(past, layer, found), past.lam_post, steps)
@@ -106,8 +110,9 @@ def move_influences(
     layer: Value,
     taps: Array,
     room: Room,
+    learn: Callable[[], None],
 ) -> None:
-    """Move a layer's traces by the first steps of the chunk, and write the gradients through them into the room."""
+    """Move a layer's influences by the first steps of the chunk, and have what was met on the way be learned."""
     (b, _, e, n), d, k = found.h.shape, found.inputs.shape[2], fixed(own.conv.shape[1])
     for c in loop(integer(e) + fixed(n)):
         for tap in range(k):
@@ -118,17 +123,32 @@ def move_influences(
                 room.raw[i, s, c] = found.projected[i, s, c + e]
     sizes = (e, n), (e, n), (e, n, d), (e, n, d), (n, e, d), (n, k + 1, e), (n, k + 1, e)
     traces = read_table(past.traces, layer, past.precision.stored, [(b, *size) for size in sizes])
-    of_steps = [first(own, steps) for own in (found.log_a, found.delta, found.delta_slope, found.x_in, found.B)]
-    raw, inputs = first(room.raw, steps + (k - 1)), first(found.inputs, steps + (k - 1))
-    given = first(found.h, steps), signal, *of_steps, raw, first(found.slope, steps), inputs, taps, room.A
-    contract_and_advance_mamba2.within(*traces, *room.past, *given, first(reset, steps), true)
+    of_steps = found.log_a, found.delta, found.delta_slope, found.x_in, found.B
+    with choose(steps >= found.h.shape[1]) as (all_of_them, some):
+        with all_of_them:
+            given = found.h, signal, *of_steps, room.raw, found.slope, found.inputs, taps, room.A, reset
+            contract_and_advance_mamba2.within(*traces, *room.past, *given, true)
+            learn()
+        with some:  # of every stream by itself, as those of several do not lie in one piece
+            for i in loop(b):
+                h, *gates = (first(array, i, steps) for array in (found.h, *of_steps))
+                raw, inputs = (first(array, i, steps + (k - 1)) for array in (room.raw, found.inputs))
+                its = h, row(signal, i), *gates, raw, first(found.slope, i, steps), inputs, taps, room.A
+                of_it = [row(trace, i) for trace in traces]
+                contract_and_advance_mamba2.within(*of_it, *room.past, *its, first(reset, i, steps), true)
+                learn()
 
 
-def first(of: Array, steps: Value) -> Array:
-    """Return the first steps of an array (b, t, ...); of fewer than all there must be one stream."""
-    found = Array(of.pointer, (of.shape[0], steps, *of.shape[2:]))
+def first(of: Array, i: Value, steps: Value) -> Array:
+    """Return the first steps of a stream of an array (b, t, ...), as one of one stream."""
+    found = Array(of.address(i), (1, steps, *of.shape[2:]))
     found.there = of.there
     return found
+
+
+def row(of: Array, i: Value) -> Array:
+    """Return a stream of an array (b, ...), as one of one stream."""
+    return Array(of.address(i), (1, *of.shape[1:]))
 
 
 def add_past(to: Weights, room: Room) -> None:

@@ -4,7 +4,7 @@
     mamba2_learn     dL/dtheta |_(h0 held) + dL/dh0 . Z of every weight behind the encoder, state and traces moved on
     mamba2_advance   state and traces moved on; of signals that are given, what they learn through the traces added
 
-`steps` says by how many steps state and traces move: all, or of a single stream fewer.
+`steps` says by how many steps state and traces move.
 
 They call the kernels of a block's inside and of its traces, which `mamba2_chunk` and `mamba2` have, and the products
 with weights of `product`. Weights, their gradients and traces of all layers are given as tables of addresses, which the
@@ -12,11 +12,14 @@ caller keeps alive. Letters: l layers, b streams, t steps, u of them new, d widt
 k conv taps, v outputs, q numbers of all weights.
 """
 
+from functools import partial
+
 from . import product
 from .kernel import Part, given, kernel
 from .language import (
     INT,
     Array,
+    Value,
     constant,
     either,
     fill,
@@ -152,9 +155,9 @@ def mamba2_learn(
     with when(all_finite & moves[()]):
         for layer in loop(layers):
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
-            move(own, found, steps, signals[layer], reset, true, past, layer, taps, room)
-            with when(there(past.traces)):
-                add_past(weights_of(gradients, layer, kept, k), room)
+            to = weights_of(gradients, layer, kept, k)
+            learn = partial(add_past, to, room)
+            move(own, found, steps, signals[layer], reset, true, past, layer, taps, room, learn)
     move_state(all_finite, steps[()], kept[2], kept[4], conv, ssm, reset, *after)
 
 
@@ -178,9 +181,12 @@ def mamba2_advance(
         for layer in loop(layers):
             own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
             signal = either(there(signals), signals[layer], none)
-            move(own, found, steps, signal, reset, true, past, layer, taps, room)
-            with when(there(gradients) & there(past.traces)):
-                add_past(weights_of(gradients, layer, kept, k), room)
+
+            def learn(layer: Value = layer) -> None:
+                with when(there(gradients)):
+                    add_past(weights_of(gradients, layer, kept, k), room)
+
+            move(own, found, steps, signal, reset, true, past, layer, taps, room, learn)
     move_state(go[()], steps[()], kept[2], kept[4], conv, ssm, reset, conv_after, ssm_after)
 
 
