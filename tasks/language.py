@@ -8,9 +8,12 @@ The text is files, a corpus under BIOMAMBA_DATA, a Hugging Face dataset, or, wit
 documentation that every Python carries.
 """
 
+import contextlib
+import gzip
 import math
 import os
 import platform
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +34,7 @@ from .tokens import BitsPerByte, Tokenizer, Tokens, text_of
 BYTES = 256
 CORPORA = ("tinyshakespeare", "warpeace", "wikitext2")
 PIECE = 256  # chunks that are made at once
+WHITE = b"\xef\xbb\xbf \t\r\n"  # what may stand before a value of JSON, the mark of UTF-8 included
 DATASET_BYTES = 10_000_000  # read of a dataset where max_bytes does not say: some have no end
 
 
@@ -300,6 +304,8 @@ def _rows(name: str) -> Iterator[dict[str, Any]]:
         from datasets import load_dataset
     except ImportError as error:
         raise ImportError('dataset needs the package datasets: pip install "biomamba[lm]"') from error
+    for file in sorted(Path(name).rglob("*.json*")) if Path(name).is_dir() else ():
+        _check_lines(file)
     try:
         yield from load_dataset(name, split="train", streaming=True)
     except FileNotFoundError:
@@ -307,3 +313,12 @@ def _rows(name: str) -> Iterator[dict[str, Any]]:
     except Exception as error:  # pyarrow and datasets raise what they like on a damaged file
         told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"dataset {name} cannot be read ({told}): restore it, or give another") from error
+
+
+def _check_lines(file: Path) -> None:
+    """Raise ValueError for a line of JSON that is null: where it is the first, pyarrow ends the whole process."""
+    with contextlib.suppress(OSError, EOFError, zlib.error):  # damaged otherwise: who reads it says so
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            found = next((i for i, line in enumerate(lines, 1) if line.lstrip(WHITE).startswith(b"null")), None)
+        if found:
+            raise ValueError(f"{file}, line {found}: got null, expected an object of columns: take the line out")

@@ -5,6 +5,7 @@ import mmap
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,21 @@ def test_a_case_is_the_same_whatever_came_before_it() -> None:
 
 
 # the judges
+
+
+def test_a_reader_that_ends_the_process_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def dies(folder: Path, random: random.Random) -> None:
+        if folder.name == "own":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setitem(fuzz.READERS, "csv", READERS["csv"]._replace(read=dies))
+    assert fuzz.apart("csv", 10.0, 0, tmp_path, 3)
+    assert f"csv: died of SIGKILL over {tmp_path / 'csv-0-1'}" in capfd.readouterr().err
+    assert (tmp_path / "csv-0-1" / "x.csv").exists()
+    monkeypatch.undo()
+    assert not fuzz.apart("csv", 10.0, 0, tmp_path, 3)
 
 
 def refused() -> None:

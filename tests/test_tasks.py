@@ -1,5 +1,6 @@
 """The laws of every task's streams: what they hold, that it can be repeated, and that no label is in the input."""
 
+import gzip
 import json
 import math
 import socket
@@ -377,6 +378,14 @@ def test_language_streams_a_local_dataset(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(ValueError, match=f"^dataset {name} cannot be read .*: restore it") as error:
             Language(dataset=name).steps("all", batch=1)
         message(error)
+    for first, number in ((b" null\n", 1), (b"\xef\xbb\xbfnull {}\n", 1), (b'{"text": "null"}\nnull\n', 2)):
+        whole = first + b'{"text": "a"}\n'  # a null that is the first ended the process, without a word
+        for bad, data in ((file, whole), (file.with_suffix(".jsonl.gz"), gzip.compress(whole))):
+            file.unlink(missing_ok=True)
+            bad.write_bytes(data)
+            with pytest.raises(ValueError, match=f"{bad.name}, line {number}: got null, expected an object"):
+                Language(dataset=name).steps("all", batch=1)
+            bad.unlink()
 
 
 def test_language_takes_no_more_rows_of_a_dataset_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

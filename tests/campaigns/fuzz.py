@@ -6,11 +6,14 @@ reader's name, the seed and the number: --again DIR reads one of them again.
 
 import importlib.util
 import logging
+import os
 import random as randoms
 import shutil
+import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +26,7 @@ from .oracle import Outcome, outcome, roomy
 from .readers import READERS, offline
 
 KEPT = 3  # inputs that failed, of each reader
+NOW = "now.txt"  # which case is being read, in case it ends the process
 
 
 def available(names: Sequence[str] = ()) -> list[str]:
@@ -42,11 +46,13 @@ def campaign(name: str, seconds: float, seed: int, keep: Path, most: int = 10**9
     """Damage a sound input again and again; return how often what came of it, and what failed."""
     counts, failures = Counter[str](), list[str]()
     slowest, most_memory = 0.0, 0.0
+    keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         sound, own = Path(place) / "sound", Path(place) / "own"
         sound.mkdir()
         with offline(sound):
             READERS[name].make(sound)
+        read(name, sound, drawn(name, "sound"))  # which imports what it needs
         first = read(name, sound, drawn(name, "sound"))
         if first.kind != "read":
             print(f"{name}: the sound input was not read: {first.line}", file=sys.stderr)
@@ -56,6 +62,7 @@ def campaign(name: str, seconds: float, seed: int, keep: Path, most: int = 10**9
             number += 1
             case = f"{name.replace(' ', '_')}-{seed}-{number}"
             damaged(name, sound, own, case)
+            (keep / NOW).write_text(case)
             found = read(name, own, drawn(case, "read"))
             counts[found.kind] += 1
             slowest, most_memory = max(slowest, found.seconds), max(most_memory, found.memory)
@@ -67,6 +74,27 @@ def campaign(name: str, seconds: float, seed: int, keep: Path, most: int = 10**9
     told = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("read", "refused", "failed"))
     print(f"{name:12} {number:8,} inputs: {told}; at most {slowest:.2f} s, {most_memory / 1e6:.0f} MB", flush=True)
     return counts, failures
+
+
+def apart(name: str, seconds: float, seed: int, keep: Path, most: int) -> bool:
+    """Say whether a campaign failed, made in a process of its own: what ends that is a failure, the next goes on."""
+    pid = os.fork()
+    if not pid:
+        failed = True
+        try:
+            failed = bool(campaign(name, seconds, seed, keep, most)[1])
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(failed)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        case, died = (keep / NOW).read_text(), signal.Signals(os.WTERMSIG(status)).name
+        print(f"{name}: died of {died} over {keep / case}, left there", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as place, offline(Path(place)):
+            READERS[name].make(Path(place))
+            damaged(name, Path(place), keep / case, case)
+    return status != 0
 
 
 def damaged(name: str, sound: Path, own: Path, case: str) -> None:
@@ -101,14 +129,11 @@ def main(argv: Sequence[str]) -> int:
     if asked.again:
         return again(asked.again)
     names = available(asked.readers.split(",") if asked.readers else ())
-    failed = []
+    failed = list[bool]()
     with roomy():
         for name in names:
-            failed += [
-                f"{name}: {line}"
-                for line in campaign(name, asked.seconds / len(names), asked.seed, asked.keep, asked.most)[1]
-            ]
-    return int(bool(failed))
+            failed.append(apart(name, asked.seconds / len(names), asked.seed, asked.keep, asked.most))
+    return int(any(failed))
 
 
 if __name__ == "__main__":
