@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .state import Tree, leaves
 
+LARGEST = torch.finfo(torch.float32).max  # number that weights can have
+
 
 class Leaf(NamedTuple):
     """What is expected of one tensor of a tree."""
@@ -70,14 +72,21 @@ def check_sizes(**sizes: Any) -> None:
 
 def check_range(low: str, high: str, least: float, most: float) -> None:
     """Raise ValueError unless 0 < least <= most, both finite."""
-    if not 0 < least <= most < float("inf"):
+    if not 0 < least <= most <= LARGEST:
         raise ValueError(f"{low}, {high}: got {least} and {most}, expected 0 < {low} <= {high}, finite: give them so")
 
 
 def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless 0 < value, finite."""
-    if not 0 < value < float("inf"):
+    if not 0 < value <= LARGEST:
         raise ValueError(f"{name}: got {value}, expected a number above 0, finite: give {name}=1")
+
+
+def check_finite(**values: float | None) -> None:
+    """Raise ValueError for a number that is not finite; None is none."""
+    for name, value in values.items():
+        if value is not None and not -LARGEST <= value <= LARGEST:
+            raise ValueError(f"{name}: got {str(value)[:20]}, expected a finite number: give one such as 1")
 
 
 def check_tensor(name: str, given: Any) -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from .blocks import BLOCKS, Block, Tape
 from .blocks.lowrank import adapt
-from .checks import Form, check_mask, check_sizes, check_tensor, check_tree, dtype_name, form
+from .checks import Form, check_finite, check_mask, check_sizes, check_tensor, check_tree, dtype_name, form
 from .ngram import NGrams, Reading
 from .ops.backend import NAMES
 from .state import BlockState, Tree
@@ -96,6 +96,8 @@ class Model(nn.Module):
             raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(NAMES)}")
         if feedback not in FEEDBACK:
             raise ValueError(f"feedback: got {feedback!r}, expected one of {', '.join(FEEDBACK)}")
+        check_finite(threshold=threshold, steepness=steepness, spike_rate=spike_rate, spike_weight=spike_weight)
+        check_finite(encoder_bias=encoder_bias)
         if spike_rate is not None and threshold is None:
             raise ValueError(
                 f"spike_rate: got {spike_rate} for blocks that do not spike: give threshold too, such as 1"
@@ -129,7 +131,8 @@ class Model(nn.Module):
             raise ValueError(f"encoder_bias: got {encoder_bias} for tokens, expected a model of real values: give d_in")
         self._initialise(tied)
         for each in self._blocks():
-            each.backend, each.threshold, each.steepness = backend, threshold, steepness
+            each.backend, each.steepness = backend, float(steepness)
+            each.threshold = None if threshold is None else float(threshold)
         self.feedback, self.spike_rate, self.spike_weight = feedback, spike_rate, spike_weight
         self._form: tuple[torch.dtype, torch.device, Form] | None = None
         self.ngrams = None

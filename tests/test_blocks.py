@@ -300,6 +300,16 @@ def test_a_scale_of_step_sizes_that_makes_no_sense_is_one_line(block: str, scale
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 10**400])
+@pytest.mark.parametrize("name", ["threshold", "steepness", "encoder_bias", "D_init"])
+def test_numbers_that_no_weight_can_have_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: got .*, expected a finite number: give one such as 1"):
+        biomamba.Model(d_in=2, d_out=5, d_model=4, **{"threshold": 1.0} | {name: value})
+    x = torch.zeros(1, 1, 2)
+    model = biomamba.Model(d_in=2, d_out=5, d_model=4, threshold=10**30)  # more than a whole number of torch's
+    assert model(x, model.init_state(1))[0].isfinite().all()
+
+
 @pytest.mark.parametrize("rope_fraction", [0.5, 1.0])
 def test_mamba3_is_the_rotary_form_of_the_paper(rope_fraction: float) -> None:
     """B and C turned by the sum of all angles so far, pairs of neighbours, and a state that only fades."""

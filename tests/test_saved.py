@@ -109,7 +109,9 @@ def test_a_run_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert report.scores == {name: meter.get() for name, meter in whole.state.meters.items()}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("harm", ["cut", "bits", "format", "sizes", "layers", "optimizer", "rule", "task", "missing"])
+@pytest.mark.parametrize(
+    "harm", ["cut", "bits", "format", "sizes", "layers", "optimizer", "rule", "task", "missing", "number"]
+)
 def test_a_file_that_is_no_learner_is_one_line(harm: str, tmp_path: Path) -> None:
     learner = biomamba.classifier(inputs=2, classes=3)
     learner.learn_one([1.0, 2.0], "a")
@@ -129,9 +131,12 @@ def test_a_file_that_is_no_learner_is_one_line(harm: str, tmp_path: Path) -> Non
             "rule": {"rule": {"name": "os", "options": {}}},
             "task": {"task": {"name": "Mine", "options": {}}},
             "missing": {"rows": {}},
+            "number": {},
         }
+        if harm == "number":
+            tensors["rows.targets.last"] = torch.tensor(1.0)  # without an axis
         checkpoint.save(path, tensors, facts | changes[harm])
-    with pytest.raises(ValueError, match=r"damaged|save it anew|save with|expected") as error:
+    with pytest.raises(ValueError, match=r"damaged|save it anew|save with|expected|restore a copy") as error:
         biomamba.load(tmp_path)
     assert "\n" not in str(error.value)
     json.dumps(str(error.value))

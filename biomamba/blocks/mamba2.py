@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_headdim, check_positive, check_range, check_sizes
+from ..checks import check_finite, check_headdim, check_positive, check_range, check_sizes
 from ..ops.backend import resolve
 from ..ops.conv import conv, tap_mask
 from ..ops.influence import Drive
@@ -99,6 +99,7 @@ class Mamba2(Block):
         check_range("dt_min", "dt_max", dt_min, dt_max)
         check_range("A_min", "A_max", A_min, A_max)
         check_positive("dt_scale", dt_scale)
+        check_finite(D_init=D_init)
         e, n = expand * d_model, d_state
         headdim = check_headdim(headdim, e)
         if e // headdim % ngroups:

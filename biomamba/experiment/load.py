@@ -59,10 +59,8 @@ def _saved(path: Path, task: Task | None, options: dict[str, Any]) -> Learner:
     tensors, facts = checkpoint.load(path)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ValueError(f"{path}: is no learner of format {FORMAT}, expected what learner.save wrote: save it anew")
-    try:
+    with checkpoint.fitting(path):
         return _made(tensors, facts, task, options)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path}: does not hold a learner ({type(error).__name__}: {error}): save it anew") from error
 
 
 def _made(tensors: checkpoint.Tensors, facts: dict[str, Any], task: Task | None, options: dict[str, Any]) -> Learner:
