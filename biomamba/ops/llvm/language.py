@@ -235,6 +235,13 @@ def sigmoid(x: Value) -> Value:
 
 
 def softplus(x: Value) -> Value:
+    """Return log(1 + e^x) of one number."""
+    log1p = {FLOAT: "log1pf", DOUBLE: "log1p"}[x.ir.type]
+    rest = call(log1p, x.ir.type, exp(-_math("fabs", x)).ir)
+    return _math("maxnum", x, constant(x.ir.type, 0)) + Value(rest)
+
+
+def softplus_series(x: Value) -> Value:
     """Return log(1 + e^x) = max(x, 0) + log(1 + y) with y = e^-|x|, by 2 (s + s^3 / 3 + ...), s = y / (2 + y)."""
     kind = x.ir.type
     y = exp(-_math("fabs", x))

@@ -28,7 +28,7 @@ from .language import (
     reduce_sum,
     select,
     sigmoid,
-    softplus,
+    softplus_series,
     span,
 )
 from .mamba2 import seen
@@ -167,7 +167,7 @@ def make(own: Weights, found: Kept, h0: Array, reset: Array, room: Room) -> None
         for s in loop(t):
             for c in lanes(0, e, LANES):
                 raw = found.delta[i, s, c] + own.dt_bias[c]
-                found.delta[i, s, c], found.delta_slope[i, s, c] = softplus(raw), sigmoid(raw)
+                found.delta[i, s, c], found.delta_slope[i, s, c] = softplus_series(raw), sigmoid(raw)
             for c in loop(e):
                 found.decay[i, s, c, row] = room.rates[c, row] * found.delta[i, s, c]
             begins, flat = begins_at(reset, i, s), Array(found.decay.address(i, s), (integer(e) * n,))
