@@ -4,10 +4,11 @@
     python -m bench.online --json online.json      streams, widths, states, lengths, rules, threads and kernels
 
 An update is predict, score, learn, Adam, as `online()` does it on bytes; "compiled": in a graph; "in one call": 64
-updates at once, data lying ready. The floor is what the same arithmetic takes at
-the copy bandwidth (of as many bytes as the traces have) and the matrix rate measured in the same run:
+updates at once, data lying ready; "autograd": without the kernels of whole updates. The floor is what the same
+arithmetic takes at the copy bandwidth (of as many bytes as the traces have) and the matrix rate measured in the same
+run:
 
-    2 trace bytes / bandwidth, or 3 b t e n d multiply-adds / rate where that is longer        (rtrl, per block)
+    2 trace bytes / bandwidth, or t multiply-adds a number of them / rate where that is longer  (rtrl)
     + 3 b t parameters multiply-adds / rate + 28 parameters bytes / bandwidth                  (the model, Adam)
 """
 
@@ -35,7 +36,16 @@ Row = dict[str, Any]
 GO = torch.tensor(True)
 TOGETHER = 64  # updates in one call
 LARGEST = 2 << 30  # bytes of traces, or of a chunk's states and what is made of them, that are still measured
-BASE = {"streams": 16, "d_model": 64, "d_state": 16, "n_layers": 1, "length": 1, "rule": "rtrl", "threads": 1}
+BASE = {
+    "block": "mamba2",
+    "streams": 16,
+    "d_model": 64,
+    "d_state": 16,
+    "n_layers": 1,
+    "length": 1,
+    "rule": "rtrl",
+    "threads": 1,
+}
 PROMISED = [
     BASE | {"streams": 1, "backend": "torch"},
     *(BASE | {"streams": 1, "backend": how} for how in ("llvm", "llvm, compiled", "llvm, in one call")),
@@ -46,6 +56,13 @@ PROMISED = [
     ),
     *(BASE | {"backend": how} for how in ("llvm", "llvm, compiled", "llvm, in one call")),
     BASE | {"threads": 2, "backend": "llvm, compiled"},
+    *(
+        BASE
+        | {"block": "mamba", "streams": b, "d_model": d, "d_state": n, "n_layers": layers, "length": t, "backend": how}
+        for b, d, n, layers in ((1, 64, 16, 1), (1, 96, 4, 2), (16, 64, 16, 1))
+        for t in (1, 16)
+        for how in ("llvm, autograd", "llvm")
+    ),
 ]
 CHUNKED = [
     BASE | {"length": 32, "d_model": d, "n_layers": layers, "rule": rule, "threads": threads, "backend": "llvm"}
@@ -59,18 +76,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only the settings that are promised")
     parser.add_argument("--json", type=Path, help="write the rows there, one JSON object per line")
+    parser.add_argument("--block", help="only settings of this block: mamba2 or mamba")
     args = parser.parse_args()
     keep_freed_memory()
     print(heading(f"python -m bench.online{' --quick' if args.quick else ''}", "threads as stated"))
     passes = list(trace_passes())
-    settings = PROMISED + CHUNKED if args.quick else PROMISED + CHUNKED + grid()
+    settings, chunked = (
+        [setting for setting in every if fits(setting) and args.block in (None, setting["block"])]
+        for every in (PROMISED + CHUNKED + ([] if args.quick else grid()), CHUNKED)
+    )
     rows: list[Row] = []
-    for setting in tqdm([setting for setting in settings if fits(setting)], disable=None):
+    for setting in tqdm(settings, disable=None):
         rows.append(online_row(setting))
         write(passes + rows, args.json)  # now, as the whole grid takes long
-    again = [online_row(setting) for setting in CHUNKED if fits(setting)]  # a difference of two needs both undisturbed
+    again = [online_row(setting) for setting in chunked]  # a difference of two needs both undisturbed
     rows = [min([row, *(r for r in again if same_setting(r, row))], key=lambda r: r["us_per_update"]) for row in rows]
-    print(markdown(passes), "", markdown(rows), "", markdown(differences(rows)), sep="\n")
+    tables = [table for table in (passes, rows, differences(rows)) if table]
+    print(*map(markdown, tables), sep="\n\n")
     write(passes + rows, args.json)
 
 
@@ -92,9 +114,13 @@ def fits(setting: Row) -> bool:
 
 
 def trace_numbers(setting: Row) -> int:
-    """Return about how many numbers the traces of all streams and blocks hold: 3 e n d each."""
+    """Return about how many numbers the traces of all streams and blocks hold, e being 2 d and k being 4.
+
+    3 e n d each; of Mamba e n d + 2 e n e (k + 2), as taps reach delta and B of every channel.
+    """
     d = setting["d_model"]
-    return int(3 * setting["streams"] * setting["n_layers"] * 2 * d * setting["d_state"] * d)
+    inputs = 3 * d if setting["block"] == "mamba2" else d + 2 * 2 * d * (4 + 2)
+    return int(setting["streams"] * setting["n_layers"] * 2 * d * setting["d_state"] * inputs)
 
 
 def same_setting(row: Row, other: Row) -> bool:
@@ -110,12 +136,15 @@ def online_row(setting: Row) -> Row:
     together = TOGETHER if how == "in one call" else 1
     names = ("d_model", "d_state", "n_layers")
     sizes: dict[str, Any] = {name: setting[name] for name in names}
-    model = biomamba.Model(vocab=256, d_out=256, block="mamba2", headdim=64, backend=backend, **sizes)
+    sizes |= {"headdim": 64} if setting["block"] == "mamba2" else {}
+    model = biomamba.Model(vocab=256, d_out=256, block=setting["block"], backend=backend, **sizes)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     task = Language()
     stream = task.stream("all", batch=setting["streams"], length=setting["length"] * together, seed=0)
     rule = RULES[setting["rule"]](model.blocks)
     learner = biomamba.Learner(task, model, rule, optimizer, compile=how == "compiled")
+    if how == "autograd":
+        learner.without_kernels()
     loop = biomamba.online(stream, learner, length=setting["length"] if together > 1 else None)
     seconds = median(lambda: next(loop), warm=4, least=9, budget=1.0) / together
     traces = nbytes(next(loop).state.trace)
@@ -201,7 +230,7 @@ def median(call: Callable[[], object], warm: int, least: int, budget: float) -> 
 
 def differences(rows: list[Row]) -> list[Row]:
     """Return what the traces cost in a chunk, rtrl less bptt, beside their floor."""
-    same = ("streams", "d_model", "d_state", "n_layers", "length", "threads", "backend")
+    same = ("block", "streams", "d_model", "d_state", "n_layers", "length", "threads", "backend")
     pairs = [
         (row, other)
         for row, other in itertools.product(rows, rows)

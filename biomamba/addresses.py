@@ -1,17 +1,15 @@
-"""Where the numbers of a stack of Mamba-2 blocks lie, as tables of addresses: what kernels of all layers are given.
+"""Where the numbers of a stack of blocks lie, as tables of addresses: what kernels of all layers are given.
 
 Weights, traces and averages belong to the model, the loop and the optimiser, who may put others in their place between
 two updates; the tables are made anew when they do. Letters: l layers, m weights.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from .blocks import Mamba2
-from .blocks.conv import kernel
+from .kinds import Kind
 from .model import Model
 from .moments import Moments
 from .state import Tree, flat
@@ -20,10 +18,10 @@ from .state import Tree, flat
 class Addresses:
     """Addresses of weights, gradients, traces and averages."""
 
-    def __init__(self, model: Model) -> None:
-        """Take the model."""
+    def __init__(self, model: Model, kind: Kind) -> None:
+        """Take the model, and the kind of its blocks."""
         self.model, self.parameters = model, [*model.parameters()]
-        self.layers = [_weights(cast(Mamba2, block)) for block in model.blocks]
+        self.layers = [kind.weights(block) for block in model.blocks]
         self.size = sum(parameter.numel() for parameter in self.parameters)
         self.where: list[int] = []  # the weights lay when the tables were made
         self._traces: dict[tuple[int, ...], list[Tensor]] = {}  # the latest tables, by where all of it lies
@@ -47,7 +45,7 @@ class Addresses:
             of[id(p)] for p in (model.head.weight, model.norm_f.weight, encoder.weight)
         )
         self.of_bias = of[id(encoder.bias)] if isinstance(encoder, nn.Linear) else self.gradient[:0]
-        self.weights = torch.tensor([[own.data_ptr() for own in layer] for layer in self.layers])  # (l, 8)
+        self.weights = torch.tensor([[own.data_ptr() for own in layer] for layer in self.layers])  # (l, ...)
         self.gradients = torch.tensor([[of[id(own)].data_ptr() for own in layer] for layer in self.layers])
         return True
 
@@ -85,9 +83,3 @@ class Addresses:
                 rows.append([p.data_ptr(), *where[2 * i : 2 * i + 2], at, p.numel(), moments.group_of[i]])
             self._averages = {where: torch.tensor(rows)}
         return self._averages[where]
-
-
-def _weights(block: Mamba2) -> list[Tensor]:
-    """Return what a block learns, as the kernels take it."""
-    before = [block.in_proj.weight, block.conv1d.weight, kernel(block.conv1d)[1], block.dt_bias, block.A_log]
-    return [*before, block.D, block.norm.weight, block.out_proj.weight]

@@ -1,30 +1,29 @@
-"""An update of a stack of Mamba-2 blocks by three kernels on the CPU, no graph made: the numbers of `update.update`.
+"""An update of a stack of blocks by three kernels on the CPU, no graph made: the numbers of `update.update`.
 
-    encoder -> mamba2_forward -> the task's loss and its gradient to the outputs -> mamba2_learn -> Adam's step
+    encoder -> forward -> the task's loss and its gradient to the outputs -> learn -> Adam's step
 
 torch's autograd sees the loss alone; what lies between the encoder and the outputs goes back by formulas. That takes a
-fifth of the time where chunks are small, and no compiler. `ops.llvm.mamba2_stack` has the kernels. It serves what is
-usual: blocks of one group that do not spike, float32 or float64, the rules rtrl, rtrl_stdp, stllr and bptt; the rest
-is left to `update`. Shapes: b streams, t steps, u of them new.
+fifth of the time where chunks are small, and no compiler. `kinds` says which blocks and rules there are kernels for. It
+serves what is usual: blocks that do not spike, float32 or float64; the rest is left to `update`. Shapes: b streams,
+t steps, u of them new.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
 from .addresses import Addresses
-from .blocks import Mamba2
-from .blocks.conv import kernel
-from .blocks.mamba2 import GroupedRMSNorm
+from .blocks import Block
 from .checks import check_mask
+from .kinds import Kind, kind_of
 from .model import Model
 from .moments import Moments
 from .ngram import Reading
-from .ops.backend import bound, module, resolve
+from .ops.backend import bound, module
 from .ranks import Ranks
 from .rules import BPTT, RTRL, RTRLSTDP, STLLR
 from .rules.base import LearningRule
@@ -37,12 +36,6 @@ LARGEST = 1 << 25  # multiply-adds of a chunk with the weights: above, two threa
 HELD = 1 << 26  # numbers of all layers' states in a chunk: above, torch keeps fewer where nothing is learned
 BACKENDS = "auto", "llvm"
 TRUE, FALSE = torch.tensor(True), torch.tensor(False)
-# of the traces of a layer, which are influences, which of posts after S-TLLR, and which of a fixed decay
-TABLES: dict[type[LearningRule], list[Sequence[int]]] = {
-    RTRL: [range(7), (), ()],
-    RTRLSTDP: [range(7), range(7, 12), ()],
-    STLLR: [(), range(3, 12, 2), (0, 1, 2, 4, 6, 8, 10)],
-}
 
 
 class Work(NamedTuple):
@@ -75,12 +68,13 @@ class Fused:
         """Take what an update needs, of which `serves` is true; step: None where nothing is to be learned."""
         self.ranks = ranks
         self.model, self.task, self.rule, self.step, self.clip = model, task, rule, step, clip
-        self.blocks: list[Mamba2] = list(model.blocks)  # type: ignore[arg-type]
+        self.blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
+        self.kind = cast(Kind, kind_of(self.blocks[0]))
         self.modules = [*model.modules()]
         self.moments = Moments(step.optimizer, step.parameters, clip) if step else None
         self.mean = {"mean": TRUE, "batchmean": FALSE, None: None}[getattr(task, "reduction", None)]
         self.unchecked = 3  # labelled updates whose loss is still compared with the task's
-        self.at = Addresses(model)
+        self.at = Addresses(model, self.kind)
         self.through = FALSE if rule.local else TRUE
         self.work: dict[Any, Work] = {}
         self.room: list[Tensor] = []  # the memory under it
@@ -112,7 +106,7 @@ class Fused:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: addresses and memory are its own."""
-        own = {"work": {}, "room": [], "past": [], "stacked": [], "at": Addresses(self.model)}
+        own = {"work": {}, "room": [], "past": [], "stacked": [], "at": Addresses(self.model, self.kind)}
         return self.__dict__ | own
 
     def predict(
@@ -156,7 +150,7 @@ class Fused:
         work, given = self._work(past[1], begins, traces, x.shape[1], new), [*past, begins]
         out = encoded.new_empty(len(x), new, len(head))
         top = head, self.model.norm_f.weight, self.at.weights
-        work.call("mamba2_stack.mamba2_forward", *top, encoded.contiguous(), *given, *work.kept, out)
+        work.call(self.kind.called("forward"), *top, encoded.contiguous(), *given, *work.kept, out)
         if reading is not None:
             out += reading.logits[:, -new:]
         return out, work, given
@@ -169,9 +163,9 @@ class Fused:
         learns: add what the signals of the chunk learn through the traces to its gradient.
         """
         after = [torch.empty_like(own) for own in given[:2]]
-        given = [self.at.weights, *given, *work.kept, torch.tensor(steps), *traces, TRUE, go]
+        given = [self.at.weights, *given, *work.kept, torch.tensor(steps), *traces, go]
         learned = [work.signals, self.at.gradients] if learns else [self.at.gradient[:0], self.at.weights[:0, 0]]
-        work.call("mamba2_stack.mamba2_advance", *given, *learned, *after, learns=learns)
+        work.call(self.kind.called("advance"), *given, *learned, *after, learns=learns)
         return after
 
     def _update(self, inputs: UpdateInput, advance: int, step: Step | None) -> UpdateOutput:
@@ -196,9 +190,9 @@ class Fused:
         after = [torch.empty_like(own) for own in past]
         top = [model.head.weight, model.norm_f.weight, self.at.weights]
         moves = TRUE if ranks is None else FALSE  # no trace moves before all ranks have heard that everything is finite
-        moved = [grad_out, torch.tensor(advance), *traces, self.through, moves, TRUE, go]
+        moved = [grad_out, torch.tensor(advance), *traces, self.through, moves, go]
         to = [self.at.gradients, self.at.gradient, self.at.of_head, self.at.of_norm, grad_encoded, work.signals]
-        work.call("mamba2_stack.mamba2_learn", *top, *given, *work.kept, *moved, *to, *after, facts)
+        work.call(self.kind.called("learn"), *top, *given, *work.kept, *moved, *to, *after, facts)
         self._learn_encoder(inputs.x, grad_encoded)
         read = [grad_encoded, grad_out] if reading is not None else []
         if ranks is not None:
@@ -310,12 +304,12 @@ class Fused:
         facts = ssm.new_zeros(many, 3)
         to = [self.at.of_head, self.at.of_norm, self.at.of_encoder, learned, work.signals]
         labels = updates(chunk.y), updates(chunk.mask)
-        top, first = [model.head.weight, model.norm_f.weight, self.at.weights], self.blocks[0]
-        kept = [conv, ssm, first.dt_bias, kernel(first.conv1d)[0]]
-        go = [*traces, self.through, TRUE, self.mean, self.at.gradients, self.at.gradient]
+        top = [model.head.weight, model.norm_f.weight, self.at.weights]
+        kept = [conv, ssm, *self.kind.like(self.blocks[0])]
+        go = [*traces, self.through, self.mean, self.at.gradients, self.at.gradient]
         step = [self.at.averages(own), own.paced_ahead(many), *self._adam(own)]
         given = [*top, *given, *labels, reset, *kept, *go, *to, *step, out, losses, facts]
-        work.call("mamba2_scan.mamba2_scan", *given)
+        work.call(self.kind.called("scan"), *given)
         found: list[list[float]] = facts.tolist()
         own.counts[0] += sum(taken for _, _, taken in found)
         said = out.transpose(0, 1).flatten(1, 2)
@@ -340,9 +334,11 @@ class Fused:
 
     def _past(self, trace: Tree) -> list[Tensor]:
         """Return what the kernels are given of what the rule remembers, and of how it is weighed."""
-        tables = [()] * 3 if not trace or not flat(trace) else TABLES.get(type(self.rule), [()] * 3)
+        found = self.kind.tables(self.blocks[0])
+        none: list[Sequence[int]] = [()] * len(found[RTRL])
+        tables = found.get(type(self.rule), none) if trace and flat(trace) else none
         own = flat(trace)[0] if tables[0] else self.at.gradient
-        return [*self.at.traces(trace, tables), own.new_empty(0), self.weighed]
+        return [*self.at.traces(trace, tables), own.new_empty(0), *([self.weighed] if len(tables) > 1 else [])]
 
     def _state(self, inputs: UpdateInput) -> list[Tensor]:
         """Return conv and ssm of all layers, each in one piece. Raises where state or trace are not of this model."""
@@ -376,12 +372,12 @@ class Fused:
     def _work(self, ssm: Tensor, reset: Tensor, traces: list[Tensor], t: int, new: int) -> Work:
         """Return the memory for chunks of this kind, which all kinds share."""
         (layers, b, e, n), k = ssm.shape, self.blocks[0].taps
-        kind = b, t, new, len(reset), *map(len, traces[:3]), traces[3].dtype
+        kind = b, t, new, len(reset), *((own.shape[:1], own.dtype) for own in traces)
         found = self.work.get(kind)
         if found is None:
             sizes = {"l": layers, "b": b, "t": t, "d": self.model.head.in_features, "k": k, "e": e, "n": n}
-            sizes["g"] = len(self.blocks[0].A_log)
-            kernels, evaluated = module("llvm.mamba2_stack"), module("llvm.kernel").evaluated
+            sizes |= self.kind.sizes(self.blocks[0])
+            kernels, evaluated = module(f"llvm.{self.kind.kernels}"), module("llvm.kernel").evaluated
             shapes = [[evaluated(word, sizes) for word in shape.split()] for shape in kernels.KEPT.values()]
             shapes.append([*ssm.shape])
             if len(self.room) != len(shapes) or any(
@@ -420,12 +416,8 @@ def serves(model: Model, rule: LearningRule) -> bool:
     """Say whether the kernels do all that an update of the model by the rule asks for, where all its weights learn."""
     plain = type(model) is Model and type(model.encoder) in (nn.Linear, nn.Embedding)
     usual = plain and type(model.head) is nn.Linear and model.feedback == "symmetric"
-    of_rule = type(rule) in (BPTT, RTRLSTDP, STLLR) or (type(rule) is RTRL and rule.influences is None)
-    return usual and of_rule and all(map(_served, model.blocks))
-
-
-def _served(block: nn.Module) -> bool:
-    """Say whether the kernels know a block."""
-    plain = type(block) is Mamba2 and block.ngroups == 1 and block.threshold is None
-    known = all(type(part) in (nn.Linear, nn.Conv1d, GroupedRMSNorm) for part in block.children())  # no low rank
-    return plain and known and resolve(block.backend, "cpu") == "llvm"
+    kind, *others = {*map(kind_of, model.blocks)}
+    if not usual or kind is None or others:
+        return False
+    of_rule = type(rule) is BPTT or type(rule) in kind.tables(model.blocks[0])
+    return of_rule and getattr(rule, "influences", None) is None

@@ -182,8 +182,8 @@ class Updater:
     def scan(self, chunk: Chunk, length: int) -> Report:
         """Predict and learn a chunk of many updates of `length` steps each, as `update` does one after another.
 
-        Where the data lies ready and kernels serve (a stack of Mamba-2 blocks without n-grams, Adam, a cross entropy,
-        no window), all updates are made in one call. The report is of the whole chunk, its loss the updates' mean, its
+        Where the data lies ready and kernels serve (blocks that `kinds` has, without n-grams, Adam, a cross entropy, no
+        window), all updates are made in one call. The report is of the whole chunk, its loss the updates' mean, its
         norm the last one's. A shorter update comes last where `length` does not divide the steps.
         Raises what `update` raises.
         """

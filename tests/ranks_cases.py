@@ -24,13 +24,14 @@ from biomamba.tasks.delay import Delay
 
 BATCH = 5  # rows of 2 ranks: 2 and 3
 TOKENS: dict[str, Any] = {"vocab": 21, "d_out": 8, "d_model": 8, "d_state": 4, "headdim": 4}
-FEW = ("steps", "window and n-grams", "spikes", "mean", "not finite")  # the others in the slow tests alone
+FEW = ("steps", "mamba", "window and n-grams", "spikes", "mean", "not finite")  # the others in the slow tests alone
 CASES: dict[str, dict[str, Any]] = {
     "steps": {"model": TOKENS},
     "window and n-grams": {"model": TOKENS | {"ngrams": [1, 2], "ngram_logits": [1, 3]}, "length": 2, "window": 5},
     "spikes": {"model": TOKENS | {"n_layers": 2, "threshold": 0.3, "spike_rate": 0.5}, "length": 3},
     "mean": {"model": TOKENS, "task": "mean", "length": 2},
     "not finite": {"model": {"d_in": 3, "d_out": 8, "d_model": 8, "d_state": 4, "headdim": 4}, "length": 2},
+    "mamba": {"model": {"vocab": 21, "d_out": 8, "d_model": 8, "d_state": 4, "block": "mamba"}, "length": 2},
     "drift": {"model": TOKENS, "max_drift": 0.01},
     **{rule: {"model": TOKENS, "rule": rule, "length": 2} for rule in RULES if rule not in ("rtrl", "uoro")},
     "half": {"model": TOKENS, "rule": "rtrl_stdp", "options": {"a_post": 0.5}, "length": 2},

@@ -28,6 +28,7 @@ LEVELS = [
     "readout",
     "pure",
     "moments",
+    "kinds",
     "addresses",
     "compiled",
     "fused",

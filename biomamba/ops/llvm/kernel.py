@@ -143,7 +143,7 @@ class Kernel:
             if shape != wanted and not absent:
                 words = " ".join(argument.shape)
                 raise ValueError(f"{self.name}: {name} is of shape {shape}, expected {wanted} ({words})")
-        return found
+        return dict.fromkeys(self.sizes, 0) | found  # those of nothing but what is absent are 0
 
     def _first(self) -> int:
         """Return which argument tells the precision."""

@@ -176,8 +176,13 @@ def piece(x: Value, first: int, count: int) -> Value:
         return x
     if count == 1:
         return Value(builder().extract_element(x.ir, ir.IntType(32)(first)))
-    places = ir.Constant(ir.VectorType(ir.IntType(32), count), [*range(first, first + count)])
-    return Value(builder().shuffle_vector(x.ir, ir.Constant(x.ir.type, ir.Undefined), places))
+    return shuffled(x, range(first, first + count))
+
+
+def shuffled(x: Value, places: Sequence[int]) -> Value:
+    """Return the vector of a vector's numbers at these places."""
+    chosen = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), [*places])
+    return Value(builder().shuffle_vector(x.ir, ir.Constant(x.ir.type, ir.Undefined), chosen))
 
 
 def call(name: str, result: Any, *arguments: Any) -> Any:
@@ -234,6 +239,18 @@ def softplus(x: Value) -> Value:
     log1p = {FLOAT: "log1pf", DOUBLE: "log1p"}[x.ir.type]
     rest = call(log1p, x.ir.type, exp(-_math("fabs", x)).ir)
     return _math("maxnum", x, constant(x.ir.type, 0)) + Value(rest)
+
+
+def softplus_series(x: Value) -> Value:
+    """Return log(1 + e^x) = max(x, 0) + log(1 + y) with y = e^-|x|, by 2 (s + s^3 / 3 + ...), s = y / (2 + y)."""
+    kind = x.ir.type
+    y = exp(-_math("fabs", x))
+    s = y // (2 + y)
+    square, terms = s * s, 8 if getattr(kind, "element", kind) == FLOAT else 17
+    series = constant(kind, 1 / (2 * terms - 1))
+    for term in range(terms - 2, -1, -1):
+        series = fma(series, square, constant(kind, 1 / (2 * term + 1)))
+    return _math("maxnum", x, constant(kind, 0)) + 2 * s * series
 
 
 def log(x: Value) -> Value:

@@ -3,13 +3,13 @@
 Letters: b streams, t steps, d width, e channels in g heads, n states, k conv taps.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from . import product
 from .kernel import Part, pointer
-from .language import LANES, Array, Size, Value, choose, dot, fill, fixed, fma, integer, lanes, loop, real, select
+from .language import Array, Value, fill, fixed, integer, loop, select
 from .mamba2_chunk import mamba2_output_adjoint, mamba2_states_adjoint
+from .stack import add, add_norm_adjoint, each_rows, flattened
 
 
 class Weights(NamedTuple):
@@ -156,52 +156,3 @@ def weights_of(table: Array, layer: Value, kept: list[Array], k: int) -> Weights
 def kept_of(kept: list[Array], layer: Value) -> Kept:
     """Return what a chunk left of a layer."""
     return Kept(*(own[layer] for own in kept))
-
-
-def each_rows(work: Callable[..., None], b: Size, t: Size) -> None:
-    """Have the work done on the rows of all streams and steps, as many at once as lie at equal distances.
-
-    It is given a function that returns the rows (rows, c) of an array (b, first + t, c), the first ones left out.
-    """
-    with choose(integer(b) > integer(t)) as (streams, steps):
-        with streams:
-            for s in loop(t):
-                work(lambda of, first, s=s: Array(of.address(0, s + first), (b, of.shape[2]), (of.strides[0], 1)))
-        with steps:
-            for i in loop(b):
-                work(lambda of, first, i=i: Array(of.address(i, first), (t, of.shape[2]), (of.strides[1], 1)))
-
-
-def add_norm_adjoint(to: Array, grad: Array, x: Array, r: Value) -> None:
-    """Add the gradient of x, of which x r is what the gradient is of."""
-    d = x.shape[0]
-    along = dot(grad, x, d) * r * r // real(d, x.number)
-    for c in lanes(0, d, LANES):
-        to[c] = fma(r, grad[c] - x[c] * along, to[c])
-
-
-def copy(to: Array, of: Array) -> None:
-    """Write an array's numbers to another, both in one piece."""
-    flat, source = Array(to.pointer, (size(to),)), Array(of.pointer, (size(to),))
-    for c in lanes(0, flat.shape[0], LANES):
-        flat[c] = source[c]
-
-
-def add(to: Array, of: Array) -> None:
-    """Add an array's numbers to another's, both in one piece."""
-    flat, source = Array(to.pointer, (size(to),)), Array(of.pointer, (size(to),))
-    for c in lanes(0, flat.shape[0], LANES):
-        flat[c] = flat[c] + source[c]
-
-
-def flattened(array: Array, columns: Size) -> Array:
-    """Return an array as rows of so many columns."""
-    return Array(array.pointer, (integer(size(array)) // columns, columns))
-
-
-def size(array: Array) -> Value:
-    """Return how many numbers an array holds."""
-    count = integer(1)
-    for own in array.shape:
-        count = count * own
-    return count

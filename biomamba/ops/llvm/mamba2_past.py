@@ -16,7 +16,8 @@ from .language import LANES, Array, Size, Value, choose, exp, fixed, integer, la
 from .mamba2 import contract_and_advance_mamba2, there
 from .mamba2_decaying import mamba2_decaying, mamba2_decaying_advance
 from .mamba2_half import mamba2_half, mamba2_half_advance
-from .mamba2_layer import Kept, Room, Weights, add, flattened
+from .mamba2_layer import Kept, Room, Weights
+from .stack import add, flattened
 
 TABLES = {"traces": 7, "halves": 5, "sums": 7}  # addresses of a layer
 PAST = {

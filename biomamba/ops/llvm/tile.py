@@ -73,8 +73,13 @@ def contract_and_advance(z: Array, decay: Array, signal: Array, p: Array, q: Arr
         with choose(equal(integer(steps), 1)) as (once, often):
             with once:  # memory sets the pace
                 twice = integer(j) // (2 * broad) * (2 * broad)
-                for x in loop(0, twice, 2 * broad):
-                    _column(*of, c, x, 2 * VECTORS)
+                with choose(twice > 2 * broad) as (wide, narrow):
+                    with wide:
+                        for y in loop(r):
+                            _line(*of, c, y, twice, 2 * VECTORS)
+                    with narrow:
+                        for x in loop(0, twice, 2 * broad):
+                            _column(*of, c, x, 2 * VECTORS)
                 for x in loop(twice, whole, broad):
                     _column(*of, c, x, VECTORS)
                 for x in loop(whole, full, thin):
@@ -148,6 +153,29 @@ def _column(
             total.set(fma(weight, value, total.get()))
     for column, total in zip(columns, sums, strict=True):
         gradient[c, column] = total.get()
+
+
+def _line(
+    z: Array,
+    decay: Array,
+    signal: Array,
+    p: Array,
+    q: Array,
+    gradient: Array,
+    c: Value,
+    y: Value,
+    end: Value,
+    vectors: int,
+) -> None:
+    """Do a single step's columns up to `end` of a row, all at once: from memory far away neighbours come faster."""
+    width = vector(gradient)
+    weight, rate, left = signal[c, y], decay[c, y], p[c, y // BLOCK, 0, y % BLOCK]
+    for x in loop(0, end, vectors * width):
+        for i in range(vectors):
+            column = span(x + i * width, width)
+            value = z[c, y, column]
+            z[c, y, column] = fma(left, q[0, column], rate * value)
+            gradient[c, column] = fma(weight, value, gradient[c, column])
 
 
 @subroutine
