@@ -248,7 +248,10 @@ def page(kept: Kept) -> str:
 
     pairs = [(rule, name) for rule in RULES for name in names]
     equal = {pair: cell([*kept.at_equal_updates(pair[1], pair[0]).values()]) for pair in pairs}
-    timed = {pair: cell([*kept.in_equal_time(pair[1], pair[0]).values()]) for pair in pairs}
+    alike = [name for name, own in STREAMS.items() if own.config == "delay"]
+    timed = {
+        (rule, name): cell([*kept.in_equal_time(name, rule).values()]) if name in alike else "-" for rule, name in pairs
+    }
     costs = {(rule, name): f"{own[rule]:.0f}" for name, own in kept.costs.items() for rule in RULES}
     rates = {pair: rate_text(kept.rate(pair[1], pair[0])) for pair in pairs}
     references = ("immediate", "TBPTT, window 16")
@@ -281,7 +284,8 @@ def page(kept: Kept) -> str:
             by_rule(equal),
             "\n## In equal time\n",
             "The same, of the last tenth that a rule has read when the immediate gradient, in the CPU time of one",
-            "thread, is at the stream's end. A rule that is done sooner has nothing more to read.\n",
+            "thread, is at the stream's end. A rule that is done sooner has nothing more to read. Of streams that are",
+            "the same from end to end alone: one part of a recording is harder than another, whoever reads it.\n",
             by_rule(timed),
             "\n## What a run costs\n",
             f"CPU seconds of one run on one thread, without compiling: the median of {ROUNDS} turns of {TIMED} steps,",

@@ -151,7 +151,7 @@ class Rows:
             facts["vocab"],
             facts["scale"],
         )
-        rows.classes = [_hashable(name) for name in facts["classes"] or ()]
+        rows.classes = [*{_hashable(name): None for name in facts["classes"] or ()}]
         rows._load(tensors)
         return rows
 

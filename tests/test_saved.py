@@ -135,6 +135,7 @@ def test_a_file_that_is_no_learner_is_one_line(harm: str, tmp_path: Path) -> Non
             "clip": {"learner": facts["learner"] | {"clip": {}}},
             "window": {"learner": facts["learner"] | {"window": [1]}},
             "inputs": {"rows": facts["rows"] | {"inputs": 1 << 31}},
+            "class": {"rows": facts["rows"] | {"classes": ["a", {}]}},
         }
         if harm == "number":
             tensors["rows.targets.last"] = torch.tensor(1.0)  # without an axis
