@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from .kinds import Kind
 from .model import Model
 from .moments import Moments
-from .state import Tree, flat
 
 
 class Addresses:
@@ -49,19 +48,18 @@ class Addresses:
         self.gradients = torch.tensor([[of[id(own)].data_ptr() for own in layer] for layer in self.layers])
         return True
 
-    def traces(self, trace: Tree, tables: Sequence[Sequence[int]]) -> list[Tensor]:
+    def traces(self, own: Sequence[Tensor], tables: Sequence[Sequence[int]]) -> list[Tensor]:
         """Return where traces lie, a table (l, m) for each of the lists of their numbers in a layer; none for no list.
 
         Raises ValueError for a trace that is not in one piece.
         """
-        own = flat(trace)
         where = tuple([tensor.data_ptr() for tensor in own])
         if where not in self._traces:
             if not all(tensor.is_contiguous() for tensor in own):
                 raise ValueError("trace: got tensors that are not in one piece, expected those that an update returned")
             every = torch.tensor(where, dtype=torch.int64).view(len(self.layers), -1)
             none = torch.empty(0, dtype=torch.int64)
-            self._traces = {where: [every[:, [*own]].contiguous() if own else none for own in tables]}
+            self._traces = {where: [every[:, [*table]].contiguous() if table else none for table in tables]}
         return self._traces[where]
 
     def knows(self, moments: Moments) -> bool:

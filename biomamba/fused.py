@@ -70,6 +70,8 @@ class Fused:
         self.model, self.task, self.rule, self.step, self.clip = model, task, rule, step, clip
         self.blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
         self.kind = cast(Kind, kind_of(self.blocks[0]))
+        found = self.kind.tables(self.blocks[0])
+        self.tables: list[Sequence[int]] = found.get(type(rule), [()] * len(found[RTRL]))
         self.modules = [*model.modules()]
         self.moments = Moments(step.optimizer, step.parameters, clip) if step else None
         self.mean = {"mean": TRUE, "batchmean": FALSE, None: None}[getattr(task, "reduction", None)]
@@ -334,11 +336,10 @@ class Fused:
 
     def _past(self, trace: Tree) -> list[Tensor]:
         """Return what the kernels are given of what the rule remembers, and of how it is weighed."""
-        found = self.kind.tables(self.blocks[0])
-        none: list[Sequence[int]] = [()] * len(found[RTRL])
-        tables = found.get(type(self.rule), none) if trace and flat(trace) else none
-        own = flat(trace)[0] if tables[0] else self.at.gradient
-        return [*self.at.traces(trace, tables), own.new_empty(0), *([self.weighed] if len(tables) > 1 else [])]
+        own = flat(trace)
+        tables: list[Sequence[int]] = self.tables if own else [()] * len(self.tables)
+        like = own[0] if own and tables[0] else self.at.gradient
+        return [*self.at.traces(own, tables), like.new_empty(0), *([self.weighed] if len(tables) > 1 else [])]
 
     def _state(self, inputs: UpdateInput) -> list[Tensor]:
         """Return conv and ssm of all layers, each in one piece. Raises where state or trace are not of this model."""

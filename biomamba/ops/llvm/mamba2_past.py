@@ -53,7 +53,8 @@ def add_local(
     first: the first step that is learned from by posts. Nothing of it goes to the layer's inputs.
     """
     k = fixed(own.conv.shape[1])
-    write_rates(room.A, own.A_log)
+    with when(there(past.sums) | there(past.halves)):
+        write_rates(room.A, own.A_log)
     with when(there(past.sums)):
         S_A, S_bias, S_inputs, _, _, S_x, S_B = decaying(past, layer, found, k)
         traces = S_A, S_bias, S_inputs, S_x, S_B, past.a_pre, past.lam_pre
