@@ -3,7 +3,7 @@
     python -m bench.delay [--jobs 2] [--out runs/bench] [--stage main|hard|long|wide|far|deep20|deep100] [--first 0]
 
 `main`: delay 20 with one and two blocks. `hard`: four blocks, and delay 100. `long`: delay 100 with 32 streams, width
-64 and time constants of 33 to 333 steps to begin with, each update as one graph. Settings are those of
+64 and time constants of 33 to 333 steps to begin with. Settings are those of
 configs/delay.yaml but for what the table names; accuracy over the last tenth of the stream.
 
 `wide`, `far`, `deep20`, `deep100`: step sizes that differ between inputs from the start (dt_scale 4, no convolution,
@@ -45,7 +45,7 @@ HARD = [
     {"n_layers": 4, "steps": 20_000},
     {"delay": 100, "steps": 60_000},
 ]
-PLAIN = {"delay": 100, "steps": 40_000, "streams": 32, "d_model": 64, "timescales": [33, 333], "compile": True}
+PLAIN = {"delay": 100, "steps": 40_000, "streams": 32, "d_model": 64, "timescales": [33, 333]}
 LONG = [
     PLAIN | {"rule": rule, "length": length} for rule, length in [("rtrl", 1), ("bptt", 1), ("bptt", 16), ("bptt", 64)]
 ]
@@ -55,7 +55,7 @@ RULES_BESIDE = [("rtrl", 1), ("bptt", 1), ("bptt", 16), ("bptt", 64)]
 def selective(delay: int, **setting: Any) -> Row:
     """Return a setting of a narrow model whose step sizes differ between inputs from the start."""
     sizes = {"d_model": 32, "d_state": 4, "d_conv": 1, "dt_scale": 4.0, "timescales": [round(delay / 3), 3 * delay]}
-    return {"delay": delay, "lr": 3e-3, "streams": 32, "compile": True, "stop": 0.98} | sizes | setting
+    return {"delay": delay, "lr": 3e-3, "streams": 32, "stop": 0.98} | sizes | setting
 
 
 def beside(**setting: Any) -> list[Row]:
@@ -91,7 +91,7 @@ def measure(setting: Row) -> Row:
     stream = task.stream("all", batch=setting.get("streams", 8), length=length, seed=setting["seed"])
     tenths = [task.meters()["accuracy"] for _ in range(10)]
     end, started = steps, time.process_time()
-    learner = biomamba.Learner(task, model, rule, optimizer, compile=setting.get("compile", False))
+    learner = biomamba.Learner(task, model, rule, optimizer)
     for report in biomamba.online(stream, learner):
         tenth = (report.state.steps - length) * 10 // steps
         tenths[tenth].update(report.out, report.chunk)

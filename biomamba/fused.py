@@ -32,7 +32,7 @@ from .step import Step
 from .stream import Chunk, Task
 from .update import UpdateInput, UpdateOutput, finite, loss_of, no_label, predict, stepped_by, update
 
-LARGEST = 1 << 25  # multiply-adds of a chunk with the weights: above, two threads are quicker by torch's products
+MULTIPLIED = 1 << 25  # multiply-adds of a chunk with the weights: above, two threads are quicker by torch's products
 HELD = 1 << 26  # numbers of all layers' states in a chunk: above, torch keeps fewer where nothing is learned
 BACKENDS = "auto", "llvm"
 TRUE, FALSE = torch.tensor(True), torch.tensor(False)
@@ -102,7 +102,7 @@ class Fused:
         weight, streams = self.model.head.weight, len(x) if streams is None else streams
         here = weight.device.type == x.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
         steps, states = streams * x.shape[1], len(self.blocks) * math.prod(self.blocks[0].shape)
-        small = steps * states <= HELD and (steps * self.at.size <= LARGEST or torch.get_num_threads() == 1)
+        small = steps * states <= HELD and (steps * self.at.size <= MULTIPLIED or torch.get_num_threads() == 1)
         seen = any(own._forward_hooks or own._forward_pre_hooks or own._backward_hooks for own in self.modules)
         return here and small and not seen and all(block.backend in BACKENDS for block in self.blocks)
 

@@ -1,8 +1,8 @@
 """What a rule remembers of a Mamba-2 block: its share of the gradient, and how it moves on.
 
-    traces    influences Z = dh/dtheta of RTRL, on whose way the gradients through them come
-    halves    Q of STDP's post-before-pre half (`mamba2_half`)
-    sums      traces of a fixed decay (`mamba2_decaying`)
+    influences  Z = dh/dtheta of RTRL, on whose way the gradients through them come
+    posts       Q of STDP's post-before-pre half (`mamba2_half`)
+    decaying    traces of a fixed decay (`mamba2_decaying`)
 
 Letters: b streams, t steps, d width, e channels in g heads, n states, k conv taps.
 """
@@ -19,7 +19,7 @@ from .mamba2_half import mamba2_half, mamba2_half_advance
 from .mamba2_layer import Kept, Room, Weights
 from .stack import add, flattened
 
-TABLES = {"traces": 7, "halves": 5, "sums": 7}  # addresses of a layer
+TABLES = {"influences": 7, "posts": 5, "decaying": 7}  # addresses of a layer
 PAST = {
     **{name: Argument(("l", str(many)), "index", optional=True) for name, many in TABLES.items()},
     "precision": trace("z"),
@@ -30,9 +30,9 @@ PAST = {
 class Past(NamedTuple):
     """Where what a rule remembers lies, and how it is weighed."""
 
-    traces: Array
-    halves: Array
-    sums: Array
+    influences: Array
+    posts: Array
+    decaying: Array
     precision: Array
     a_post: Array
     lam_post: Array
@@ -40,9 +40,9 @@ class Past(NamedTuple):
     lam_pre: Array
 
     @classmethod
-    def of(cls, traces: Array, halves: Array, sums: Array, precision: Array, weighed: Array) -> "Past":
+    def of(cls, influences: Array, posts: Array, decaying: Array, precision: Array, weighed: Array) -> "Past":
         """Return it of the arguments of a kernel."""
-        return cls(traces, halves, sums, precision, *(Array(weighed.address(i), ()) for i in range(4)))
+        return cls(influences, posts, decaying, precision, *(Array(weighed.address(i), ()) for i in range(4)))
 
 
 def add_local(
@@ -53,10 +53,10 @@ def add_local(
     first: the first step that is learned from by posts. Nothing of it goes to the layer's inputs.
     """
     k = fixed(own.conv.shape[1])
-    with when(there(past.sums) | there(past.halves)):
+    with when(there(past.decaying) | there(past.posts)):
         write_rates(room.A, own.A_log)
-    with when(there(past.sums)):
-        S_A, S_bias, S_inputs, _, _, S_x, S_B = decaying(past, layer, found, k)
+    with when(there(past.decaying)):
+        S_A, S_bias, S_inputs, _, _, S_x, S_B = decaying_of(past, layer, found, k)
         traces = S_A, S_bias, S_inputs, S_x, S_B, past.a_pre, past.lam_pre
         changed = room.projected, room.conv, room.conv_bias, room.dt_bias, room.A_log
         mamba2_decaying.within(*steps_of(found, reset, room), own.conv, room.h, *traces, *changed, *room.causal)
@@ -65,9 +65,9 @@ def add_local(
         at = integer(found.y.shape[2])
         product.to_weight(Array(to.in_proj.address(at), (many, d)), causal, rows)
         product.to_weight(Array(to.in_proj.address(at + at + 2 * found.h.shape[3]), (heads, d)), causal_dt, rows)
-    with when(there(past.halves)):
+    with when(there(past.posts)):
         of_steps = found.h, found.delta, found.delta_slope, found.x_in, found.B, found.slope, found.projected, own.conv
-        weighed = *halves_of(past, layer, found)[:3], past.a_post, past.lam_post, first
+        weighed = *posts_of(past, layer, found)[:3], past.a_post, past.lam_post, first
         mamba2_half.within(room.A, reset, *of_steps, room.h, *weighed, room.projected, room.conv, room.conv_bias)
 
 
@@ -89,14 +89,17 @@ def move(
     learn: called wherever gradients through the influences of some streams lie in the room.
     """
     write_rates(room.A, own.A_log)
-    with when(there(past.traces)):
+    with when(there(past.influences)):
         move_influences(own, found, steps[()], signal, reset, true, past, layer, taps, room, learn)
-    with when(there(past.halves)):
+    with when(there(past.posts)):
         of_steps = found.h, found.delta, found.delta_slope, found.x_in, found.B
-        mamba2_half_advance.within(room.A, reset, *of_steps, *halves_of(past, layer, found), past.lam_post, steps)
-    with when(there(past.sums) & (steps[()] > 0)):
+        mamba2_half_advance.within(room.A, reset, *of_steps, *posts_of(past, layer, found), past.lam_post, steps)
+    with when(there(past.decaying) & (steps[()] > 0)):
         mamba2_decaying_advance.within(
-            *steps_of(found, reset, room), *decaying(past, layer, found, fixed(own.conv.shape[1])), past.lam_pre, steps
+            *steps_of(found, reset, room),
+            *decaying_of(past, layer, found, fixed(own.conv.shape[1])),
+            past.lam_pre,
+            steps,
         )
 
 
@@ -123,7 +126,7 @@ def move_influences(
             for c in lanes(0, integer(e) + fixed(n), LANES):
                 room.raw[i, s, c] = found.projected[i, s, c + e]
     sizes = (e, n), (e, n), (e, n, d), (e, n, d), (n, e, d), (n, k + 1, e), (n, k + 1, e)
-    traces = read_table(past.traces, layer, past.precision.stored, [(b, *size) for size in sizes])
+    traces = read_table(past.influences, layer, past.precision.stored, [(b, *size) for size in sizes])
     of_steps = found.log_a, found.delta, found.delta_slope, found.x_in, found.B
     with choose(steps >= found.h.shape[1]) as (all_of_them, some):
         with all_of_them:
@@ -181,17 +184,17 @@ def steps_of(found: Kept, reset: Array, room: Room) -> tuple[Array, ...]:
     return *first, found.slope, found.projected, found.inputs
 
 
-def halves_of(past: Past, layer: Value, found: Kept) -> list[Array]:
+def posts_of(past: Past, layer: Value, found: Kept) -> list[Array]:
     """Return Q of what dt, x, B and the taps of x and B push, (b, e, n) each."""
     b, _, e, n = found.h.shape
-    return read_table(past.halves, layer, found.h.stored, [(b, e, n)] * TABLES["halves"])
+    return read_table(past.posts, layer, found.h.stored, [(b, e, n)] * TABLES["posts"])
 
 
-def decaying(past: Past, layer: Value, found: Kept, k: int) -> list[Array]:
+def decaying_of(past: Past, layer: Value, found: Kept, k: int) -> list[Array]:
     """Return the traces of A_log, dt_bias, of the inputs that dt, x and B see, and of what the taps of x and B do."""
     (b, _, e, n), d = found.h.shape, found.inputs.shape[2]
     sizes = (b, e, n), (b, e, n), (b, k, d), (b, k, d), (b, k, d), (b, e, k + 1), (b, n, k + 1)
-    return read_table(past.sums, layer, found.h.stored, sizes)
+    return read_table(past.decaying, layer, found.h.stored, sizes)
 
 
 def read_table(table: Array, layer: Value, stored: object, sizes: Sequence[tuple[Size, ...]]) -> list[Array]:

@@ -141,7 +141,7 @@ def mamba2_learn(
     fill(grad_x)
     of_top = normed, kept[1][layers], kept[0][layers], norm_f, head
     read_out_adjoint(part, grad_out, *of_top, grad_x, grad_norm_f, grad_head)
-    room = Room.of(part, kept, k, there(past.sums))
+    room = Room.of(part, kept, k, there(past.decaying))
     for down in loop(layers):
         layer = integer(layers) - 1 - down
         own, found = weights_of(weights, layer, kept, k), kept_of(kept, layer)
@@ -174,7 +174,7 @@ def mamba2_advance(
     kept, (_, taps, steps), past = [*rest[:17]], rest[17:20], Past.of(*rest[20:25])
     go, signals, gradients, conv_after, ssm_after = rest[25:]
     (layers, b, _, e, n), k = kept[4].shape, fixed(conv.shape[2]) + 1
-    room, none = Room.of(part, kept, k, there(past.sums)), part.empty(b, e, n)
+    room, none = Room.of(part, kept, k, there(past.decaying)), part.empty(b, e, n)
     fill(none)
     true = is_true(part)
     with when(go[()]):
