@@ -141,7 +141,7 @@ class RunConfig:
     dtype: precision of weights, state and trace
     threads: of the processor, at most as many as there are; null: as torch chooses
     backend: what does the work: auto (its choice is printed), torch, functional, llvm (CPU), triton, mamba_ssm (GPU)
-    compile: make one graph of the update: half a minute to begin with, then faster; needs g++
+    compile: make one graph of the update, for what no kernel knows, such as uoro: half a minute at first; needs g++
     report_every: time steps between two lines of metrics.jsonl
     save_every: seconds between two checkpoints; null: only when stopped and at the end
     baselines: score the untrained model and the task's baselines at the end
