@@ -53,7 +53,7 @@ MOSTLY_S = "232"
 DS2_COUNTS = (44_259, 1_837, 3_221, 388, 7)  # beats of DS2, by class
 SAMPLES = [
     *("--task.step", "sample", "--task.gate", "0", "--task.decimate", "12", "--task.augment", "true"),
-    *("--task.balance", "0.7", "--stream.length", "64"),
+    *("--task.balance", "0.7", "--stream.length", "64", "--task.channels", "[]"),
 ]
 NAMES = ["jk", "macro_f1", "S_sensitivity", "S_predictivity", "V_sensitivity", "V_predictivity", "kappa"]
 HEADER = ["jk", "macro-F1 (N, S, V)", "Se S", "+P S", "Se V", "+P V", "kappa"]

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import torch
 
-from bench.grid import Row, heading, run, spread, table
+from bench.grid import Row, config_of, heading, run, spread, table
 from biomamba import evaluate
 from biomamba.experiment.build import LONG, Experiment
-from biomamba.experiment.parse import parse
 from biomamba.metrics import Confusion
 from biomamba.tasks.eeg.scores import Decisions, Latency
 from biomamba.tasks.eeg.task import Eeg
 
-FILE = Path(__file__).parents[1] / "configs" / "eeg.yaml"
 RATE = 3e-3  # of configs/eeg.yaml
 FOLDS = {"eyes": 6, "imagery": 3}
 WHOLE = {"eyes": 400, "imagery": 2500}  # steps of a block, of a run: backpropagation through all of it
@@ -76,10 +74,8 @@ def measure(setting: Row) -> Row:
         frozen = setting["rule"] == "frozen"
         asked = {"rule.name": "rtrl" if frozen else setting["rule"], "stream.length": setting.get("length", 8)}
         asked |= {"rule.a_post": 0.2} if setting["rule"] == "rtrl_stdp" else {}
-        asked |= setting["options"] | {"run.seed": setting["seed"], "task.passes": setting["passes"]}
-        argv = [word for key, value in (asked | {"task.fold": fold}).items() for word in (f"--{key}", str(value))]
-        settings = parse(["--config", str(FILE), *argv]).config
-        own = Experiment.from_config(settings)
+        asked |= setting["options"] | {"task.passes": setting["passes"], "task.fold": fold, "seed": setting["seed"]}
+        own = Experiment.from_config(config_of("eeg", asked))
         began = time.perf_counter()
         if not frozen:
             for report in own.online(own.stream()):

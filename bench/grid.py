@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from biomamba.experiment.config import Config
 from biomamba.experiment.memory import keep_freed_memory
+from biomamba.experiment.parse import parse
 
 Row = dict[str, Any]
 
@@ -49,6 +51,12 @@ def run(measure: Callable[[Row], Row], settings: Iterable[Row], file: Path, jobs
         setting, error = failed[0]
         raise RuntimeError(f"{len(failed)} of {len(missing)} settings failed, the first {setting}") from error
     return [rows[key(setting)] for setting in wanted]
+
+
+def config_of(name: str, setting: Row) -> Config:
+    """Return a config with the seed of a setting, and with the keys of configs among its own: those with a point."""
+    own = {"run.seed": setting["seed"]} | {key: value for key, value in setting.items() if "." in key}
+    return parse(["--config", name, *(f"--{key}={value}" for key, value in own.items())]).config
 
 
 def key(setting: Row) -> str:

@@ -15,10 +15,9 @@ import time
 from pathlib import Path
 from statistics import fmean, stdev
 
-from bench.grid import Row, heading, run, spread, table
+from bench.grid import Row, config_of, heading, run, spread, table
 from biomamba.experiment import log
 from biomamba.experiment.build import Experiment
-from biomamba.experiment.parse import parse
 
 SEEDS = 3
 # by task: the config, what differs from it, and the score with +1 where more is better
@@ -79,9 +78,7 @@ def field(name: str, label: str, rate: float) -> list[Row]:
 
 def measure(setting: Row) -> Row:
     """Learn a stream once; return the scores over all of it and over its last tenth."""
-    words = ["--config", f"configs/{setting['config']}.yaml", "--run.seed", str(setting["seed"])]
-    words += [word for key, value in setting.items() if "." in key for word in (f"--{key}", str(value))]
-    parsed = parse(words).config
+    parsed = config_of(setting["config"], setting)
     own, began = Experiment.from_config(parsed), time.perf_counter()
     scored = log.score(own.online(own.stream()), own.task, own.total, setting["task"])
     return {"scores": scored.scores, "seconds": time.perf_counter() - began, "source": own.task.source}

@@ -14,10 +14,9 @@ import time
 from collections import deque
 from pathlib import Path
 
-from bench.grid import Row, heading, run, spread, table
+from bench.grid import Row, config_of, heading, run, spread, table
 from biomamba import Model, evaluate
 from biomamba.experiment.build import LONG, Experiment
-from biomamba.experiment.parse import parse
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 POINTS = 4  # of a learning curve
@@ -102,11 +101,7 @@ def settings(name: str) -> list[Row]:
 
 def measure(setting: Row) -> Row:
     """Learn what the setting says, and score the held-out split before or after."""
-    words = ["--config", f"configs/{setting['config']}.yaml", "--run.seed", str(setting["seed"])]
-    for key, value in setting.items():
-        if "." in key:
-            words += [f"--{key}", str(value)]
-    parsed = parse(words).config
+    parsed = config_of(setting["config"], setting)
     own = Experiment.from_config(parsed)
 
     def held_out(model: Model) -> dict[str, float]:

@@ -23,10 +23,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.grid import Row, heading, key, run, spread, table
+from bench.grid import Row, config_of, heading, key, run, spread, table
 from biomamba.analysis.paired import FEWEST, paired
 from biomamba.experiment.build import Experiment
-from biomamba.experiment.parse import parse
 from biomamba.metrics import direction
 
 TUNING_SEED, RATES = 1000, (3e-4, 1e-3, 3e-3, 1e-2)
@@ -102,9 +101,7 @@ def experiment(own: Row, graph: bool = False) -> Experiment:
     """Return the experiment of a setting."""
     stream = STREAMS[own["stream"]]
     keys = {"stream.length": 1, "run.threads": 1, "run.compile": graph} | stream.differs | RULES[own["rule"]]
-    keys |= {"optim.lr": own["rate"], "run.seed": own["seed"]}
-    words = ["--config", stream.config, *(f"--{name}={value}" for name, value in keys.items())]
-    return Experiment.from_config(parse(words).config)
+    return Experiment.from_config(config_of(stream.config, keys | {"optim.lr": own["rate"], "seed": own["seed"]}))
 
 
 def measure(own: Row) -> Row:
