@@ -19,6 +19,7 @@ Every run learns by configs/ecg.yaml but for what the table names, and is scored
 """
 
 import argparse
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -321,19 +322,21 @@ def baselines(peaks: str) -> Iterator[list[str]]:
         for group, score_from in (("all", 0.0), ("later", float(MINUTES))):
             task = task_of(peaks).derived(**options, score_from=score_from)
             for name, scores in task.baseline("test", batch=batch, seed=0).items():
-                yield [protocol, name, peaks, group, *(f"{scores[score]['all']:.3f}" for score in NAMES)]
+                values = [scores[score]["all"] for score in NAMES]
+                yield [protocol, name, peaks, group, *("-" if math.isnan(v) else f"{v:.3f}" for v in values)]
 
 
 def rows_of(measured: list[Row]) -> Iterator[list[str]]:
     """Yield a row for each protocol and group of what the seeds of one setting gave."""
     s = measured[0]["setting"]
     what = s.get("part") or s.get("difference") or s["rule"]
+    peaks = s.get("peaks") or GAP.get(what, {}).get("options", {}).get("peaks", "annotated")
     for protocol, groups in SHOWN:
         for group in groups:
             if protocol in measured[0]:
                 got = [row[protocol][group] for row in measured]
                 cells = [spread([0.0 if own[n] != own[n] else own[n] for own in got]) for n in NAMES]
-                yield [protocol, what, s.get("peaks", "annotated"), group, *cells]
+                yield [protocol, what, peaks, group, *cells]
 
 
 MEASURES = {"inter": inter, "parts": parts, "choice": choice, "adapt": adapt, "gap": gap, "samples": samples}
