@@ -178,12 +178,14 @@ class Kept:
 
     def in_equal_time(self, stream: str, rule: str) -> dict[int, float]:
         """Return the score of the last part that a rule reads in the CPU time of the immediate gradient, by seed."""
-        seconds = self.costs.get(stream)
-        if seconds is None:
-            return {}
-        parts = min(PARTS, math.floor(PARTS * seconds["immediate"] / seconds[rule]))
+        parts = self.parts(stream, rule) if stream in self.costs else 0
         rows = self.scored(stream, rule).items() if parts else ()
         return {seed: row["scores"][parts - 1] for seed, row in rows if "failed" not in row}
+
+    def parts(self, stream: str, rule: str) -> int:
+        """Return how many parts of a stream a rule reads in the CPU time of the immediate gradient."""
+        seconds = self.costs[stream]
+        return min(PARTS, math.floor(PARTS * seconds["immediate"] / seconds[rule]))
 
 
 def read(file: Path) -> list[Row]:
@@ -239,17 +241,16 @@ def page(kept: Kept) -> str:
     names = list(STREAMS)
     seeds = {name: max(len(kept.scored(name, rule)) for rule in RULES) for name in names}
 
-    def by_rule(cells: Row) -> str:
+    def by_rule(cells: Row, among: Sequence[str] = names) -> str:
         return table(
-            ["rule", *names], [[rule, *(cells.get((rule, name), "not run") for name in names)] for rule in RULES]
+            ["rule", *among], [[rule, *(cells.get((rule, name), "not run") for name in among)] for rule in RULES]
         )
 
     pairs = [(rule, name) for rule in RULES for name in names]
     equal = {pair: cell([*kept.at_equal_updates(pair[1], pair[0]).values()]) for pair in pairs}
     alike = [name for name, own in STREAMS.items() if own.config == "delay"]
-    timed = {
-        (rule, name): cell([*kept.in_equal_time(name, rule).values()]) if name in alike else "-" for rule, name in pairs
-    }
+    timed = {pair: cell([*kept.in_equal_time(pair[1], pair[0]).values()]) for pair in pairs}
+    timed |= {pair: "not a tenth read" for pair in pairs if pair[1] in kept.costs and kept.parts(pair[1], pair[0]) == 0}
     costs = {(rule, name): f"{own[rule]:.0f}" for name, own in kept.costs.items() for rule in RULES}
     rates = {pair: rate_text(kept.rate(pair[1], pair[0])) for pair in pairs}
     references = ("immediate", "TBPTT, window 16")
@@ -285,7 +286,7 @@ def page(kept: Kept) -> str:
             "The same, of the last tenth that a rule has read when the immediate gradient, in the CPU time of one",
             "thread, is at the stream's end. A rule that is done sooner has nothing more to read. Of streams that are",
             "the same from end to end alone: one part of a recording is harder than another, whoever reads it.\n",
-            by_rule(timed),
+            by_rule(timed, alike),
             "\n## What a run costs\n",
             f"CPU seconds of one run on one thread, without compiling: the median of {ROUNDS} turns of {TIMED} steps,",
             "all rules of a stream in one process.\n",

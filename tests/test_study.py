@@ -53,10 +53,11 @@ def test_the_page_tells_what_there_is_and_what_was_not_run(kept: Kept) -> None:
     assert told(kept, "delay20", "RTRL", "UORO") == told(kept, "text", "RTRL", "immediate") == "not run"
     text = page(kept)
     assert "RTRL beside immediate: better on delay20; not told, for want of seeds, on delay100" in text
+    assert "| UORO | not a tenth read | not run | not run |" in text  # it costs 50 times the immediate gradient
     assert f"{RATES[0]:g}, edge" in text and "0.900 +- 0.000 (3)" in text and "0.400 +- 0.000 (3)" in text
     cells = len(RULES) * len(STREAMS)
     alike = 3 * len(RULES)  # cells of simulated streams, which alone are compared in equal time
-    tables = 2 * (cells - 2) + (alike - 2) + (cells - len(RULES))
+    tables = 2 * (cells - 2) + (alike - 3) + (cells - len(RULES))
     assert text.count("not run") == tables + 2 * len(STREAMS) - 1 + 1
     del kept.rows[next(key for key in kept.rows if '"seed": 2' in key)]
     assert told(kept, "delay20", "RTRL", "immediate").endswith("2 seeds: no spread can be told")
