@@ -83,7 +83,7 @@ TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
         "an4",
         216,
         {"task.passes": 45, "task.augment": 0.5, "model.d_model": 96, "optim.average": 0.999},
-        {"rtrl, 16": 3, "TBPTT(16)": 3},
+        {"rtrl, 16": 3, "TBPTT(16)": 1},
     ),
 }
 
