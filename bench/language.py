@@ -186,7 +186,7 @@ def far(file: Path, seeds: int, jobs: int) -> list[list[str]]:
     path = file.parent / "brackets.txt"
     path.write_text(brackets(**FAR))
     base = words(task__paths=str(path), stream__batch=32, stream__length=4, model__n_layers=1,
-                 model__timescales=[10, 400], run__compile=True, optim__lr=0.003)  # fmt: skip
+                 model__timescales=[10, 400], optim__lr=0.003)  # fmt: skip
     none = words(model__ngrams=[], model__ngram_logits=[])
     rows = {
         label: {"words": [*base, *own], "far": True}
