@@ -184,6 +184,7 @@ def rated(rows: dict[str, Row], rates: list[float], file: Path, seeds: int, jobs
 def far(file: Path, seeds: int, jobs: int) -> list[list[str]]:
     """Return the table of rules on a text of brackets far apart."""
     path = file.parent / "brackets.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(brackets(**FAR))
     base = words(task__paths=str(path), stream__batch=32, stream__length=4, model__n_layers=1,
                  model__timescales=[10, 400], optim__lr=0.003)  # fmt: skip
