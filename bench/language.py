@@ -187,7 +187,7 @@ def far(file: Path, seeds: int, jobs: int) -> list[list[str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(brackets(**FAR))
     base = words(task__paths=str(path), stream__batch=32, stream__length=4, model__n_layers=1,
-                 model__timescales=[10, 400], optim__lr=0.003)  # fmt: skip
+                 model__d_model=64, model__timescales=[10, 400], optim__lr=0.003)  # fmt: skip
     none = words(model__ngrams=[], model__ngram_logits=[])
     rows = {
         label: {"words": [*base, *own], "far": True}
