@@ -33,11 +33,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import grid
 from bench.grid import Row, heading, run, spread, table
 from biomamba import Report, checkpoint, evaluate
 from biomamba.experiment.build import LONG, Experiment, make_task
 from biomamba.experiment.config import Config
-from biomamba.experiment.parse import parse
 from biomamba.stream import Chunk, Meter, Split, join
 from biomamba.tasks.ecg import detector, features, rhythm
 from biomamba.tasks.ecg import task as ecg
@@ -46,16 +46,15 @@ from biomamba.tasks.ecg.files import CLASSES, RATE
 from biomamba.tasks.ecg.scores import meters
 from biomamba.tasks.ecg.task import SPLITS, Ecg
 
-FILE = Path(__file__).parents[1] / "configs" / "ecg.yaml"
 DELAY, MINUTES = 10, 5  # beats that labels are late in `adapt`, minutes labelled in `patient`
 ADAPT = {"beat": (1e-3, 4), "sample": (1e-4, 64)}  # learning rate and steps per update of one patient
 FOLDS = 4  # of `left out`
 MOSTLY_S = "232"
 DS2_COUNTS = (44_259, 1_837, 3_221, 388, 7)  # beats of DS2, by class
-SAMPLES = [
-    *("--task.step", "sample", "--task.gate", "0", "--task.decimate", "12", "--task.augment", "true"),
-    *("--task.balance", "0.7", "--stream.length", "64", "--task.channels", "[]"),
-]
+SAMPLES: Row = {
+    **{"task.step": "sample", "task.gate": 0, "task.decimate": 12, "task.augment": True},
+    **{"task.balance": 0.7, "stream.length": 64, "task.channels": []},
+}
 NAMES = ["jk", "macro_f1", "S_sensitivity", "S_predictivity", "V_sensitivity", "V_predictivity", "kappa"]
 HEADER = ["jk", "macro-F1 (N, S, V)", "Se S", "+P S", "Se V", "+P V", "kappa"]
 WAIT, QRS, P = ["wait_long"], [c for c in features.SHAPES if c[0] == "q"], [c for c in features.SHAPES if c[0] == "p"]
@@ -138,8 +137,7 @@ def _scores(group: dict[str, Meter]) -> Scores:
 @cache
 def config_of(rule: str, seed: int, samples: bool = False) -> Config:
     """Return the config of a run."""
-    asked = ["--config", str(FILE), "--rule.name", rule, "--run.seed", str(seed), *(SAMPLES if samples else [])]
-    return parse(asked).config
+    return grid.config_of("ecg", {"rule.name": rule, "seed": seed} | (SAMPLES if samples else {}))
 
 
 @cache

@@ -15,10 +15,9 @@ from typing import Any
 
 from torch.optim import Adam, Muon, Optimizer
 
-from bench.grid import Row, heading, run, spread, table
+from bench.grid import Row, config_of, heading, run, spread, table
 from biomamba import Learner, evaluate
 from biomamba.experiment.build import LONG, Experiment
-from biomamba.experiment.parse import parse
 
 ROWS: list[Row] = [{"optimiser": "adam", "lr": 3e-3}]
 ROWS += [{"optimiser": "muon", "lr": rate} for rate in (3e-3, 1e-2, 3e-2)]
@@ -43,8 +42,7 @@ class Both(Optimizer):
 
 def measure(setting: Row) -> Row:
     """Learn the pass and score the fold."""
-    words = ["--config", "fsdd", "--task.fold", "0", "--task.passes", "1", "--run.seed", str(setting["seed"])]
-    own = Experiment.from_config(parse(words).config)
+    own = Experiment.from_config(config_of("fsdd", {"task.fold": 0, "task.passes": 1, "seed": setting["seed"]}))
     model, learner, rate = own.model, own.learner, own.config.optim.lr
     if setting["optimiser"] == "muon":
         names = {name: weight for name, weight in model.named_parameters() if weight.ndim == 2 and "blocks" in name}

@@ -39,7 +39,7 @@ RULES = {
 CHUNKS = dict.fromkeys(("untrained", "TBPTT(16)", "BPTT, whole", "rtrl, 16", "rtrl_stdp, 16"), 3)
 RATES = dict.fromkeys(("constant", "linear", "cosine", "1 / sqrt(t) after a warm-up"), 3)
 STEPS = dict.fromkeys(("immediate (bptt, 1)", "rtrl, 1", "rtrl, 16"), 3)
-WIDER: Row = {"model.d_model": 96, "optim.average": 0.999}
+LONGER: Row = {"model.d_model": 96, "optim.average": 0.999}
 # by table: the config, the steps of a whole word or utterance, what differs from the config, and the rows with how many
 # seeds each: fewer where a row takes long
 TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
@@ -82,13 +82,13 @@ TABLES: dict[str, tuple[str, int, Row, dict[str, int]]] = {
     "keywords, longer": (  # chosen on folds 0 and 1
         "keywords",
         49,
-        WIDER | {"task.passes": 160, "task.augment": 1},
+        LONGER | {"task.passes": 160, "task.augment": 1},
         {"rtrl, 16": 3},
     ),
     "spelling, longer": (  # chosen on fold 0
         "an4",
         216,
-        WIDER | {"task.passes": 45, "task.augment": 0.5},
+        LONGER | {"task.passes": 45, "task.augment": 0.5},
         {"rtrl, 16": 3, "TBPTT(16)": 1},
     ),
 }
