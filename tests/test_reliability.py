@@ -465,7 +465,8 @@ def test_damaged_files_of_a_report_are_one_line(half: Path, tmp_path: Path) -> N
     page.page([data.read(folder)])  # control
     summary, named = json.loads((folder / "summary.json").read_text()), tables.gather({"rtrl": [folder]})
     assert exports.tidy(named, ["optim.lr"])[0]["optim.lr"] == 0.003
-    for wrong in ({}, summary | {"scores": 3}, summary | {"versions": []}, {**summary, "seed": {}}):
+    others = [summary | harm for harm in ({"scores": 3}, {"scores": {}}, {"versions": []}, {"seed": {}})]
+    for wrong in ({}, *others):
         (folder / "summary.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="done") as error:
             page.page([data.read(folder)])

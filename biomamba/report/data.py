@@ -24,6 +24,7 @@ POINTS = 500  # of a curve, at most
 ALL_POINTS = 3000  # of all curves of a plot together, so that many settings do not make a large page
 FEWEST = 100  # points of a curve that are kept whatever the number of settings
 RUN_FILES = ("summary.json", "metrics.jsonl")
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, StopIteration)
 FOLDERS = re.compile(r"(?<![\w.:/\\])/(?:[^\s/,;:'\"]+/)+")  # of an absolute path: what stands before its last name
 
 Record = dict[str, Any]  # a line of metrics.jsonl
@@ -73,7 +74,7 @@ def damage(folder: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+    except DAMAGE as error:
         if str(folder) in str(error):
             raise
         told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
