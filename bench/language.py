@@ -3,8 +3,7 @@
     BIOMAMBA_DATA=... python -m bench.language --stage parts|rules|streams|far [--seeds 3] [--jobs 2] [--out runs/bench]
 
 parts     the blocks (P), with hashed n-grams at the input (E), at the output (T), both, and each without the
-          recurrence: one stream, width 96; beside the order-5 counter, PPMd (var. H) and xz. Rows with a spread have
-          all seeds, the others the first
+          recurrence: one stream, width 96; beside the order-5 counter, PPMd (var. H) and xz
 rules     the configuration `language` with 8 streams and width 64, each rule with chunks of 1, 4 and 16 bytes and with
           a window of 16
 streams   the same with 1, 2, 4 and 8 streams
@@ -42,7 +41,6 @@ ALONE = {  # the recurrence taken out: what is zero and stays so; without a head
     "E": ("E alone", "out_proj.weight", 96),
     "T": ("T alone", "head.weight", 8),
 }
-SEEDED = ("E", "T")  # the rows that are read with every seed
 FAR = {"gap": 200, "kinds": 8, "bytes": 1_600_000}
 
 
@@ -140,7 +138,7 @@ def parts(file: Path, seeds: int, jobs: int) -> list[list[str]]:
                 narrow = words(model__n_layers=1, model__d_model=width)
                 rows[alone] = {"words": [*source, *own, *narrow], "out": [zero]}
         for label, row in rows.items():
-            of_row = scored({label: row}, file, seeds if label in SEEDED else 1, jobs)[label]
+            of_row = scored({label: row}, file, seeds, jobs)[label]
             lines.append([name, label, *(spread([r[part] for r in of_row]) for part in ("all", "last_tenth")),
                           f"{of_row[0]['MB']:.0f}", spread([r["seconds"] for r in of_row], 0)])  # fmt: skip
         for label, (whole, late) in compressors(text.data("all")).items():
