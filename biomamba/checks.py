@@ -12,6 +12,7 @@ from torch import Tensor
 from .state import Tree, leaves
 
 LARGEST = torch.finfo(torch.float32).max  # number that weights can have
+MOST = 2**30  # of a size: a product of two is one that a tensor can have
 
 
 class Leaf(NamedTuple):
@@ -63,12 +64,14 @@ def check_tree(name: str, tree: Tree, expected: Form, blocks: int, streams: int,
 
 
 def check_sizes(**sizes: Any) -> None:
-    """Raise TypeError for a size that is no whole number, ValueError for one below 1."""
+    """Raise TypeError for a size that is no whole number, ValueError for one below 1 or above `MOST`."""
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(f"{name}: got {size!r}, expected a whole number: give 1 or more")
         if size < 1:
             raise ValueError(f"{name}: got {size}, expected at least 1: give 1 or more")
+        if size > MOST:
+            raise ValueError(f"{name}: got {str(size)[:20]}, expected at most {MOST:,}: give less")
 
 
 def check_range(low: str, high: str, least: float, most: float) -> None:

@@ -232,11 +232,13 @@ def test_bounds_of_a_block_are_positive_and_in_order(block: str) -> None:
 @pytest.mark.parametrize(
     "name", ["n_layers", "d_model", "d_out", "vocab", "d_in", "d_state", "headdim", "expand", "d_conv"]
 )
-def test_sizes_of_a_model_are_at_least_1(name: str) -> None:
+def test_sizes_of_a_model_are_at_least_1_and_such_as_tensors_have(name: str) -> None:
     sizes = {"d_out": 3, "d_model": 4, ("d_in" if name == "d_in" else "vocab"): 5}
     biomamba.Model(**sizes | {name: 1})  # control
-    for size in (0, -1):
-        says(lambda: biomamba.Model(**sizes | {name: size}), ValueError, f"^{name}: got {size}, expected at least 1: ")  # noqa: B023
+    wrong = {0: "at least 1", -1: "at least 1", 2**31: "at most", 10**30: "at most"}  # more than a machine's word
+    for size, bound in wrong.items():
+        line = f"^{name}: got {str(size)[:20]}, expected {bound}"
+        says(lambda: biomamba.Model(**sizes | {name: size}), ValueError, line)  # noqa: B023
 
 
 def test_parts_of_another_model_are_said() -> None:
