@@ -1,6 +1,7 @@
 """Every reader of a file or a stream: how a sound input is made, how it is damaged, and how it is read."""
 
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -9,7 +10,7 @@ import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import torch
 
 import biomamba
 from biomamba import checkpoint
+from biomamba.cli import compare, variants
 from biomamba.cli.main import main
 from biomamba.cli.serve import answers
 from biomamba.experiment import compress, jobs
@@ -459,7 +461,10 @@ PLOTS, DRAWN = ("curves", "bars", "dots", "points", "heat"), dict[str, str]()
 
 @contextlib.contextmanager
 def no_plot_twice() -> Iterator[None]:
-    """Draw a plot that was drawn before from memory: what is damaged shows in one of them, or in none."""
+    """Draw a plot that was drawn before from memory, and in one format: what is damaged shows in one, or in none."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
 
     def remembered(name: str, draw: Callable[..., str]) -> Callable[..., str]:
         def drawn(*given: Any, **options: Any) -> str:
@@ -472,7 +477,12 @@ def no_plot_twice() -> Iterator[None]:
 
         return drawn
 
-    with patch.multiple(figures, **{name: remembered(name, getattr(figures, name)) for name in PLOTS}):
+    def saved(figure: Figure, target: Any, **options: Any) -> None:
+        if Path(str(target)).suffix not in (".png", ".pdf"):
+            save(figure, target, **options)
+
+    drawing = {name: remembered(name, getattr(figures, name)) for name in PLOTS}
+    with patch.multiple(figures, **drawing), patch.object(Figure, "savefig", saved):
         yield
 
 
@@ -504,9 +514,20 @@ def evaluated(folder: Path, random: Random) -> None:
         raise ValueError("exit code 2")
 
 
+@functools.cache
+def read_words(*given: Any) -> Any:
+    return parse(*given)
+
+
+def words(argv: Sequence[str], *given: Any) -> Any:
+    """Return what `parse` makes of words, from memory where they were read before."""
+    return read_words((*argv,), *given)
+
+
 def compared(folder: Path, random: Random) -> None:
-    """Put a comparison whose runs are finished in a table again."""
-    with no_plot_twice(), patch.object(jobs, "start", side_effect=ValueError("a run is to be learned again")):
+    """Put a comparison whose runs are finished in a table again. The words, which are sound, are read once."""
+    no_run = patch.object(jobs, "start", side_effect=ValueError("a run is to be learned again"))
+    with no_plot_twice(), no_run, patch.object(compare, "parse", words), patch.object(variants, "parse", words):
         if commanded(*COMPARE, "--run.dir", str(folder), "--run.resume", "true"):
             raise ValueError("exit code 2")
 
