@@ -135,7 +135,7 @@ def parts(file: Path, seeds: int, jobs: int) -> list[list[str]]:
             rows[label] = {"words": [*source, *own]}
             if label in ALONE:
                 alone, zero, width = ALONE[label]
-                narrow = words(model__n_layers=1, model__d_model=width)
+                narrow = words(model__n_layers=1, model__d_model=width, run__compile=True)  # kernels move all weights
                 rows[alone] = {"words": [*source, *own, *narrow], "out": [zero]}
         for label, row in rows.items():
             of_row = scored({label: row}, file, seeds, jobs)[label]

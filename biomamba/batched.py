@@ -5,13 +5,13 @@
 Shapes: p slots; every tensor of page and chunk has them on a further first axis.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .compiled import fused
+from . import graphs
 from .pure import Memory, PureUpdate, Result, graph
 from .state import Tree, flat, tree_map
 from .stream import Chunk
@@ -36,7 +36,7 @@ class PageInput(NamedTuple):
     active: Tensor  # (p,) bool
 
 
-def page_step(update: PureUpdate, labelled: bool, given: PageInput, compiled: bool) -> Callable[..., list[Tensor]]:
+def page_step(update: PureUpdate, labelled: bool, given: PageInput, compiled: bool) -> Callable[..., Sequence[Tensor]]:
     """Return a function of the tensors of a `PageInput` that moves the page and returns what `Result` begins with.
 
     labelled: False where no step has a label, which is less work. given: an example. compiled: as one graph of kernels.
@@ -65,4 +65,4 @@ def page_step(update: PureUpdate, labelled: bool, given: PageInput, compiled: bo
             old.copy_(torch.where(active.view(-1, *[1] * (old.ndim - 1)), new, old))
         return list(found[:OUTPUTS])
 
-    return fused(graph(whole, *flat(given)), flat(given), lr.device.type == "cpu") if compiled else whole
+    return graphs.compiled(graph(whole, *flat(given)), flat(given)) if compiled else whole

@@ -1,21 +1,20 @@
 """The whole update, the optimiser's step too, as one graph of fused kernels: the numbers of `update.update`.
 
-    trace learn and the optimiser's formula once for a kind of chunk  ->  torch's inductor  ->  call it with tensors
+    trace learn and the optimiser's formula once for a kind of chunk  ->  `graphs.compiled`  ->  call it with tensors
 
 The graph takes weights, moments, state, trace and chunk; it writes weights, moments and trace in place.
-It is made anew for each kind of chunk (its shapes, whether a sequence begins in it, whether it is labelled), which
-takes seconds; torch keeps what it compiled on disk.
+It is made anew for each kind of chunk (its shapes, whether a sequence begins in it, whether it is labelled), and kept
+on disk.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from .graphs import check_compiler, compiled
 from .model import Model
 from .moments import Moments
 from .pure import Formula, Update, graph
@@ -23,7 +22,7 @@ from .rules.base import LearningRule
 from .state import Tree, flat, tree_map
 from .step import Step
 from .stream import Task
-from .update import UpdateInput, UpdateOutput, finite, no_label, stepped_by, update
+from .update import UpdateInput, UpdateOutput, check_labels, finite, stepped_by, update
 
 THIN = 4  # rows of a product of matrices, or numbers that it sums over, at most, to be taken apart
 
@@ -67,7 +66,7 @@ class Compiled:
     ) -> None:
         """Take what an update needs, and what makes those before the optimiser has its averages (default: `update`).
 
-        Raises ValueError where this torch or this machine cannot compile.
+        Raises ValueError where this machine has no compiler.
         """
         check_compiler()
         self.whole, self.step = Update(model, task, rule, clip), step
@@ -99,18 +98,14 @@ class Compiled:
             made = self.graphs[kind] = self._make(kind, inputs)
         own = self.moments
         given = [*own.tensors, *own.counts, own.paced()] if inside else []
-        if threads > 1 and x.device.type == "cpu":
-            # an error in one of several threads of a graph would end the process
-            self.whole.model.check_tokens(x)
+        self.whole.model.check_tokens(x)
         try:
             result = made.call(
                 *self.parameters, *given, *flat([inputs.x, inputs.reset, inputs.chunk]), *past, *flat(inputs.reading)
             )
-        except RuntimeError as error:  # of a graph's own check of every index
-            if "index out of bounds" not in str(error):
-                raise
-            self.whole.model.check_tokens(x)
-            raise no_label("A label is out of bounds.", self.whole.model.head.out_features) from error
+        except RuntimeError:  # of a graph's own check of every index
+            check_labels(inputs.chunk, self.whole.model.head.out_features)
+            raise
         out, loss, spikes, forward_finite, *others = result
         rest, kept = iter(others), iter(made.kept)
         norm, gradient_finite = (next(rest), next(rest)) if labelled else (None, None)
@@ -168,23 +163,7 @@ class Compiled:
 
         products = {torch.ops.aten.mm.default: thin}
         made = graph(whole, *template, table=products)
-        return Graph(fused(made, flat(template), weights[0].device.type == "cpu"), kept)
-
-
-def check_compiler() -> None:
-    """Raise ValueError where this torch or this machine cannot compile."""
-    try:
-        fused(make_fx(torch.neg)(torch.ones(1)), [torch.ones(1)], on_cpu=True)
-    except Exception as error:  # whatever a missing compiler makes of it
-        raise ValueError(f"compile: {str(error).splitlines()[0]}: install g++, or do without") from error
-
-
-def fused(made: GraphModule, given: Sequence[Tensor], on_cpu: bool) -> Callable[..., Any]:
-    """Return the graph compiled for tensors like those given."""
-    # calling kernels from Python takes longer than their work, so what calls them is compiled too; and of a single step
-    # allocating each intermediate by itself would take longer than computing it
-    with torch._inductor.config.patch(cpp_wrapper=on_cpu, size_asserts=False, memory_planning=on_cpu):
-        return torch._inductor.standalone_compile(made, [*given])
+        return Graph(compiled(made, flat(template)), kept)
 
 
 def thin(a: Tensor, b: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .batched import PageInput, Slot, page_step
 from .checks import check_mask, check_tensor, counted
-from .compiled import check_compiler
+from .graphs import check_compiler
 from .learner import Learner
 from .loop_state import LoopState
 from .pages import Pages
@@ -86,7 +86,7 @@ class Fleet:
         self._shared = {name: weight for name, weight in whole.weights.items() if name not in learning}
         self.pages = Pages(self._slot(whole, [0, 0, 0]), page, limit, folder)
         self.members: dict[Hashable, Member] = {}
-        self._kinds: dict[Any, tuple[Callable[..., list[Tensor]], bool]] = {}  # and whether it is compiled
+        self._kinds: dict[Any, tuple[Callable[..., Sequence[Tensor]], bool]] = {}  # and whether it is compiled
         self._compile = _can_compile() if compile is None else compile
         if compile:
             check_compiler()
@@ -174,7 +174,7 @@ class Fleet:
         def spread(own: Tensor) -> Tensor:
             return own.new_zeros(len(active), *own.shape[1:]).index_copy_(0, order, own).unsqueeze(1)
 
-        chunk, found = chunk.map(spread), list[list[Tensor]]()
+        chunk, found = chunk.map(spread), list[Sequence[Tensor]]()
         resets = bool(chunk.reset.any())
         parts = [chunk.map(lambda own, at=i * size: own[at : at + size]) for i in range(len(pages))]  # type: ignore[misc]
         for i, (number, part) in enumerate(zip(pages, parts, strict=True)):
@@ -184,7 +184,7 @@ class Fleet:
         out, *others = (torch.cat(own)[order] for own in zip(*found, strict=True))
         return FleetReport(out[:, 0], *others)
 
-    def _run(self, given: PageInput, resets: bool, labelled: bool, first: bool) -> Callable[..., list[Tensor]]:
+    def _run(self, given: PageInput, resets: bool, labelled: bool, first: bool) -> Callable[..., Sequence[Tensor]]:
         """Return what moves a page; of a kind of chunk seen before, compiled at the second step."""
         like = tuple((path, own.shape, own.dtype) for path, own in leaves(given.chunk))
         kind = like, resets, labelled

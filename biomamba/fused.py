@@ -30,7 +30,7 @@ from .rules.base import LearningRule
 from .state import BlockState, Tree, flat
 from .step import Step
 from .stream import Chunk, Task
-from .update import UpdateInput, UpdateOutput, finite, loss_of, no_label, predict, stepped_by, update
+from .update import UpdateInput, UpdateOutput, check_labels, finite, loss_of, predict, stepped_by, update
 
 MULTIPLIED = 1 << 25  # multiply-adds of a chunk with the weights: above, two threads are quicker by torch's products
 HELD = 1 << 26  # numbers of all layers' states in a chunk: above, torch keeps fewer where nothing is learned
@@ -285,7 +285,7 @@ class Fused:
         assert own is not None and self.mean is not None
         model.check_input(inputs.x)
         model.check_tokens(inputs.x)
-        self._check_labels(chunk)
+        check_labels(chunk, model.head.out_features)
         self._find_weights()
         conv, ssm = past = [tensor.clone() for tensor in self._state(inputs)]
         traces, many = self._past(inputs.trace), steps // length
@@ -319,12 +319,6 @@ class Fused:
         state = self._remember(past, inputs.trace)
         nan = out.new_full((), torch.nan)
         return UpdateOutput(said, losses.mean(), nan, all_finite, state, inputs.trace, facts[-1, 1]), found
-
-    def _check_labels(self, chunk: Chunk) -> None:
-        """Raise ValueError for a label that is no class."""
-        labels, classes = chunk.y[chunk.mask], self.model.head.out_features
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise no_label(f"Labels from {int(labels.min())} to {int(labels.max())}.", classes)
 
     def _find_weights(self) -> None:
         """See to it that addresses and memory are those of the weights as they lie now."""

@@ -176,6 +176,13 @@ def no_label(found: str, d_out: int) -> ValueError:
     )
 
 
+def check_labels(chunk: Chunk, classes: int) -> None:
+    """Raise ValueError for a label that is no class."""
+    labels = chunk.y[chunk.mask]
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise no_label(f"Labels from {int(labels.min())} to {int(labels.max())}.", classes)
+
+
 def trainable_parameters(model: Model) -> list[Tensor]:
     """Return the parameters that want a gradient, in the model's order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,12 +1,18 @@
 """A compiled update gives the numbers of the plain one."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import biomamba
+from biomamba import graphs
 from biomamba.compiled import Compiled
 from biomamba.rules import RULES
 from biomamba.state import leaves
@@ -149,16 +155,73 @@ def test_a_loss_has_the_same_shapes_for_any_number_of_labels(task: Any) -> None:
             out[fake.mask]
 
 
-def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*given: Any, **options: Any) -> Any:
-        raise RuntimeError("No working C++ compiler found")
+def learner(compiled: bool = True) -> biomamba.Learner:
+    """Return a learner of a small model."""
+    model: Any = random_model("diagonal")
+    stepping = torch.optim.SGD(model.parameters(), lr=0.01)
+    return biomamba.Learner(Labelled(), model, RULES["bptt"](model.blocks), stepping, compile=compiled)
 
-    monkeypatch.setattr(torch._inductor, "standalone_compile", fail)
-    model: Any = random_model("mamba2")
-    stepping = torch.optim.Adam(model.parameters())
-    with pytest.raises(ValueError, match=r"compile: No working C\+\+ compiler found: install g\+\+"):
-        next(
-            biomamba.online(
-                [], biomamba.Learner(Labelled(), model, RULES["bptt"](model.blocks), stepping, compile=True)
-            )
-        )
+
+def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="compile: there is no no-such-compiler here: install it, or do without"):
+        learner()
+    monkeypatch.setenv("CXX", "false")  # one that does not work
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"compile: .*: mend the C\+\+ compiler, or do without"):
+        list(biomamba.online(chunks(*random_tokens(6), 2), learner()))
+
+
+def test_a_graph_has_the_name_of_all_that_makes_it_what_it_is() -> None:
+    def named(function: Any, *given: torch.Tensor) -> str:
+        return graphs.digest(make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*given), given)
+
+    ones, constant, other = torch.ones(2, 3), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.5])
+    usual = named(lambda x: [x + constant], ones)
+    assert usual == named(lambda x: [x + constant], torch.zeros(2, 3))  # whatever the numbers it is given
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    on_more = named(lambda x: [x + constant], ones)
+    torch.set_num_threads(threads)
+    names = {
+        usual,
+        on_more,
+        named(lambda x: [x - constant], ones),
+        named(lambda x: [x + other], ones),
+        named(lambda x: [x + 1.0], ones),
+        named(lambda x: [x + 1.0000000000000002], ones),
+        named(lambda x: [x + constant], ones.float()),
+        named(lambda x: [x + constant], torch.ones(3, 3)),
+        named(lambda x: [x + constant], torch.ones(3, 2).t()),
+    }
+    assert len(names) == 9
+
+
+PROGRAM = """
+import sys, torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from biomamba import graphs
+made = make_fx(lambda x: [torch.tanh(x) + 1])(torch.ones(3))
+found = graphs.compiled(made, [torch.ones(3)])(torch.full((3,), 0.5))
+print(float(found[0][0]), "torch._inductor.compile_fx" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_finds_the_graph_and_a_damaged_one_is_made_anew(tmp_path: Path) -> None:
+    def start() -> tuple[str, str]:
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+        command = [sys.executable, "-c", PROGRAM]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout, done.stderr
+
+    (first, said), (second, silent) = start(), start()
+    assert said == "biomamba: compiling a graph once, about half a minute\n" and silent == ""
+    number, compiled = first.split()
+    assert float(number) == pytest.approx(1.462117157, abs=1e-6) and compiled == "True"
+    assert second == f"{number} False\n"
+    (file,) = (tmp_path / "biomamba" / "graphs").glob("*/*.pt2")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    third, told = start()
+    assert third == first and told == said and len(file.read_bytes()) == len(whole)

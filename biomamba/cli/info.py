@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
-from ..ops.backend import module, resolve
+from .. import __version__, code_cache
+from ..ops.backend import resolve
 
 ROOT = Path(__file__).parents[1]
 REQUIREMENT = re.compile(r"^([\w.-]+)")
@@ -39,7 +39,7 @@ def facts() -> dict[str, str]:
     """Return versions, processor, GPU and backend in words."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     backend = {device: resolve("auto", device) for device in ("cpu", *(["cuda"] if gpus else []))}
-    kept = f"; kept in {module('llvm.compile').cache_folder()}" if backend["cpu"] == "llvm" else ""
+    kept = f"; kept in {code_cache.home('kernels')}" if backend["cpu"] == "llvm" else ""
     return {
         "biomamba": f"{__version__} in {ROOT}",
         "python": f"{platform.python_version()}, {platform.platform()}",

@@ -1,17 +1,9 @@
-"""Machine code of kernels: made at the first use of each, kept on disk, loaded from there the next time.
-
-It lies in the user's cache folder (XDG_CACHE_HOME/biomamba/kernels, by default ~/.cache), in a folder named after the
-sources, LLVM and the processor; folders that no process has used for a month are removed.
-"""
+"""Machine code of kernels: made at the first use of each, kept on disk (`code_cache`), loaded from there next time."""
 
 import functools
 import hashlib
-import os
-import shutil
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +13,8 @@ import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
 
-MONTH = 30 * 24 * 3600  # seconds
+from ... import code_cache
+
 _lock = threading.Lock()
 _loaded: list[Any] = []  # what code must not outlive
 
@@ -57,26 +50,20 @@ def libraries() -> bool:
 @functools.cache
 def version() -> str:
     """Return what tells this machine code from another: sources, LLVM and processor."""
-    sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     facts = llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    return hashlib.sha256(b"".join(sources) + repr(facts).encode()).hexdigest()[:16]
-
-
-def cache_folder() -> Path:
-    """Return where machine code of every version is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "biomamba", "kernels")
+    return code_cache.version(sorted(Path(__file__).parent.glob("*.py")), *facts)
 
 
 def address(name: str, write: Callable[[], ir.Module]) -> int:
     """Return where the function `entry` of a kernel lies, compiling what `write` returns where it is not on disk."""
     with _lock:
         libraries()
-        file = _folder() / f"{name}.o"
+        file = code_cache.folder("kernels", version()) / f"{name}.o"
         code = _read(file)
         if code is None:
             _announce()
             code = compiled(write())
-            _write(file, code)
+            code_cache.keep(file, hashlib.sha256(code).digest() + code)
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), processor())
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
@@ -103,22 +90,6 @@ def _announce() -> None:
     print("biomamba: compiling CPU kernels once, about 2 s", file=sys.stderr, flush=True)
 
 
-@functools.cache
-def _folder() -> Path:
-    """Return the folder of this version, marked as used, after a look at those of others."""
-    home, now = cache_folder(), time.time()
-    own = home / version()
-    try:
-        own.mkdir(parents=True, exist_ok=True)
-        os.utime(own)
-        for other in home.iterdir():
-            if other != own and now - other.stat().st_mtime > MONTH:
-                shutil.rmtree(other, ignore_errors=True)
-    except OSError:  # no home that can be written: nothing is kept
-        pass
-    return own
-
-
 def _read(file: Path) -> bytes | None:
     """Return the code that was kept; None where there is none, or where it is not whole."""
     try:
@@ -127,13 +98,3 @@ def _read(file: Path) -> bytes | None:
         return None
     digest, code = kept[:32], kept[32:]
     return code if hashlib.sha256(code).digest() == digest else None
-
-
-def _write(file: Path, code: bytes) -> None:
-    """Keep the code, with its digest, so that no reader sees half of it."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as whole:
-            whole.write(hashlib.sha256(code).digest() + code)
-        Path(whole.name).replace(file)
-    except OSError:
-        pass  # the next process compiles again
