@@ -121,7 +121,6 @@ USUAL = ("rules", "rules", "rules", "text", "live", "predictions", "save")
 MODULES = {
     "trackers": ("torch.utils.tensorboard",),
     "compare": ("matplotlib.figure", "matplotlib.backends.backend_svg", "scipy.stats"),
-    "compile": ("torch._inductor.standalone_compile", "torch._inductor.compile_fx"),
 }  # that these import
 
 
