@@ -7,11 +7,11 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ import torch
 
 import biomamba
 from biomamba import checkpoint
-from biomamba.cli import compare, variants
+from biomamba.cli import compare, evaluate, train, variants
 from biomamba.cli.main import main
 from biomamba.cli.serve import answers
 from biomamba.experiment import compress, jobs
@@ -117,10 +117,27 @@ def live(folder: Path, random: Random) -> None:
             sys.stdin = before
 
 
+@functools.lru_cache(100)
+def parsed(argv: tuple[str, ...], files: tuple[bytes, ...], *given: Any, **options: Any) -> Any:
+    """Return what `parse` makes of words, and of the files that they name."""
+    return parse(argv, *given, **options)
+
+
+def parse_once(argv: Sequence[str], *given: Any, **options: Any) -> Any:
+    """Return what `parse` makes of words, from memory where it has read them, and the same configs, before."""
+    configs = (Path(word) for option, word in pairwise(argv) if option == "--config")
+    files = [config.read_bytes() for config in configs if config.is_file()]
+    return parsed((*argv,), (*files,), *given, **options)
+
+
 def commanded(*words: str) -> int:
     """Return the exit code of a command: 0, or 2 and one line."""
     said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+    with contextlib.ExitStack() as stack:
+        for command in (train, evaluate, compare, variants):
+            stack.enter_context(patch.object(command, "parse", parse_once))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(said))
         code = main(words)
     last = said.getvalue().strip().splitlines()[-1:]
     assert code == 0 or (code == 2 and last[0].startswith("biomamba: ")), (code, last)
@@ -131,9 +148,10 @@ def command(folder: Path, random: Random) -> None:
     """Train on a table by the command line."""
     words = ["train", "--config", "arrays", "--task.path", str(folder / "x.csv"), "--model.d_model", "4"]
     words += ["--model.d_state", "2", "--task.kind", random.choice(("class", "value", "none"))]
-    with tempfile.TemporaryDirectory() as run:
-        code = commanded(*words, "--run.dir", run)
-        assert (Path(run) / "summary.json").exists() == (code == 0)
+    run = folder.with_name("run")
+    shutil.rmtree(run, ignore_errors=True)  # of the input before
+    code = commanded(*words, "--run.dir", str(run))
+    assert (run / "summary.json").exists() == (code == 0)
 
 
 # recordings
@@ -387,7 +405,7 @@ def make_finished(folder: Path) -> None:
 
 def resume(folder: Path, random: Random) -> None:
     """Go on with a run; where that is refused the weights are as they were."""
-    settings = parse([*SMALL, "--run.dir", str(folder), "--run.resume", "true"]).config
+    settings = parse_once([*SMALL, "--run.dir", str(folder), "--run.resume", "true"]).config
     experiment = Experiment.from_config(settings)
     before = checkpoint.weights(experiment.model)
     try:
@@ -406,7 +424,7 @@ def of_run(folder: Path, random: Random) -> None:
 
 def warm(folder: Path, random: Random) -> None:
     """Begin with the weights of a folder."""
-    Experiment.from_config(parse([*SMALL, "--model.from", str(folder)]).config)
+    Experiment.from_config(parse_once([*SMALL, "--model.from", str(folder)]).config)
 
 
 def make_learner(folder: Path) -> None:
@@ -453,7 +471,7 @@ def make_warm_official(folder: Path) -> None:
 
 def warm_official(folder: Path, random: Random) -> None:
     """Begin with the weights of a folder of Hugging Face's form."""
-    Experiment.from_config(parse(["--config", "language", "--model.from", str(folder)]).config)
+    Experiment.from_config(parse_once(["--config", "language", "--model.from", str(folder)]).config)
 
 
 PLOTS, DRAWN = ("curves", "bars", "dots", "points", "heat"), dict[str, str]()
@@ -514,20 +532,9 @@ def evaluated(folder: Path, random: Random) -> None:
         raise ValueError("exit code 2")
 
 
-@functools.cache
-def read_words(*given: Any) -> Any:
-    return parse(*given)
-
-
-def words(argv: Sequence[str], *given: Any) -> Any:
-    """Return what `parse` makes of words, from memory where they were read before."""
-    return read_words((*argv,), *given)
-
-
 def compared(folder: Path, random: Random) -> None:
-    """Put a comparison whose runs are finished in a table again. The words, which are sound, are read once."""
-    no_run = patch.object(jobs, "start", side_effect=ValueError("a run is to be learned again"))
-    with no_plot_twice(), no_run, patch.object(compare, "parse", words), patch.object(variants, "parse", words):
+    """Put a comparison whose runs are finished in a table again."""
+    with no_plot_twice(), patch.object(jobs, "start", side_effect=ValueError("a run is to be learned again")):
         if commanded(*COMPARE, "--run.dir", str(folder), "--run.resume", "true"):
             raise ValueError("exit code 2")
 
