@@ -143,7 +143,7 @@ def main() -> None:
         for seed in range(args.seeds)
     ]
     rows = run(measure, settings, args.out / "network.jsonl", jobs=1)
-    print(heading("python -m bench.network"))
+    print(heading(f"python -m bench.network --images {args.images}"))
     print(markdown(described(rows)))
     if args.figure:
         draw(settings, args.figure)
