@@ -404,6 +404,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_weights_as_they_were(half: Pa
     damaged = [
         ({key: own for key, own in tensors.items() if key != name}, facts),
         (tensors | {"loop.x": torch.zeros(())}, facts),
+        (tensors | {"rng": torch.zeros(8)}, facts),
         (tensors, facts | {"loop": facts["loop"] | {"optimizer": {"state": {}, "groups": []}}}),
         (tensors, facts | {"loop": {}}),
         (tensors, facts | {"progress": 3}),
@@ -456,6 +457,40 @@ def test_standard_input_is_kept_only_where_it_will_be_read_again(
     assert (tmp_path / "true" / "model.safetensors").read_bytes() == (
         tmp_path / "false" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "key, value, told", [("block", "mamba9", "KeyError: 'mamba9'"), ("n_layers", "null", "NoneType")]
+)
+def test_weights_of_a_run_whose_config_is_damaged_are_refused_in_a_line(
+    key: str, value: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", *TINY, "--run.baselines", "false"]
+    assert main([*words, "--run.dir", str(run)]) == 0
+    assert main([*words, "--model.from", str(run), "--run.dir", str(tmp_path / "control")]) == 0
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text))
+    capsys.readouterr()
+    assert main([*words, "--model.from", str(run), "--run.dir", str(tmp_path / "own")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"biomamba: {run} does not hold what goes on here") and told in line
+
+
+def test_numbers_of_a_comparison_that_are_none_are_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", *TINY, "--rules", "rtrl", "--seeds", "1", "--costs", "false", "--fidelity", "0"]
+    words += ["--run.baselines", "false", "--run.dir", str(tmp_path), "--run.resume", "true"]
+    assert main(words) == 0  # control
+    (path,) = tmp_path.glob("*/summary.json")
+    summary = json.loads(path.read_text())
+    for key in ("trace_bytes", "steps"):
+        path.write_text(json.dumps(summary | {key: [3]}))
+        capsys.readouterr()
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith(f"biomamba: {tmp_path}: its files are damaged")
 
 
 def test_damaged_files_of_a_report_are_one_line(half: Path, tmp_path: Path) -> None:

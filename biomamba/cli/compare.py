@@ -116,7 +116,8 @@ def compare(argv: Sequence[str]) -> tuple[Path, list[str]]:
     if asked.costs:
         add_costs(result, plan)
     log.write(folder / "compare.json", log.to_json(result))
-    print(compare_table(result))
+    with damage(folder):
+        print(compare_table(result))
     keys = [word.partition("=")[0] for word in (*asked.vary, *asked.tune)]
     for write in (
         partial(exports.write, folder, result, keys),

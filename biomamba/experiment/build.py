@@ -6,15 +6,12 @@ config -> Experiment.from_config -> task, model, rule, optimizer -> online
 import inspect
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import checkpoint
 from ..blocks import BLOCKS
 from ..learner import Learner, Report
 from ..loop import evaluate, online
@@ -226,7 +223,8 @@ def build_learner(config: Config, task: Task, **others: Any) -> Learner:
         torch.set_num_threads(config.run.threads)
     sizes = warm.sizes(config.model)
     one = replace(sizes, n_layers=1)
-    memory.check(lambda: _taught(config, _drawn(one, config, task)), sizes.n_layers, config.stream.batch)
+    with warm.fitting(sizes):
+        memory.check(lambda: _taught(config, _drawn(one, config, task)), sizes.n_layers, config.stream.batch)
     model, rule = _taught(config, build_model(config, task))
     kind = OPTIMIZERS[config.optim.name]
     options = configs.accepted(kind, {**asdict(config.optim), "fused": True})  # fused: one kernel, not one each
@@ -258,9 +256,9 @@ def build_model(config: Config, task: Task) -> Model:
 def _drawn(own: ModelConfig, config: Config, task: Task) -> Model:
     """Return a model of the sizes `own`, as the rest of the config says, with weights as they are drawn."""
     given = asdict(own) | own.options | {"backend": config.run.backend, "feedback": config.rule.feedback}
-    given["timescales"] = timescales(config, task)
-    arguments = {name: value for name, value in given.items() if name not in ("options", "from_")}
-    with nullcontext() if own.from_ is None else checkpoint.fitting(Path(own.from_)):  # whose file says the sizes
+    with warm.fitting(own):
+        given["timescales"] = timescales(config, task)
+        arguments = {name: value for name, value in given.items() if name not in ("options", "from_")}
         return Model(**task.spec._asdict(), **arguments)
 
 

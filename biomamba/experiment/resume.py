@@ -52,9 +52,10 @@ def resumed(experiment: Experiment, folder: Path, take: Callable[[dict[str, Any]
     with checkpoint.fitting(path):
         if take is not None:
             take(facts)
+        if experiment.average:
+            experiment.average.restore(tensors, facts["average"])
+        torch.Generator().set_state(tensors["rng"])  # which raises for what is no state
         own = experiment.learner
         state = checkpoint.restore(tensors, facts["loop"], own.task, own.model, own.rule, own.optimizer)
         torch.set_rng_state(tensors["rng"])
-        if experiment.average:
-            experiment.average.restore(tensors, facts["average"])
     return Resumed(state, checkpoint.under(tensors, "stream."), facts, digest)

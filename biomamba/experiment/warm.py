@@ -3,6 +3,7 @@
 folder -> sizes (ModelConfig) and weights; optimiser, state and trace begin anew
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def sizes(own: ModelConfig) -> ModelConfig:
     options = {name: value for name, value in found.items() if name not in others and value is not None}
     given = {name: found[name] for name in known if name in found}
     return replace(ModelConfig(), **given, options=options, from_=str(folder.absolute()))
+
+
+def fitting(own: ModelConfig) -> AbstractContextManager[None]:
+    """Return what makes one line of whatever sizes lead to that a file said, see `checkpoint.fitting`."""
+    return nullcontext() if own.from_ is None else checkpoint.fitting(Path(own.from_))
 
 
 @torch.no_grad()
