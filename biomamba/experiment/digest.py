@@ -38,8 +38,11 @@ class Digest:
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> "Digest":
-        """Go on from a saved state."""
-        return cls(state["steps"], tuple(state["values"]))
+        """Go on from a saved state. Raises TypeError for what is none."""
+        steps, values = state["steps"], tuple(state["values"])
+        if steps not in range(SAMPLES + 1) or not all(isinstance(value, int) for value in values):
+            raise TypeError(f"digest: got {str(steps)[:20]} steps, expected at most {SAMPLES}, and whole numbers")
+        return cls(int(steps), values)
 
     def fits(self, stream: Iterable[Chunk]) -> bool:
         """Say whether a stream begins with the same samples."""

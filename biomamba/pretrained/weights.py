@@ -121,6 +121,8 @@ def _shapes(options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     try:
         with torch.device("meta"):
             model = Model(**options)
+    except ValueError as error:
+        raise ValueError(f"config.json: {error}") from error
     except (RuntimeError, OverflowError) as error:
         raise ValueError(f"config.json: no tensor can have its sizes: {str(error).splitlines()[0][:80]}") from error
     shapes = {_official(name): tuple(own.shape) for name, own in _own(model).items()}
