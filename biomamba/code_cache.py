@@ -2,13 +2,14 @@
 
     home/KIND/VERSION/FILE      KIND: kernels or graphs; VERSION: of the sources, the compiler and the processor
 
-A version that no process has used for a month is removed. Where nothing can be written, nothing is kept.
+What no process has used for a month is removed, a file or a version. Where nothing can be written, nothing is kept.
 """
 
 import hashlib
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from .durable import replacing
@@ -22,17 +23,23 @@ def home(kind: str) -> Path:
 
 
 def folder(kind: str, version: str) -> Path:
-    """Return the folder of a version, marked as used, after a look at those of others."""
+    """Return the folder of a version, marked as used, after a look at what is old."""
     own, now = home(kind) / version, time.time()
     try:
         own.mkdir(parents=True, exist_ok=True)
-        os.utime(own)
-        for other in own.parent.iterdir():
-            if other != own and now - other.stat().st_mtime > MONTH:
-                shutil.rmtree(other, ignore_errors=True)
-    except OSError:  # no home that can be written
+        use(own)
+        for other in (*own.parent.iterdir(), *own.iterdir()):
+            if now - other.stat().st_mtime > MONTH:
+                shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
+    except OSError:  # no home that can be written, or another process removed it
         pass
     return own
+
+
+def use(path: Path) -> None:
+    """Mark a file or a folder as used; nothing where that is not possible."""
+    with suppress(OSError):
+        os.utime(path)
 
 
 def version(sources: list[Path], *facts: object) -> str:
@@ -42,8 +49,5 @@ def version(sources: list[Path], *facts: object) -> str:
 
 def keep(file: Path, code: bytes) -> None:
     """Write the file, so that no reader sees half of it; nothing where it cannot be written."""
-    try:
-        with replacing(file) as beside:
-            beside.write_bytes(code)
-    except OSError:
-        pass  # the next process compiles again
+    with suppress(OSError), replacing(file) as beside:  # where not, the next process compiles again
+        beside.write_bytes(code)

@@ -46,12 +46,14 @@ def compiled(made: GraphModule, given: Sequence[Tensor]) -> Callable[..., Sequen
                 return torch._inductor.standalone_compile(made, [*given])
         return _kept(made, given)
     except Exception as error:  # whatever a compiler that does not work makes of it
-        raise ValueError(f"compile: {str(error).splitlines()[0]}: mend the C++ compiler, or do without") from error
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"compile: {told}: mend the C++ compiler, or do without") from error
 
 
 def _kept(made: GraphModule, given: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """Return the package of a graph as torch runs it, from disk where it is there and whole."""
     file = code_cache.folder("graphs", _version()) / f"{digest(made, given)}.pt2"
+    code_cache.use(file)
     try:
         return load(file)
     except RuntimeError:  # not there, or damaged

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import biomamba
-from biomamba import graphs
+from biomamba import code_cache, graphs
 from biomamba.compiled import Compiled
 from biomamba.rules import RULES
 from biomamba.state import leaves
@@ -202,10 +202,22 @@ def test_a_graph_has_the_name_of_all_that_makes_it_what_it_is() -> None:
     assert len(names) == 9
 
 
+def test_what_is_not_used_for_a_month_leaves_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own, other = code_cache.folder("graphs", "own"), code_cache.folder("graphs", "other")
+    for path in (own / "old.pt2", own / "used.pt2", other / "old.pt2"):
+        code_cache.keep(path, b"code")
+    for path in (own / "old.pt2", own / "used.pt2", other):
+        os.utime(path, (0, 0))
+    code_cache.use(own / "used.pt2")
+    assert code_cache.folder("graphs", "own") == own
+    assert [*own.parent.rglob("*.pt2")] == [own / "used.pt2"] and not other.exists()
+
+
 PROGRAM = """
 import sys, torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from biomamba import graphs
+from biomamba import code_cache, graphs
 made = make_fx(lambda x: [torch.tanh(x) + 1])(torch.ones(3))
 found = graphs.compiled(made, [torch.ones(3)])(torch.full((3,), 0.5))
 print(float(found[0][0]), "torch._inductor.compile_fx" in sys.modules)

@@ -59,6 +59,7 @@ def address(name: str, write: Callable[[], ir.Module]) -> int:
     with _lock:
         libraries()
         file = code_cache.folder("kernels", version()) / f"{name}.o"
+        code_cache.use(file)
         code = _read(file)
         if code is None:
             _announce()
