@@ -5,6 +5,7 @@
 What no process has used for a month is removed, a file or a version. Where nothing can be written, nothing is kept.
 """
 
+import functools
 import hashlib
 import os
 import shutil
@@ -23,8 +24,16 @@ def home(kind: str) -> Path:
 
 
 def folder(kind: str, version: str) -> Path:
-    """Return the folder of a version, marked as used, after a look at what is old."""
-    own, now = home(kind) / version, time.time()
+    """Return the folder of a version, marked as used; what is old beside and in it is removed, once in a process."""
+    own = home(kind) / version
+    _tidy(own)
+    return own
+
+
+@functools.cache
+def _tidy(own: Path) -> None:
+    """Mark a folder as used, and remove what is old beside and in it."""
+    now = time.time()
     try:
         own.mkdir(parents=True, exist_ok=True)
         use(own)
@@ -33,7 +42,6 @@ def folder(kind: str, version: str) -> Path:
                 shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
     except OSError:  # no home that can be written, or another process removed it
         pass
-    return own
 
 
 def use(path: Path) -> None:

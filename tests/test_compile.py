@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config  # which reads CXX once, before a test says that there is none
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -18,7 +19,7 @@ from biomamba.rules import RULES
 from biomamba.state import leaves
 from biomamba.tasks.delay import Delay
 from biomamba.tasks.language import Language
-from sizes import BATCH, SummedLoss, chunks, random_model, random_tokens
+from sizes import BATCH, D_OUT, VOCAB, SummedLoss, chunks, random_model, random_tokens
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -155,11 +156,11 @@ def test_a_loss_has_the_same_shapes_for_any_number_of_labels(task: Any) -> None:
             out[fake.mask]
 
 
-def learner(compiled: bool = True) -> biomamba.Learner:
-    """Return a learner of a small model."""
+def learner() -> biomamba.Learner:
+    """Return a learner of a small model by a graph."""
     model: Any = random_model("diagonal")
     stepping = torch.optim.SGD(model.parameters(), lr=0.01)
-    return biomamba.Learner(Labelled(), model, RULES["bptt"](model.blocks), stepping, compile=compiled)
+    return biomamba.Learner(Labelled(), model, RULES["bptt"](model.blocks), stepping, compile=True)
 
 
 def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -175,6 +176,21 @@ def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=r"^compile: C\+\+ compile error: mend the C\+\+ compiler, or do without$"):
         list(biomamba.online(chunks(*random_tokens(6), 2), learner()))
+
+
+@pytest.mark.slow
+def test_a_graph_refuses_tokens_and_labels_that_there_are_none_of() -> None:
+    good, own = chunks(*random_tokens(6), 2), learner()
+    for chunk in good:
+        own.update(chunk)  # control
+    before = {name: weight.clone() for name, weight in own.model.state_dict().items()}
+    for wrong, line in (
+        (good[0]._replace(x=good[0].x * 0 + VOCAB), f"x: tokens from {VOCAB} to {VOCAB}"),
+        (good[0]._replace(y=good[0].y * 0 + D_OUT), f"y: Labels from {D_OUT} to {D_OUT}"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            own.update(wrong)
+    assert all(torch.equal(weight, before[name]) for name, weight in own.model.state_dict().items())
 
 
 def test_a_graph_has_the_name_of_all_that_makes_it_what_it_is() -> None:
@@ -204,7 +220,9 @@ def test_a_graph_has_the_name_of_all_that_makes_it_what_it_is() -> None:
 
 def test_what_is_not_used_for_a_month_leaves_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    own, other = code_cache.folder("graphs", "own"), code_cache.folder("graphs", "other")
+    own, other = (code_cache.home("graphs") / name for name in ("own", "other"))
+    for folder in (own, other):
+        folder.mkdir(parents=True)
     for path in (own / "old.pt2", own / "used.pt2", other / "old.pt2"):
         code_cache.keep(path, b"code")
     for path in (own / "old.pt2", own / "used.pt2", other):
@@ -217,7 +235,7 @@ def test_what_is_not_used_for_a_month_leaves_the_cache(monkeypatch: pytest.Monke
 PROGRAM = """
 import sys, torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from biomamba import code_cache, graphs
+from biomamba import graphs
 made = make_fx(lambda x: [torch.tanh(x) + 1])(torch.ones(3))
 found = graphs.compiled(made, [torch.ones(3)])(torch.full((3,), 0.5))
 print(float(found[0][0]), "torch._inductor.compile_fx" in sys.modules)
