@@ -1,11 +1,11 @@
 """A small spiking transformer on images: STDP attention beside dot product, softmax, none, and one without spikes.
 
     python -m bench.attention [--data digits|fashion|cifar10|cifar100] [--path DIR] [--epochs 20] [--seeds 3] [--jobs 1]
-        [--images N] [--augment flip,shift,erase,mixup] [--validate] [--device cpu] [--out runs/bench]
+        [--images N] [--augment flip,shift,erase,mixup] [--validate] [--device cpu] [--compile] [--out runs/bench]
         [--figure docs/attention.png] [--cams docs/cam.png]
 
-Trained by backpropagation (AdamW, one cycle of the learning rate), scored once, after the last epoch, on the images to
-test; with --validate on every fifth image to train on, which then is not learned from: that is how settings are chosen.
+Trained by backpropagation (Muon and AdamW, one cycle of their rates), scored once, after the last epoch, on the images
+to test; with --validate on every fifth image to train on, which then is not learned from: so are settings chosen.
 Operations are counted on the images scored, as inference runs them: `operations`. "Products" are what the field counts:
 4.6 pJ for a multiply-accumulate, 0.9 pJ for the addition of a spike; "all" adds 4.6 pJ for every elementwise operation.
 Maps are Grad-CAM's: of the class that is named, on 1,000 of the images scored; "own map": accuracy where the quarter of
@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from bench.grid import Row, heading, run, spread, table
@@ -52,7 +54,7 @@ ATTENTIONS = ("STDP", "dot product", "softmax")
 SIZES: dict[str, dict[str, Any]] = {
     "digits": {"channels": 1, "classes": 10, "d": 64, "blocks": 2, "heads": 4, "halvings": 1},
     "fashion": {"channels": 1, "classes": 10, "convolutions": (24, 48), "d": 48, "blocks": 1, "heads": 4, "steps": 2}
-    | {"halvings": 2},
+    | {"halvings": 2, "tau": 1.3, "steepness": 1.0},
     "cifar10": {"channels": 3, "classes": 10, **SPIKFORMER},
     "cifar100": {"channels": 3, "classes": 100, **SPIKFORMER},
 }
@@ -64,7 +66,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.2},
 }
 CAMS, SHOWN = 1000, 8  # images of which maps are scored, and drawn
-BATCH, RATE, DECAY, BLUE = 64, 3e-3, 0.01, "#0072B2"
+BATCH, MUON, ADAM, DECAY, SMOOTH, BLUE = 64, 0.1, 1e-2, 0.01, 0.1, "#0072B2"
 KINDS = {  # of operations: how they are named and drawn
     "multiply_accumulates": ("products", "#0072B2"),
     "accumulates": ("additions of spikes", "#D55E00"),
@@ -91,7 +93,7 @@ def measure(setting: Row) -> Row:
     network = Transformer(**SIZES[setting["data"]], **NETWORKS[setting["network"]]).to(setting["device"])
     row: Row = {"parameters": sum(p.numel() for p in network.parameters()), "untrained": accuracy(network, first(test))}
     began = time.process_time()
-    learn(network, train, setting["epochs"], augmentation(setting["augment"]))
+    learn(network, train, setting["epochs"], augmentation(setting["augment"]), compiled=setting["compile"])
     row |= {"seconds": time.process_time() - began, "accuracy": accuracy(network, test)}
     row |= {"learned": accuracy(network, first(train))}
     row |= {"trivial": float((test.y == train.y.mode().values).float().mean())}
@@ -109,22 +111,48 @@ def augmentation(names: str) -> Augmentation:
     return Augmentation(**{key: value for name in names.split(",") if name for key, value in CHANGES[name].items()})
 
 
-def learn(network: Transformer, train: Images, epochs: int, augment: Augmentation) -> None:
-    """Train by backpropagation."""
-    updates = epochs * (len(train.y) // BATCH)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=updates)
+def learn(network: Transformer, train: Images, epochs: int, augment: Augmentation, *, compiled: bool) -> None:
+    """Train by backpropagation: Muon for matrices and kernels, AdamW for norms and head; by torch.compile or not."""
+    convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+    for each in convolutions:
+        parametrize.register_parametrization(each, "weight", Kernels(each.weight.shape))
+    names = {name for name, p in network.named_parameters() if p.ndim == 2 and not name.startswith("head")}
+    optimizers, rates = [], []
+    for kind, rate, own in ((torch.optim.Muon, MUON, True), (torch.optim.AdamW, ADAM, False)):
+        chosen = [p for name, p in network.named_parameters() if (name in names) == own]
+        optimizers.append(kind(chosen, rate, weight_decay=DECAY))
+        rates.append(OneCycleLR(optimizers[-1], rate, total_steps=epochs * (len(train.y) // BATCH)))
+    forward = torch.compile(network) if compiled else network
     device, classes = next(network.parameters()).device, network.head.out_features
     network.train()
     for _ in tqdm(range(epochs), desc="epochs", disable=None, leave=False):
         order = torch.randperm(len(train.y))
         for chosen in order.split(BATCH)[: len(order) // BATCH]:
             x, targets = augment(train.x[chosen].to(device), train.y[chosen].to(device), classes)
-            loss = torch.nn.functional.cross_entropy(network(x), targets)
-            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(forward(x), targets, label_smoothing=SMOOTH)
+            network.zero_grad()
             loss.backward()
-            optimizer.step()
-            rates.step()
+            for each in (*optimizers, *rates):
+                each.step()
+    for each in convolutions:
+        parametrize.remove_parametrizations(each, "weight")
+
+
+class Kernels(torch.nn.Module):
+    """The kernels of a convolution as the rows of a matrix, which is what Muon takes."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        """Take the shape of the weight."""
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        """Return the weight."""
+        return matrix.view(self.shape)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return the matrix."""
+        return weight.flatten(1)
 
 
 def blanked(network: Transformer, images: Images, seed: int) -> Row:
@@ -287,6 +315,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--validate", action="store_true", help="score a fifth of the training images instead")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--compile", action="store_true", help="train through torch.compile, which needs a C++ compiler"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--figure", type=Path, help="draw the scores and energies there")
     parser.add_argument("--cams", type=Path, help="draw the maps of some images there")
@@ -301,7 +332,7 @@ def main() -> None:
         train, test = load(args.data, args.path, args.validate, args.images)
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error).splitlines()[0])
-    asked = ("data", "path", "epochs", "images", "augment", "validate", "device")
+    asked = ("data", "path", "epochs", "images", "augment", "validate", "device", "compile")
     own = {name: getattr(args, name) for name in asked}
     settings = [{"network": name, **own, "seed": seed} for name in NETWORKS for seed in range(args.seeds)]
     rows = run(measure, settings, args.out / "attention.jsonl", args.jobs)

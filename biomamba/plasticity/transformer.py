@@ -92,7 +92,7 @@ class Transformer(nn.Module):
     attention: one of `attention`, functools.partial for other constants. graded: the same without spikes and time: one
     step, ReLU for the neurons, none at q, k and v. convolutions: channels of those that split the image, d at last;
     without, d / 2 and then d for each halving. halvings: so many of them, the last ones, halve the sides of the image
-    before every place of it is a token. `SPIKFORMER` are the published sizes.
+    before every place of it is a token. tau, steepness: those of `LIF`. `SPIKFORMER` are the published sizes.
     """
 
     def __init__(
@@ -108,6 +108,8 @@ class Transformer(nn.Module):
         convolutions: Sequence[int] | None = None,
         attention: Attention = stdp_attention,
         graded: bool = False,
+        tau: float = 2.0,
+        steepness: float = 4.0,
     ) -> None:
         """Make the network.
 
@@ -121,7 +123,8 @@ class Transformer(nn.Module):
         if widths[-1] != d or len(widths) < halvings:
             raise ValueError(f"convolutions: got {widths}, expected {max(halvings, 1)} or more that end in d = {d}")
         self.steps, self.halvings = 1 if graded else steps, halvings
-        neuron, inner = (nn.ReLU(), nn.Identity()) if graded else (LIF(steps), LIF(steps))
+        lif = LIF(steps, tau, steepness=steepness)
+        neuron, inner = (nn.ReLU(), nn.Identity()) if graded else (lif, lif)
         whole = len(widths) - halvings
         self.image, *split = (
             nn.Sequential(convolution(*pair), nn.MaxPool2d(2)) if i >= whole else convolution(*pair)
