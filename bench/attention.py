@@ -340,6 +340,7 @@ def main() -> None:
     if not args.data.startswith("cifar"):
         trivial.append(["logistic regression on the pixels", f"{linear(train, test):.3f}"])
     told = "".join(f" --{name} {getattr(args, name)}" for name in ("images", "augment") if getattr(args, name))
+    told += " --compile" if args.compile else ""
     print(heading(f"python -m bench.attention --data {args.data} --epochs {args.epochs} --seeds {args.seeds}{told}"))
     print(report(rows, trivial))
     if args.figure:
