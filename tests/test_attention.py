@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.attention import learn
 from bench.spikformer import LESS, PUBLISHED, counted, rate
 from biomamba.analysis.operations import Counter
 from biomamba.plasticity import attention, images, neurons
 from biomamba.plasticity.attention import dot_product_attention, first_spike_time, softmax_attention, stdp_attention
+from biomamba.plasticity.augment import Augmentation
 from biomamba.plasticity.images import PART, PIXELS, Images, cifar, digits
 from biomamba.plasticity.transformer import LIF, Transformer
 
@@ -195,14 +197,16 @@ def trained(train: Images, epochs: int) -> Transformer:
     """Return a small network after some epochs."""
     torch.manual_seed(0)
     network = Transformer(1, 10, d=32, blocks=1, heads=2)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    for _ in range(epochs):
-        for at in torch.randperm(len(train.y)).split(64):
-            loss = nn.functional.cross_entropy(network(train.x[at]), train.y[at])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    learn(network, train, epochs, Augmentation(), compiled=False)
     return network.eval()
+
+
+def test_training_moves_every_parameter_and_gives_kernels_back_as_they_were_shaped() -> None:
+    torch.manual_seed(0)
+    before = Transformer(1, 10, d=32, blocks=1, heads=2).state_dict()
+    after = trained(Images(torch.rand(128, 1, 8, 8), torch.arange(128) % 10), 1).state_dict()
+    assert {name: p.shape for name, p in before.items()} == {name: p.shape for name, p in after.items()}
+    assert [name for name, p in after.items() if torch.equal(p, before[name])] == []
 
 
 @pytest.mark.slow
