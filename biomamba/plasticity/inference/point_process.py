@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from ...ops.backend import call, resolve
 from ...ops.scan import scan
 from .bases import Array, Bases
 from .inferred import Inferred
@@ -131,10 +132,9 @@ class PointProcessFilter:
         Wider by n / (n - 2), Student's variance: n simulations know it that well.
         """
         bases, pre, post, errors = self.bases, seconds(pre), seconds(post), []
+        theta = np.append(fit.theta[: -len(fit.gamma)], fit.gamma)
         for k in range(self.bootstrap):
-            drawn, w = redraw(
-                fit.theta, pre, post, fit.duration, bases, self.seed + k, lambda dt: bases.modification(dt) @ fit.gamma
-            )
+            drawn, w = redraw(theta, pre, post, fit.duration, bases, self.seed + k)
             errors.append(self._fit(pre, drawn, fit.duration, 0.0).gamma - fit.gamma / w.mean())
         found = np.array(errors)
         covariance: Array = found.T @ found / (len(found) - 2)
@@ -153,8 +153,18 @@ def driven(recording: Recording, theta: Array, bases: Bases) -> Drive:
     return Drive(rows, bins, recording.y[rows], base, slope[rows], np.diff(bins, prepend=bins[0]) * bases.bin)
 
 
-def follow(drive: Drive, noise: float) -> Course:
-    """Return the filter's course through the bins."""
+def follow(drive: Drive, noise: float, backend: str = "auto") -> Course:
+    """Return the filter's course through the bins: by our kernel where there is one, the same as `follow_naive`."""
+    if resolve(backend) != "llvm":
+        return follow_naive(drive, noise)
+    course = torch.empty(4, len(drive.y), dtype=torch.float64)
+    given = (*drive[2:], np.array([*START, noise]))
+    call("point_process.follow", *(torch.as_tensor(np.ascontiguousarray(x, dtype=float)) for x in given), *course)
+    return Course(*course.numpy())
+
+
+def follow_naive(drive: Drive, noise: float) -> Course:
+    """Return the filter's course through the bins: the definition."""
     (w, variance), course = START, []
     for y, base, slope, since in zip(*(column.tolist() for column in drive[2:]), strict=True):
         before, variance = w, variance + noise * since
@@ -178,10 +188,11 @@ def likeliest(drive: Drive) -> float:
 def smooth(drive: Drive, course: Course, noise: float) -> Array:
     """Return w (n,) given all spikes: back from the end, w_i + V_i / V-_(i+1) (smoothed_(i+1) - w_i)."""
     follows = course.variance[:-1] / (course.variance[:-1] + noise * drive.since[1:])
-    smoothed = [course.w[-1]]
-    for w, part in zip(course.w[-2::-1].tolist(), follows[::-1].tolist(), strict=True):
-        smoothed.append(w + part * (smoothed[-1] - w))
-    return np.array(smoothed[::-1])
+    given = np.append(1.0, follows[::-1]), np.append(0.0, ((1 - follows) * course.w[:-1])[::-1])
+    a, b = (torch.as_tensor(x)[None, :, None, None] for x in given)
+    last = torch.full((1, 1, 1), course.w[-1], dtype=torch.float64)
+    smoothed: Array = scan(a, b, last)[0, :, 0, 0].numpy()[::-1].copy()
+    return smoothed
 
 
 def changes(recording: Recording, drive: Drive, course: Course) -> tuple[Array, Array]:

@@ -24,6 +24,8 @@ COUPLING = (1.0, -0.5, -0.5, -1.5, 1.5)  # excitation, suppression, rebound; why
 
 MANY = 20  # spikes expected in a bin: some pre spikes at once may bring one or two, a runaway soon brings any number
 
+RUNAWAY = "post runs away, as its spikes strengthen w and w brings spikes: give a smaller window"
+
 
 def paper(window: Callable[..., Tensor], **constants: Any) -> Window:
     """Return a window of `stdp` with these constants as a function of dt = t_pre - t_post in seconds."""
@@ -91,7 +93,7 @@ def _next_spikes(expected: Array, wait: float, rng: np.random.Generator) -> tupl
     if k == len(total):
         return k - 1, np.empty(0), wait - total[-1]
     if expected[k] > MANY:
-        raise ValueError("post runs away, as its spikes strengthen w and w brings spikes: give a smaller window")
+        raise ValueError(RUNAWAY)
     parts, wait = [], wait - (total[k] - expected[k])
     while wait <= expected[k]:
         parts.append(wait / expected[k])
