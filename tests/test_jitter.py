@@ -1,11 +1,12 @@
 """Laws of tests on real spike trains: slow rate terms, jittered surrogates, what is refused, and wider intervals."""
 
+from math import comb
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.jitter import discoveries, modulated
+from bench.jitter import discoveries, interval, modulated
 from biomamba.plasticity import stdp
 from biomamba.plasticity.inference import GBLM, GLM, WINDOWS, Bases, PointProcessFilter, choose, paper, simulate
 from biomamba.plasticity.inference.bases import Array
@@ -110,6 +111,27 @@ def test_post_drawn_anew_has_the_statistic_of_a_recording_and_moved_spikes_have_
     assert abs(real - drawn) < 2 * error < real - moved
 
 
+@pytest.mark.parametrize("bases", [BASES, SLOW], ids=["fast", "slow"])
+@pytest.mark.parametrize("strength", [0.0, 1.0], ids=["static", "plastic"])
+def test_post_drawn_by_a_kernel_is_the_simulators(plastic: Any, bases: Bases, strength: float) -> None:
+    """The same waits give the same spikes; for seconds alone where w hears the spikes, as rounding then grows."""
+    pytest.importorskip("llvmlite")
+    theta, _ = static(record(*plastic, 60, bases)[0])
+    dt = (np.arange(-150, 150) + 0.5) / 1000
+    window = paper(stdp.double_exponential, A_plus=0.1, A_minus=0.12)
+    theta[-14:] = strength * np.linalg.lstsq(bases.modification(dt), window(dt), rcond=None)[0]
+    (spikes, w), (found, same) = (redraw(theta, *plastic, 10, bases, 5, kind) for kind in ("torch", "llvm"))
+    assert len(spikes) > 20 and (np.ptp(w) > 0.1) == (strength > 0)
+    np.testing.assert_allclose(found, spikes, atol=1e-8)
+    np.testing.assert_allclose(same, w, atol=1e-8)
+    other = redraw(theta, *plastic, 10, bases, 6, "llvm")[0]
+    assert not np.array_equal(other, found)
+    theta[0] = 12.0
+    for kind in ("torch", "llvm"):
+        with pytest.raises(ValueError, match="post runs away"):
+            redraw(theta, *plastic, 10, bases, 5, kind)
+
+
 def test_a_fit_drawn_anew_has_its_rate(restless: Any) -> None:
     duration = 60.0 * MINUTES
     for bases in (BASES, SLOW):
@@ -179,3 +201,12 @@ def test_the_bootstrap_widens_the_interval_and_keeps_the_rest() -> None:
 def test_discoveries_are_those_of_benjamini_and_hochberg() -> None:
     assert discoveries([0.01, 0.02, 0.03, 0.9]) == 3
     assert discoveries([0.02, 0.6, 0.7, 0.9]) == 0 == discoveries([])
+
+
+def test_the_exact_binomial_interval_has_its_tails() -> None:
+    low, high = interval(4, 74)
+    below, above = (
+        sum(comb(74, k) * q**k * (1 - q) ** (74 - k) for k in ks) for q, ks in ((high, range(5)), (low, range(4, 75)))
+    )
+    assert below == pytest.approx(0.025) and above == pytest.approx(0.025)
+    assert interval(0, 10)[0] == 0 and interval(10, 10)[1] == 1

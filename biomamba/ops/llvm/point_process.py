@@ -1,15 +1,47 @@
-"""Kernels of spike trains in bins: the adaptive filter that follows w, and post drawn anew bin by bin.
+"""Kernels of spike trains in bins: filtered spikes, the adaptive filter that follows w, post drawn anew bin by bin.
 
-Letters: n bins, l lags, m spikes at most, p pre spikes, k bases of the modification function, both sides.
+Letters: n bins, l lags, c bases of a filter, r rows, m spikes at most, p pre spikes, k bases of the modification
+function, both sides.
 """
 
 import math
 
 from .kernel import Part, flags, given, index, kernel, result
-from .language import Array, Value, Variable, constant, cos, equal, exp, integer, log, loop, real, select, smaller, when
+from .language import (
+    LANES,
+    Array,
+    Value,
+    Variable,
+    constant,
+    cos,
+    equal,
+    exp,
+    integer,
+    lanes,
+    log,
+    loop,
+    real,
+    select,
+    smaller,
+    when,
+)
 
 AT_ONCE = 200  # spikes of one bin at most: far more than a bin whose rate is allowed ever has
 BITS = 40  # of the place of a spike in a train
+
+
+@kernel(table=given("c l"), numbers=given("m"), places=index("m 3"), out=result("c r"))
+def add_filtered(part: Part, table: Array, numbers: Array, places: Array, out: Array) -> None:
+    """Add to out, for each of m spikes, so many times the table from a lag on. places: the row, the lag, how many lags.
+
+    Parts share the bases.
+    """
+    for j in part.rows(table.shape[0]):
+        for i in loop(numbers.shape[0]):
+            row, lag, count = (places[i, q] for q in range(3))
+            source, target = Array(table.address(j, lag), (count,)), Array(out.address(j, row), (count,))
+            for x in lanes(0, count, LANES):
+                target[x] = target[x] + numbers[i] * source[x]
 
 
 @kernel(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...ops.backend import call, resolve
 from ...ops.scan import scan
 from .bases import Array, Bases
 from .slow import Index, slow_steps, slow_terms
@@ -127,14 +128,14 @@ def record(pre: Any, post: Any, duration: float, bases: Bases, start: float = 0.
         idle_steps = np.sort(np.append(idle_steps, step[first]))
     quiet = len(idle_steps)
     bins = np.append(np.full(quiet, -1), places)
-    s, c = history.shape[1] + 2 * len(bases.slow), coupling.shape[1]
+    fast = history.shape[1]
+    s, c = fast + 2 * len(bases.slow), coupling.shape[1]
     columns = np.zeros((1 + s + c, len(bins)))  # design.T
     columns[0] = 1
-    _filter(post_bins, history, places, n, columns[1 : 1 + history.shape[1], quiet:])
-    columns[1 + history.shape[1] : 1 + s] = slow_terms([post_bins, pre_bins], n, bases)[
-        np.append(idle_steps, step[places])
-    ].T
-    _filter(pre_bins, coupling, places, n, columns[1 + s :, quiet:])
+    terms = slow_terms([post_bins, pre_bins], n, bases)
+    columns[1 + fast : 1 + s] = terms[np.append(idle_steps, step[places])].T
+    add_filtered(post_bins, history, places, n, columns[1 : 1 + fast], quiet)
+    add_filtered(pre_bins, coupling, places, n, columns[1 + s :], quiet)
     row, decay = pairs.at(bins)
     return Recording(
         y=np.append(np.bincount(step[idle], counts[idle], len(exposed))[idle_steps], counts[places]),
@@ -175,16 +176,22 @@ def _reach(spikes: Index, lags: int, n: int) -> NDArray[np.bool_]:
     return reached
 
 
-def _filter(spikes: Index, table: Array, places: Index, n: int, out: Array) -> None:
-    """Add table[lag - 1] of all spikes, lag bins before, to out (columns, rows): those of the bins `places`, rising.
+def add_filtered(
+    spikes: Index, table: Array, places: Index, n: int, out: Array, first: int, backend: str = "auto"
+) -> None:
+    """Add table[lag - 1] (lags, c) of all spikes, lag bins before, to out (c, rows).
 
-    All bins after a spike, as far as the table reaches, lie side by side there, but for those before the first.
+    The rows are, from `first` on, those of the bins `places`, rising: all bins after a spike, as far as the table
+    reaches, lie side by side there, but for those before the first.
     """
     bins, counts = np.unique(spikes, return_counts=True)
     low, high = np.maximum(bins + 1, places[0] if len(places) else n), np.minimum(bins + 1 + len(table), n)
-    rows = np.searchsorted(places, low)
-    by_lag = np.ascontiguousarray(table.T)
-    for spike, number, begin, end, at in zip(*(x.tolist() for x in (bins, counts, low, high, rows)), strict=True):
-        if begin < end:
-            part = by_lag[:, begin - spike - 1 : end - spike - 1]
-            out[:, at : at + end - begin] += part if number == 1 else number * part
+    seen = low < high
+    bins, counts, low, high = (x[seen] for x in (bins, counts, low, high))
+    at, lags, by_lag = first + np.searchsorted(places, low), low - bins - 1, np.ascontiguousarray(table.T)
+    if resolve(backend) == "llvm":
+        given = by_lag, counts.astype(float), np.column_stack([at, lags, high - low])
+        call("point_process.add_filtered", *map(torch.as_tensor, (*given, out)))
+        return
+    for row, lag, width, number in zip(*(x.tolist() for x in (at, lags, high - low, counts)), strict=True):
+        out[:, row : row + width] += number * by_lag[:, lag : lag + width]
