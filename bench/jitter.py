@@ -232,6 +232,11 @@ def main() -> None:
     told = {"null": f"seeds {args.seeds}", "minutes": f"seeds {args.seeds}", "recordings": f"pairs {args.pairs}"}
     print(heading(f"python -m bench.jitter --stage {args.stage} --{told[args.stage]} --surrogates {args.surrogates}"))
     print(report(rows, ["recording"] if args.stage == "recordings" else ["case", "minutes"]))
+    if args.stage == "recordings":
+        for name in args.recordings.split(","):
+            trains, duration = recorded(name)
+            own = sum(row["setting"]["recording"] == name for row in rows)
+            print(f"\n{name}: {own} of {len(trains) * (len(trains) - 1)} pairs, {duration / 60:.0f} minutes")
     if args.stage == "null":
         for case in ("modulated", "constant"):
             print(f"\n{case}: {rejected([row for row in rows if row['setting']['case'] == case])}")

@@ -98,13 +98,13 @@ class Told:
         self.x = len(theta) - recording.levels.shape[1]
         self.gradient, self.information = scored.gradient[: self.x], scored.information[: self.x, : self.x]
         rows = np.flatnonzero(recording.coupling.any(1))  # the pairs matter nowhere else
-        self.bins, X, coupling = recording.bins[rows], recording.design[rows], recording.coupling[rows]
-        slope = coupling @ theta[self.x - coupling.shape[1] : self.x]
-        expected = recording.exposure[rows] * np.exp(X @ theta[: self.x])
-        by_decay = slope[:, None] * np.column_stack([recording.y[rows] - expected, expected[:, None] * X])
-        rates = np.full(by_decay.shape[1] + 1, recording.log_decay)
-        rates[-1] *= 2
-        self.rates, self.after = rates, remains(self.bins, np.column_stack([by_decay, expected * slope**2]), rates)
+        self.bins, X = recording.bins[rows], recording.design.T[:, rows]
+        slope = theta[self.x - recording.c : self.x] @ X[-recording.c :]
+        expected = recording.exposure[rows] * np.exp(theta[: self.x] @ X)
+        by_decay = np.vstack([slope * (recording.y[rows] - expected), slope * expected * X])
+        self.rates = np.append(np.full(len(by_decay), recording.log_decay), 2 * recording.log_decay)
+        parts = (by_decay, recording.log_decay), ((expected * slope**2)[None], 2 * recording.log_decay)
+        self.after = np.column_stack([remains(self.bins, values, rate) for values, rate in parts])
 
     def __call__(self, pairs: Pairs) -> float:
         """Return the statistic of these pairs."""
@@ -122,10 +122,10 @@ class Told:
         ]
 
 
-def remains(bins: Index, values: Array, rates: Array) -> Array:
-    """Return A (n + 1, q) with A_i = v_i + exp(rates (bins_(i+1) - bins_i)) A_(i+1), the last 0."""
-    between = np.exp(rates * np.diff(bins, append=bins[-1:])[:, None])
-    a, b = (torch.as_tensor(part[::-1].copy())[None, :, None] for part in (between, values))
-    return np.append(
-        scan(a, b, b.new_zeros(1, 1, values.shape[1]))[0, :, 0].numpy()[::-1], np.zeros((1, len(rates))), 0
-    )
+def remains(bins: Index, values: Array, rate: float) -> Array:
+    """Return A (n + 1, q) of values (q, n), with A_i = v_i + exp(rate (bins_(i+1) - bins_i)) A_(i+1), the last 0."""
+    a = torch.as_tensor(np.exp(rate * np.diff(bins, append=bins[-1:]))[::-1].copy())[None, :, None, None]
+    b = torch.as_tensor(values.T[::-1].copy())[None, :, None]
+    out: Array = np.zeros((len(bins) + 1, len(values)))
+    out[:-1] = scan(a, b, b.new_zeros(1, 1, len(values)))[0, :, 0].numpy()[::-1]
+    return out
