@@ -43,15 +43,27 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 STAGES = {"windows": list(WINDOWS), "excitation": ["excitation alone"]}
-# A_plus 0.006, A_minus 0.002, tau_f 20 s, coupling after 4 ms, 1 ms wide: the authors'. The rest is ours: its height,
-# the sigmas (at 10 and 30 ms the hat's changes cancel), bases fine enough for it, and a short history.
+# A_plus 0.006, A_minus 0.002, tau_f 20 s, coupling after 4 ms, 1 ms wide: the authors'. The rest is ours: its height
+# (of the logarithm of the rate), the sigmas (at 10 and 30 ms the hat's changes cancel), bases fine enough for it, and a
+# short history.
 SHARP = Bases(history=3, history_span=0.02, coupling=8, coupling_span=0.02, tau_f=20.0)
-LATER: dict[str, dict[str, Any]] = {
-    "double exponential": {"window": paper(stdp.double_exponential, A_plus=0.006, A_minus=0.002)},
-    "difference of Gaussians": {"window": difference_of_gaussians(0.006, 0.002, 0.01, 0.03)},
-    "jittered per pair": {"window": paper(stdp.jittered, A_plus=0.006, A_minus=0.002, sigma=5.0)},
+SMALL = {"A_plus": 0.006, "A_minus": 0.002}
+SIGMA = 0.005  # s, of the time between the spikes of a pair
+CHANGES = {
+    "double exponential": paper(stdp.double_exponential, **SMALL),
+    "difference of Gaussians": difference_of_gaussians(0.006, 0.002, 0.01, 0.03),
+    "jittered per pair": paper(stdp.jittered, **SMALL, sigma=1000 * SIGMA),
 }
-HEIGHTS, SIGMA = (2.0, 3.0), 0.005  # of the coupling, of its logarithm; s
+LATER: dict[str, dict[str, Any]] = {
+    f"{name}, height {height}": {
+        "window": window,
+        "coupling": alpha(height, 0.004, 0.001),
+        "history": (-3.0, -1.0, 0.0),
+        "bases": SHARP,
+    }
+    for height in (2, 3)
+    for name, window in CHANGES.items()
+} | {f"{name}, as above": CASES[name] for name in ("double exponential", "excitation alone")}
 POWER = 0.9
 BLUE, RED = "#0072B2", "#D55E00"
 
@@ -75,16 +87,14 @@ def measure(setting: Row) -> Row:
 
 
 def measure_later(setting: Row) -> Row:
-    """Return what is found of a sharp excitatory synapse that changes little, and what there is to find."""
-    duration, window = 60.0 * setting["minutes"], LATER[setting["case"]]["window"]
-    options: dict[str, Any] = {"coupling": alpha(setting["height"], 0.004, 0.001), "history": (-3.0, -1.0, 0.0)}
-    if setting["case"] == "jittered per pair":
-        exact = paper(stdp.double_exponential, A_plus=0.006, A_minus=0.002)
-        drawn = per_pair(exact, SIGMA, setting["seed"])
-    else:
-        drawn = window
-    pre, post, w = simulate(drawn, duration=duration, seed=setting["seed"], bases=SHARP, **options)
-    fit, test = GBLM(SHARP).fit(pre, post, duration), GBLM(SHARP).score_test(pre, post, duration)
+    """Return what is found of a synapse, and what there is to find."""
+    duration, case = 60.0 * setting["minutes"], LATER[setting["case"]]
+    window, bases = case["window"], case.get("bases", Bases())
+    drawn = window
+    if setting["case"].startswith("jittered per pair"):
+        drawn = per_pair(CHANGES["double exponential"], SIGMA, setting["seed"])
+    pre, post, w = simulate(**case | {"window": drawn}, duration=duration, seed=setting["seed"])
+    fit, test = GBLM(bases).fit(pre, post, duration), GBLM(bases).score_test(pre, post, duration)
     t = instants(duration, round(duration))
     estimate = fit.window(DT)[0]
     return {
@@ -95,20 +105,27 @@ def measure_later(setting: Row) -> Row:
         "found": test.statistic - test.dof,
         "dw": correlation(estimate, window(DT)) if estimate.any() else 0.0,
         "w": correlation(fit.weight(t), at(w, t)) if estimate.any() else 0.0,
-        "told": told(pre, post, duration, window, SHARP, float(w.mean())),
+        **told(pre, post, duration, window, bases, float(w.mean())),
     }
 
 
-def told(pre: Any, post: Any, duration: float, window: Any, bases: Bases, unit: float) -> float:
-    """Return the chi-square that the score test gains by these changes on average: gamma' information gamma.
+def told(pre: Any, post: Any, duration: float, window: Any, bases: Bases, unit: float) -> Row:
+    """Return what the spikes tell of w, per pre spike (information), and of dw by the score test's chi-square (gain).
 
-    unit: the mean of w, that of which the static fit takes for 1.
+    information: sum of c^2 lambda dt with c = d log lambda / dw; 1 over its square root is how well one pre spike tells
+    w. gain: gamma' I gamma, by which the statistic is larger on average than without changes. unit: the mean of w,
+    which the static fit takes for 1.
     """
     recording, _ = record(pre, post, duration, bases)
-    _, scored = static(recording)
-    _, information = profiled(scored, recording.design.shape[1])
+    theta, scored = static(recording)
+    x = recording.design.shape[1]
+    slope = recording.coupling @ theta[x - recording.c : x]
+    expected = recording.exposure * np.exp(recording.design @ theta[:x])
     gamma = np.linalg.lstsq(bases.modification(DT), window(DT) / unit, rcond=None)[0]
-    return float(gamma @ information @ gamma)
+    return {
+        "information": float(expected @ slope**2) / len(pre),
+        "gain": float(gamma @ profiled(scored, x)[1] @ gamma),
+    }
 
 
 def needed(bases: Bases, level: float = 0.05) -> float:
@@ -120,18 +137,18 @@ def needed(bases: Bases, level: float = 0.05) -> float:
 
 
 def report_later(rows: list[Row]) -> str:
-    """Return one line per case, height and minutes, mean +- spread over seeds."""
-    names = ("case", "height", "minutes")
+    """Return one line per case and minutes, mean +- spread over seeds."""
     lines, enough = [], needed(SHARP)
-    for kind in dict.fromkeys(tuple(row["setting"][name] for name in names) for row in rows):
-        own = [row for row in rows if tuple(row["setting"][name] for name in names) == kind]
-        cells = [spread([row[key] for row in own], 2) for key in ("rate", "w_mean", "w_spread", "dw", "w")]
+    for kind in dict.fromkeys((row["setting"]["case"], row["setting"]["minutes"]) for row in rows):
+        own = [row for row in rows if (row["setting"]["case"], row["setting"]["minutes"]) == kind]
+        cells = [spread([row[key] for row in own], 2) for key in ("w_spread", "information", "dw", "w")]
         rejected = f"{sum(row['p'] < 0.05 for row in own)} of {len(own)}"
-        found, gain = (float(np.mean([row[key] for row in own])) for key in ("found", "told"))
-        hours = f"{enough / gain * kind[2] / 60:.2g}"
-        lines.append([*map(str, kind), *cells, rejected, f"{found:.1f}", f"{gain:.2g}", hours])
-    header = ["changes", "height", "minutes", "rate", "mean w", "spread of w", "dw", "w", "p < 0.05"]
-    return table([*header, "chi-square - dof", "expected", f"hours to find it, {POWER:.0%}"], lines)
+        found, gain = (float(np.mean([row[key] for row in own])) for key in ("found", "gain"))
+        lines.append(
+            [kind[0], str(kind[1]), *cells, rejected, f"{found:.1f}", f"{gain:.1f}", f"{enough / gain * kind[1]:,.0f}"]
+        )
+    header = ["changes", "minutes", "spread of w", "information on w per pre spike", "dw", "w", "p < 0.05"]
+    return table([*header, "chi-square - dof", "expected", f"minutes to find it, {POWER:.0%}"], lines)
 
 
 def seconds(minutes: int) -> str:
@@ -253,8 +270,7 @@ def main() -> None:
         return
     if args.stage == "later":
         settings = [
-            {"case": case, "height": height, "minutes": args.minutes * k, "seed": seed}
-            for height in HEIGHTS
+            {"case": case, "minutes": args.minutes * k, "seed": seed}
             for case in LATER
             for k in (1, 4)
             for seed in range(args.seeds)
