@@ -142,12 +142,12 @@ def report_later(rows: list[Row]) -> str:
     for kind in dict.fromkeys((row["setting"]["case"], row["setting"]["minutes"]) for row in rows):
         own = [row for row in rows if (row["setting"]["case"], row["setting"]["minutes"]) == kind]
         cells = [spread([row[key] for row in own], 2) for key in ("w_spread", "information", "dw", "w")]
-        rejected = f"{sum(row['p'] < 0.05 for row in own)} of {len(own)}"
+        rejected = f"{sum(row['p'] <= 0.05 for row in own)} of {len(own)}"
         found, gain = (float(np.mean([row[key] for row in own])) for key in ("found", "gain"))
         lines.append(
             [kind[0], str(kind[1]), *cells, rejected, f"{found:.1f}", f"{gain:.1f}", f"{enough / gain * kind[1]:,.0f}"]
         )
-    header = ["changes", "minutes", "spread of w", "information on w per pre spike", "dw", "w", "p < 0.05"]
+    header = ["changes", "minutes", "spread of w", "information on w per pre spike", "dw", "w", "p <= 0.05"]
     return table([*header, "chi-square - dof", "expected", f"minutes to find it, {POWER:.0%}"], lines)
 
 
@@ -210,11 +210,11 @@ def rounded(values: Any) -> list[float]:
 
 def report(rows: list[Row]) -> str:
     """Return one line per case and model, mean +- spread over seeds."""
-    header = ["modification function", "model", "dw", "scale", "covered", "w", "w, causal", "p < 0.05", "held out"]
+    header = ["modification function", "model", "dw", "scale", "covered", "w", "w, causal", "p <= 0.05", "held out"]
     lines = []
     for case in dict.fromkeys(row["setting"]["case"] for row in rows):
         own = [row for row in rows if row["setting"]["case"] == case]
-        rejected = f"{sum(row['p'] < 0.05 for row in own)} of {len(own)}"
+        rejected = f"{sum(row['p'] <= 0.05 for row in own)} of {len(own)}"
         for model in ("bilinear", "filter"):
             cells = [spread([row[model][key] for row in own]) for key in ("dw", "scale", "covered", "w")]
             causally = spread([row[model]["w_causal"] for row in own]) if model == "filter" else ""

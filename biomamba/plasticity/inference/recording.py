@@ -132,8 +132,9 @@ def record(pre: Any, post: Any, duration: float, bases: Bases, start: float = 0.
     s, c = fast + 2 * len(bases.slow), coupling.shape[1]
     columns = np.zeros((1 + s + c, len(bins)))  # design.T
     columns[0] = 1
-    terms = slow_terms([post_bins, pre_bins], n, bases)
-    columns[1 + fast : 1 + s] = terms[np.append(idle_steps, step[places])].T
+    steps = np.append(idle_steps, step[places])
+    for term, column in zip(slow_terms([post_bins, pre_bins], n, bases).T, columns[1 + fast : 1 + s], strict=True):
+        term.take(steps, out=column)
     add_filtered(post_bins, history, places, n, columns[1 : 1 + fast], quiet)
     add_filtered(pre_bins, coupling, places, n, columns[1 + s :], quiet)
     row, decay = pairs.at(bins)
