@@ -1,5 +1,6 @@
 """Laws of tests on real spike trains: slow rate terms, jittered surrogates, what is refused, and wider intervals."""
 
+from dataclasses import replace
 from math import comb
 from typing import Any
 
@@ -12,6 +13,7 @@ from biomamba.plasticity.inference import GBLM, GLM, WINDOWS, Bases, PointProces
 from biomamba.plasticity.inference.bases import Array
 from biomamba.plasticity.inference.jitter import Told
 from biomamba.plasticity.inference.likelihood import score, static
+from biomamba.plasticity.inference.point_process import at_rest, larger
 from biomamba.plasticity.inference.recording import length, pair, record
 from biomamba.plasticity.inference.redraw import redraw
 from biomamba.plasticity.inference.slow import STEP, slow_terms
@@ -196,6 +198,34 @@ def test_the_bootstrap_widens_the_interval_and_keeps_the_rest() -> None:
     assert added.min() > -1e-12 and added.max() > 1e-5
     other = PointProcessFilter(noise=1e-3, bootstrap=5, seed=1).fit(pre, post, 100)
     assert not np.allclose(other.covariance, wide.covariance, rtol=1e-3)
+
+
+def test_the_larger_covariance_is_as_large_in_every_direction() -> None:
+    random = np.random.default_rng(0)
+    a, b = (part @ part.T for part in random.normal(size=(2, 4, 6)))
+    found = larger(a, b)
+    for part in (a, b):
+        assert np.linalg.eigvalsh(found - part).min() > -1e-9
+        assert np.linalg.eigvalsh(0.99 * found - part).min() < -1e-9  # and no larger than it takes
+    assert np.linalg.eigvalsh(a + b - found).min() > -1e-9
+    np.testing.assert_allclose(larger(a, 0.5 * a), a, atol=1e-9)
+
+
+def test_a_simulation_from_a_filters_fit_has_the_coupling_that_was_found() -> None:
+    """Where w is far from 1 on average: its mean changes the coupling once, not twice."""
+    window = WINDOWS["double exponential"]
+    pre, post, w = simulate(window, duration=900, seed=3)
+    dt = (np.arange(-150, 150) + 0.5) / 1000
+    gamma = np.linalg.lstsq(BASES.modification(dt), window(dt) / w.mean(), rcond=None)[0]
+    fit = replace(PointProcessFilter(noise=1e-4).fit(pre, post, 900), gamma=gamma)
+    beta = fit.theta[6:11]
+    for theta, expected in (
+        (at_rest(fit, record(pre, post, 900, BASES)[0]), 1.0),
+        (np.append(fit.theta[:11], gamma), w.mean()),
+    ):
+        drawn = np.mean([redraw(theta, pre, post, 900, BASES, seed)[1].mean() for seed in range(8)])
+        strength = float(theta[6:11] @ beta) / float(beta @ beta) * drawn
+        assert strength == pytest.approx(expected, abs=0.1) and w.mean() < 0.8
 
 
 def test_discoveries_are_those_of_benjamini_and_hochberg() -> None:
