@@ -1,12 +1,13 @@
 """Is spike-timing-dependent plasticity found in spike trains, and only where it is? Simulated pairs of neurons.
 
-    python -m bench.inference [--stage windows|excitation|later|time] [--minutes 60] [--seeds 3] [--out runs/bench]
+    python -m bench.inference [--stage windows] [--minutes 60] [--seeds 3] [--bootstrap 0] [--out runs/bench]
     python -m bench.inference --stage windows --figure docs/inference.png
 
 `windows`: three modification functions, by the bilinear model and by the filter. `excitation`: coupling that only
-excites. `later`: a sharp excitatory coupling with small changes, in so many minutes and in four times that, and what
-there is to find. `time`: how long fits take (one thread: OMP_NUM_THREADS=1). Models are fitted to the whole recording;
-held out is the last third, of models fitted to the first two. `bench.jitter` asks how far the tests can be trusted.
+excites. `coverage`: how often the filter's interval holds the truth, by its regression and by the bootstrap. `later`:
+a sharp excitatory coupling with small changes, in so many minutes and in four times that, and what there is to find.
+`time`: how long fits take (one thread: OMP_NUM_THREADS=1). Models are fitted to the whole recording; held out is the
+last third, of models fitted to the first two. `bench.jitter` asks how far the tests can be trusted.
 """
 
 import argparse
@@ -84,6 +85,37 @@ def measure(setting: Row) -> Row:
         row[name] = scores(fit, truth / unit, w) | ({} if name == "bilinear" else causal(fit, w))
     t = instants(duration, 600)
     return row | {"curves": {"truth": rounded(truth), "t": rounded(t), "w": rounded(at(w, t))}}
+
+
+def measure_coverage(setting: Row) -> Row:
+    """Return how much of the true dw the filter's intervals hold, and how wide they are."""
+    duration, window = 60.0 * setting["minutes"], WINDOWS[setting["case"]]
+    pre, post, w = simulate(window, duration=duration, seed=setting["seed"])
+    truth = window(DT) / w.mean()
+    row: Row = {}
+    for name, bootstrap in (("regression", 0), ("bootstrap", setting["bootstrap"])):
+        estimate, low, high = PointProcessFilter(bootstrap=bootstrap).fit(pre, post, duration).window(DT)
+        row[name] = {
+            "covered": float(np.mean((low <= truth) & (truth <= high))),
+            "half": float(np.mean(high - low) / 2),
+        }
+        row["error"] = float(np.sqrt(np.mean((estimate - truth) ** 2)))
+    return row
+
+
+def report_coverage(rows: list[Row]) -> str:
+    """Return one line per case, mean +- spread over seeds, and one for all."""
+    lines = []
+    for case in [*dict.fromkeys(row["setting"]["case"] for row in rows), "all"]:
+        own = [row for row in rows if case in ("all", row["setting"]["case"])]
+        cells = [
+            spread([row[name][key] for row in own])
+            for key in ("covered", "half")
+            for name in ("regression", "bootstrap")
+        ]
+        lines.append([case, str(len(own)), *cells, spread([row["error"] for row in own])])
+    header = ["modification function", "recordings", "covered, regression", "covered, bootstrap"]
+    return table([*header, "half width, regression", "half width, bootstrap", "error (rms)"], lines)
 
 
 def measure_later(setting: Row) -> Row:
@@ -255,7 +287,7 @@ def draw(rows: list[Row], path: Path) -> None:
 def main() -> None:
     """Run the stage, print its table, draw its figure where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=[*STAGES, "later", "time"], default="windows")
+    parser.add_argument("--stage", choices=[*STAGES, "coverage", "later", "time"], default="windows")
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--bootstrap", type=int, default=0, help="simulations for the filter's interval")
@@ -267,6 +299,16 @@ def main() -> None:
     if args.stage == "time":
         print(heading(command))
         print(seconds(args.minutes))
+        return
+    if args.stage == "coverage":
+        settings = [
+            {"case": case, "minutes": args.minutes, "bootstrap": args.bootstrap, "seed": seed}
+            for case in WINDOWS
+            for seed in range(args.seeds)
+        ]
+        rows = run(measure_coverage, settings, args.out / "inference-coverage.jsonl", jobs=1)
+        print(heading(f"{command} --seeds {args.seeds} --bootstrap {args.bootstrap}"))
+        print(report_coverage(rows))
         return
     if args.stage == "later":
         settings = [
