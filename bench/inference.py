@@ -119,13 +119,16 @@ def report_coverage(rows: list[Row]) -> str:
 
 
 def measure_later(setting: Row) -> Row:
-    """Return what is found of a synapse, and what there is to find."""
+    """Return what is found of a synapse, and what there is to find; or that post ran away."""
     duration, case = 60.0 * setting["minutes"], LATER[setting["case"]]
     window, bases = case["window"], case.get("bases", Bases())
     drawn = window
     if setting["case"].startswith("jittered per pair"):
         drawn = per_pair(CHANGES["double exponential"], SIGMA, setting["seed"])
-    pre, post, w = simulate(**case | {"window": drawn}, duration=duration, seed=setting["seed"])
+    try:
+        pre, post, w = simulate(**case | {"window": drawn}, duration=duration, seed=setting["seed"])
+    except ValueError:
+        return {"ran_away": True}
     fit, test = GBLM(bases).fit(pre, post, duration), GBLM(bases).score_test(pre, post, duration)
     t = instants(duration, round(duration))
     estimate = fit.window(DT)[0]
@@ -172,14 +175,19 @@ def report_later(rows: list[Row]) -> str:
     """Return one line per case and minutes, mean +- spread over seeds."""
     lines, enough = [], needed(SHARP)
     for kind in dict.fromkeys((row["setting"]["case"], row["setting"]["minutes"]) for row in rows):
-        own = [row for row in rows if (row["setting"]["case"], row["setting"]["minutes"]) == kind]
-        cells = [spread([row[key] for row in own], 2) for key in ("w_spread", "information", "dw", "w")]
+        every = [row for row in rows if (row["setting"]["case"], row["setting"]["minutes"]) == kind]
+        own = [row for row in every if not row.get("ran_away")]
+        ran = f"{len(every) - len(own)} of {len(every)}"
+        if not own:
+            lines.append([kind[0], str(kind[1]), ran, *[""] * 8])
+            continue
+        cells = [ran, *(spread([row[key] for row in own], 2) for key in ("w_spread", "information", "dw", "w"))]
         rejected = f"{sum(row['p'] <= 0.05 for row in own)} of {len(own)}"
         found, gain = (float(np.mean([row[key] for row in own])) for key in ("found", "gain"))
         lines.append(
             [kind[0], str(kind[1]), *cells, rejected, f"{found:.1f}", f"{gain:.1f}", f"{enough / gain * kind[1]:,.0f}"]
         )
-    header = ["changes", "minutes", "spread of w", "information on w per pre spike", "dw", "w", "p <= 0.05"]
+    header = ["changes", "minutes", "ran away", "spread of w", "information on w per pre spike", "dw", "w", "p <= 0.05"]
     return table([*header, "chi-square - dof", "expected", f"minutes to find it, {POWER:.0%}"], lines)
 
 
