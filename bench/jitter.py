@@ -144,6 +144,21 @@ def discoveries(p: list[float], level: float = 0.05) -> int:
     return max((k for k, value in enumerate(ordered, 1) if value <= level * k / len(p)), default=0)
 
 
+def interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a share of which k of n were seen (exact binomial: Clopper and Pearson 1934)."""
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    return (float(beta.ppf(tail, k, n - k + 1)) if k else 0.0, float(beta.isf(tail, k + 1, n - k)) if k < n else 1.0)
+
+
+def rejected(rows: list[Row]) -> str:
+    """Return how many recordings the jitter test calls plastic, and what share of all that may be."""
+    k = sum(row["p"] <= 0.05 for row in rows)
+    low, high = interval(k, len(rows))
+    return f"{k} of {len(rows)} have p <= 0.05, {k / len(rows):.1%} (95 %, exact binomial: {low:.1%} to {high:.1%})"
+
+
 def report(rows: list[Row], by: list[str]) -> str:
     """Return a line for each kind of row."""
     lines = []
@@ -217,6 +232,15 @@ def main() -> None:
     told = {"null": f"seeds {args.seeds}", "minutes": f"seeds {args.seeds}", "recordings": f"pairs {args.pairs}"}
     print(heading(f"python -m bench.jitter --stage {args.stage} --{told[args.stage]} --surrogates {args.surrogates}"))
     print(report(rows, ["recording"] if args.stage == "recordings" else ["case", "minutes"]))
+    if args.stage == "recordings":
+        for name in args.recordings.split(","):
+            trains, duration = recorded(name)
+            own = sum(row["setting"]["recording"] == name for row in rows)
+            print(f"\n{name}: {own} of {len(trains) * (len(trains) - 1)} pairs, {duration / 60:.0f} minutes")
+    if args.stage == "null":
+        for case in ("modulated", "constant"):
+            print(f"\n{case}: {rejected([row for row in rows if row['setting']['case'] == case])}")
+        print(f"\nboth: {rejected(rows)}")
     if args.figure:
         draw(rows, args.figure)
 

@@ -19,15 +19,18 @@ from biomamba.plasticity.inference import (
     Bases,
     BilinearFit,
     PointProcessFilter,
+    alpha,
+    difference_of_gaussians,
     paper,
+    per_pair,
     point_process,
     raised_cosines,
     simulate,
 )
 from biomamba.plasticity.inference.bases import Array
 from biomamba.plasticity.inference.likelihood import WEAK, evidence_ridge, score, static
-from biomamba.plasticity.inference.point_process import Course, changes, driven, follow, smooth
-from biomamba.plasticity.inference.recording import pair, record
+from biomamba.plasticity.inference.point_process import Course, changes, driven, follow, follow_naive, smooth
+from biomamba.plasticity.inference.recording import add_filtered, pair, record
 from biomamba.plasticity.inference.simulate import COUPLING, HISTORY
 
 BASES = Bases()
@@ -141,6 +144,37 @@ def test_the_simulator_is_its_definition(spikes: tuple[Array, Array, Array]) -> 
     np.testing.assert_allclose(post, found, atol=1e-8)
 
 
+def test_the_authors_later_settings_are_their_equations() -> None:
+    """Coupling by an alpha function of the lag, a hat of two Gaussians, a delay of its own for each pair."""
+    kernel = alpha(2.0, 0.004, 0.001)
+    lags = np.arange(1, 21) / 1000
+    x = (lags - 0.004) / 0.001
+    written = np.where(x > 0, 2.0 * x * np.exp(1 - x), 0.0)
+    np.testing.assert_allclose(kernel(lags), written, atol=1e-12)
+    assert written.argmax() == 4 and written[:4].max() == 0 and written[4] == pytest.approx(2.0)
+    hat = difference_of_gaussians(0.006, 0.002, 0.01, 0.03)
+    dt = np.array([-0.03, 0.0, 0.01])
+    written = [0.006 * np.exp(-4.5) - 0.002 * np.exp(-0.5), 0.004, 0.006 * np.exp(-0.5) - 0.002 * np.exp(-1 / 18)]
+    np.testing.assert_allclose(hat(dt), written)
+    exact, mean = (paper(own, A_plus=0.006, A_minus=0.002) for own in (stdp.double_exponential, stdp.jittered))
+    drawn = per_pair(exact, 0.005, 0)
+    for at in (-0.003, 0.003, 0.02):
+        values = drawn(np.full(40_000, at))
+        assert values.mean() == pytest.approx(float(mean(np.array(at))), abs=4 * values.std() / 200)
+        assert values.std() > 1e-4
+    assert abs(drawn(np.full(40_000, 0.003)).mean() - exact(np.array(0.003))) > 2e-4  # which the mean is not
+
+
+def test_a_coupling_function_is_the_coupling_in_the_bases() -> None:
+    by_bases = simulate(none, duration=60, seed=4)
+    kernel = BASES.coupling_table() @ np.array(COUPLING)
+    same = simulate(none, duration=60, seed=4, coupling=lambda t: kernel[np.rint(t / STEP).astype(int) - 1])
+    later = simulate(
+        none, duration=60, seed=4, coupling=lambda t: np.roll(kernel, 1)[np.rint(t / STEP).astype(int) - 1]
+    )
+    assert np.array_equal(by_bases[1], same[1]) and not np.array_equal(by_bases[1], later[1])
+
+
 def test_the_weight_is_one_plus_the_filtered_pairs() -> None:
     """With dw in the basis, w of the simulator is 1 + P gamma of the recording."""
     gamma = np.random.default_rng(1).normal(0, 0.03, 2 * BASES.window)
@@ -173,6 +207,18 @@ def test_score_is_that_of_every_bin_by_autograd(spikes: Any, theta: Array, start
     np.testing.assert_allclose(found.information, information, rtol=1e-8, atol=1e-8)
     P[:-1] = P[1:].clone()  # pairs that counted in their own bin already would be seen
     assert abs(found.value - float(log_likelihood(at.detach()))) > 1e-3
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+@pytest.mark.parametrize("first", [0, 2_500])
+def test_filtered_spikes_are_sums_over_the_lags(spikes: Any, backend: str, first: int) -> None:
+    bins, table = np.sort(np.append(bins_of(spikes[1]), bins_of(spikes[1])[:3])), BASES.history_table()
+    whole = slow_filter(bins * STEP + STEP / 2, table, 10_000)
+    places = np.flatnonzero(whole.any(1) & (np.arange(10_000) >= first))
+    out = np.zeros((5, 4 + len(places)))
+    add_filtered(bins, table, places, 10_000, out, 4, backend)
+    np.testing.assert_allclose(out[:, 4:].T, whole[places], atol=1e-12)
+    assert not out[:, :4].any() and out.max() > 1
 
 
 def test_a_fit_is_the_top_of_the_penalised_likelihood(plastic: Any) -> None:
@@ -224,6 +270,14 @@ def test_the_filter_is_edens_in_every_bin(spikes: Any, theta: Array) -> None:
     np.testing.assert_allclose(course.w, np.array(kept)[at], rtol=1e-9)
     assert course.gain(drive) == pytest.approx(gain, rel=1e-9)
     assert np.ptp(course.w) > 0.5
+
+
+def test_the_filter_by_a_kernel_is_the_loop(spikes: Any, theta: Array) -> None:
+    pre, post, _ = spikes
+    drive = driven(record(pre, post, 10, BASES)[0], theta, BASES)
+    for found, loop in zip(follow(drive, 0.01), follow_naive(drive, 0.01), strict=True):
+        np.testing.assert_allclose(found, loop, rtol=1e-12)
+    assert np.abs(follow(drive, 0.02).w - follow_naive(drive, 0.01).w).max() > 0.01
 
 
 def test_the_smoother_is_the_posterior_of_the_whole_walk(spikes: Any, theta: Array) -> None:

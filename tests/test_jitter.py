@@ -1,16 +1,19 @@
 """Laws of tests on real spike trains: slow rate terms, jittered surrogates, what is refused, and wider intervals."""
 
+from dataclasses import replace
+from math import comb
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.jitter import discoveries, modulated
+from bench.jitter import discoveries, interval, modulated
 from biomamba.plasticity import stdp
 from biomamba.plasticity.inference import GBLM, GLM, WINDOWS, Bases, PointProcessFilter, choose, paper, simulate
 from biomamba.plasticity.inference.bases import Array
 from biomamba.plasticity.inference.jitter import Told
 from biomamba.plasticity.inference.likelihood import score, static
+from biomamba.plasticity.inference.point_process import at_rest, larger
 from biomamba.plasticity.inference.recording import length, pair, record
 from biomamba.plasticity.inference.redraw import redraw
 from biomamba.plasticity.inference.slow import STEP, slow_terms
@@ -110,6 +113,27 @@ def test_post_drawn_anew_has_the_statistic_of_a_recording_and_moved_spikes_have_
     assert abs(real - drawn) < 2 * error < real - moved
 
 
+@pytest.mark.parametrize("bases", [BASES, SLOW], ids=["fast", "slow"])
+@pytest.mark.parametrize("strength", [0.0, 1.0], ids=["static", "plastic"])
+def test_post_drawn_by_a_kernel_is_the_simulators(plastic: Any, bases: Bases, strength: float) -> None:
+    """The same waits give the same spikes; for seconds alone where w hears the spikes, as rounding then grows."""
+    pytest.importorskip("llvmlite")
+    theta, _ = static(record(*plastic, 60, bases)[0])
+    dt = (np.arange(-150, 150) + 0.5) / 1000
+    window = paper(stdp.double_exponential, A_plus=0.1, A_minus=0.12)
+    theta[-14:] = strength * np.linalg.lstsq(bases.modification(dt), window(dt), rcond=None)[0]
+    (spikes, w), (found, same) = (redraw(theta, *plastic, 10, bases, 5, kind) for kind in ("torch", "llvm"))
+    assert len(spikes) > 20 and (np.ptp(w) > 0.1) == (strength > 0)
+    np.testing.assert_allclose(found, spikes, atol=1e-8)
+    np.testing.assert_allclose(same, w, atol=1e-8)
+    other = redraw(theta, *plastic, 10, bases, 6, "llvm")[0]
+    assert not np.array_equal(other, found)
+    theta[0] = 12.0
+    for kind in ("torch", "llvm"):
+        with pytest.raises(ValueError, match="post runs away"):
+            redraw(theta, *plastic, 10, bases, 5, kind)
+
+
 def test_a_fit_drawn_anew_has_its_rate(restless: Any) -> None:
     duration = 60.0 * MINUTES
     for bases in (BASES, SLOW):
@@ -176,6 +200,43 @@ def test_the_bootstrap_widens_the_interval_and_keeps_the_rest() -> None:
     assert not np.allclose(other.covariance, wide.covariance, rtol=1e-3)
 
 
+def test_the_larger_covariance_is_as_large_in_every_direction() -> None:
+    random = np.random.default_rng(0)
+    a, b = (part @ part.T for part in random.normal(size=(2, 4, 6)))
+    found = larger(a, b)
+    for part in (a, b):
+        assert np.linalg.eigvalsh(found - part).min() > -1e-9
+        assert np.linalg.eigvalsh(0.99 * found - part).min() < -1e-9  # and no larger than it takes
+    assert np.linalg.eigvalsh(a + b - found).min() > -1e-9
+    np.testing.assert_allclose(larger(a, 0.5 * a), a, atol=1e-9)
+
+
+def test_a_simulation_from_a_filters_fit_has_the_coupling_that_was_found() -> None:
+    """Where w is far from 1 on average: its mean changes the coupling once, not twice."""
+    window = WINDOWS["double exponential"]
+    pre, post, w = simulate(window, duration=900, seed=3)
+    dt = (np.arange(-150, 150) + 0.5) / 1000
+    gamma = np.linalg.lstsq(BASES.modification(dt), window(dt) / w.mean(), rcond=None)[0]
+    fit = replace(PointProcessFilter(noise=1e-4).fit(pre, post, 900), gamma=gamma)
+    beta = fit.theta[6:11]
+    for theta, expected in (
+        (at_rest(fit, record(pre, post, 900, BASES)[0]), 1.0),
+        (np.append(fit.theta[:11], gamma), w.mean()),
+    ):
+        drawn = np.mean([redraw(theta, pre, post, 900, BASES, seed)[1].mean() for seed in range(8)])
+        strength = float(theta[6:11] @ beta) / float(beta @ beta) * drawn
+        assert strength == pytest.approx(expected, abs=0.1) and w.mean() < 0.8
+
+
 def test_discoveries_are_those_of_benjamini_and_hochberg() -> None:
     assert discoveries([0.01, 0.02, 0.03, 0.9]) == 3
     assert discoveries([0.02, 0.6, 0.7, 0.9]) == 0 == discoveries([])
+
+
+def test_the_exact_binomial_interval_has_its_tails() -> None:
+    low, high = interval(4, 74)
+    below, above = (
+        sum(comb(74, k) * q**k * (1 - q) ** (74 - k) for k in ks) for q, ks in ((high, range(5)), (low, range(4, 75)))
+    )
+    assert below == pytest.approx(0.025) and above == pytest.approx(0.025)
+    assert interval(0, 10)[0] == 0 and interval(10, 10)[1] == 1

@@ -258,6 +258,11 @@ def log(x: Value) -> Value:
     return Value(call({FLOAT: "logf", DOUBLE: "log"}[x.ir.type], x.ir.type, x.ir))
 
 
+def cos(x: Value) -> Value:
+    """Return the cosine of one number."""
+    return Value(call({FLOAT: "cosf", DOUBLE: "cos"}[x.ir.type], x.ir.type, x.ir))
+
+
 def maximum(x: Value, y: Value) -> Value:
     """Return the larger of two numbers, the other one where one is NaN."""
     return _math("maxnum", x, y)

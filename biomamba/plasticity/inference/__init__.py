@@ -21,7 +21,7 @@ from .inferred import Inferred
 from .jitter import JitterTest
 from .point_process import FilteredFit, PointProcessFilter
 from .selection import choose
-from .simulate import WINDOWS, Window, paper, simulate
+from .simulate import WINDOWS, Window, alpha, difference_of_gaussians, paper, per_pair, simulate
 
 __all__ = [
     "GBLM",
@@ -35,8 +35,11 @@ __all__ = [
     "PointProcessFilter",
     "ScoreTest",
     "Window",
+    "alpha",
     "choose",
+    "difference_of_gaussians",
     "paper",
+    "per_pair",
     "raised_cosines",
     "simulate",
 ]

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.floating[Any]]
+OFFSET = 0.005  # s
 
 
-def raised_cosines(t: ArrayLike, number: int, span: float, offset: float = 0.005) -> Array:
+def raised_cosines(t: ArrayLike, number: int, span: float, offset: float = OFFSET) -> Array:
     """Return the bases (..., number) at times t (...), 0 outside of [0, span]."""
     t = np.asarray(t, dtype=float)
     step = np.log((span + offset) / offset) / (number + 1)
@@ -53,8 +54,9 @@ class Bases:
     def modification(self, dt: ArrayLike) -> Array:
         """Return the bases (..., 2 window) at dt = t_pre - t_post (...): pre first, post first; at 0, half of both."""
         dt = np.asarray(dt, dtype=float)
-        sides = [raised_cosines(side, self.window, self.window_span) for side in (-dt, dt)]
-        return np.concatenate(sides, axis=-1) * np.where(dt == 0, 0.5, 1.0)[..., None]
+        side = raised_cosines(abs(dt), self.window, self.window_span)
+        shares = (1 - np.sign(dt)) / 2, (1 + np.sign(dt)) / 2  # of the two sides: all of one, or half of both
+        return np.concatenate([share[..., None] * side for share in shares], axis=-1)
 
     def _lags(self, span: float) -> Array:
         return np.arange(1, round(span / self.bin) + 1) * self.bin

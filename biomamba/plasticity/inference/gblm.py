@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from .bases import Array, Bases
 from .inferred import Inferred
 from .jitter import JitterTest, jitter_test
-from .likelihood import WEAK, Scored, climb, evidence_ridge, profiled, score, static, statistic
+from .likelihood import WEAK, Scored, climb, evidence_ridge, profiled, score, static, static_top, statistic
 from .recording import Pairs, length, record, seconds
 from .selection import choose
 
@@ -51,7 +51,7 @@ class BilinearFit(Inferred):
 
     def log_likelihood(self, pre: Any, post: Any, duration: float, start: float = 0.0) -> float:
         """Return the log likelihood of spike trains from `start` to `duration`, nats: see `Inferred`."""
-        return score(record(pre, post, duration, self.bases, start)[0], self.theta).value
+        return score(record(pre, post, duration, self.bases, start)[0], self.theta, changes=False).value
 
 
 class GLM:
@@ -65,8 +65,7 @@ class GLM:
         """Return the fit to the spikes from `start` to `duration` (s); spikes before `start` are context."""
         duration, bases = length(pre, post, duration), self.bases or Bases()
         recording, pairs = record(pre, post, duration, bases, start)
-        theta, _ = static(recording)
-        k = recording.levels.shape[1]
+        theta, k = static_top(recording), recording.levels.shape[1]
         return BilinearFit(bases, duration, np.zeros(k), np.zeros((k, k)), theta, np.inf, pairs)
 
 

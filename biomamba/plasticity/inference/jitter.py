@@ -18,11 +18,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from ...ops.scan import scan
 from .bases import Array, Bases
 from .likelihood import Scored, profiled, static, statistic
 from .recording import Pairs, Recording, pair, record
 from .redraw import redraw
+from .slow import Index
 
 ENOUGH = 10  # surrogates with a statistic as large: p is no less than 0.1
 
@@ -83,27 +86,46 @@ def _share(real: float, draw: Callable[[], float], number: int) -> tuple[float, 
 
 
 class Told:
-    """The score statistic of any pairs under one static fit: what does not depend on the pairs is computed once."""
+    """The score statistic of any pairs under one static fit: what does not depend on the pairs is computed once.
+
+    From one pair to the next P is one level that decays. What decays from a bin on adds up, over all rows to the end,
+    to A_i = v_i + decay^(bins between) A_(i+1); the rows between two pairs are A after the one, less what A after the
+    other has decayed to. So a surrogate costs its pairs, not the recording's bins.
+    """
 
     def __init__(self, recording: Recording, theta: Array, scored: Scored) -> None:
         """Take the static fit theta (p,) and its score."""
         self.x = len(theta) - recording.levels.shape[1]
         self.gradient, self.information = scored.gradient[: self.x], scored.information[: self.x, : self.x]
         rows = np.flatnonzero(recording.coupling.any(1))  # the pairs matter nowhere else
-        self.bins, coupling = recording.bins[rows], recording.coupling[rows]
-        X = np.column_stack([np.ones(len(rows)), recording.history[rows], coupling])
-        slope = coupling @ theta[self.x - coupling.shape[1] : self.x]
-        expected = recording.exposure[rows] * np.exp(X @ theta[: self.x])
-        self.by_decay = slope[:, None] * np.column_stack([recording.y[rows] - expected, expected[:, None] * X])
-        self.by_square = expected * slope**2
+        self.bins, X = recording.bins[rows], recording.design.T[:, rows]
+        slope = theta[self.x - recording.c : self.x] @ X[-recording.c :]
+        expected = recording.exposure[rows] * np.exp(theta[: self.x] @ X)
+        by_decay = np.vstack([slope * (recording.y[rows] - expected), slope * expected * X])
+        self.rates = np.append(np.full(len(by_decay), recording.log_decay), 2 * recording.log_decay)
+        parts = (by_decay, recording.log_decay), ((expected * slope**2)[None], 2 * recording.log_decay)
+        self.after = np.column_stack([remains(self.bins, values, rate) for values, rate in parts])
 
     def __call__(self, pairs: Pairs) -> float:
         """Return the statistic of these pairs."""
-        row, decay = pairs.at(self.bins)
-        begin = np.flatnonzero(np.diff(row, prepend=-1))  # between two pairs P is one level that decays
-        level = pairs.levels[row[begin]]
-        sums = np.add.reduceat(decay[:, None] * self.by_decay, begin)
-        squares = np.add.reduceat(decay**2 * self.by_square, begin)
-        cross = sums[:, 1:].T @ level
-        information = np.block([[self.information, cross], [cross.T, level.T @ (squares[:, None] * level)]])
-        return statistic(*profiled(Scored(0.0, np.append(self.gradient, level.T @ sums[:, 0]), information), self.x))[0]
+        if not len(pairs.bins) or not len(self.bins):
+            return 0.0
+        first = np.searchsorted(self.bins, pairs.bins, side="right")  # the first row after each pair
+        wait = np.append(self.bins, 0)[first] - pairs.bins
+        after = self.after[first] * np.exp(self.rates * wait[:, None])
+        after[:-1] -= after[1:] * np.exp(self.rates * np.diff(pairs.bins)[:, None])
+        level = pairs.levels[1:]
+        cross = after[:, 1:-1].T @ level
+        information = np.block([[self.information, cross], [cross.T, level.T @ (after[:, -1:] * level)]])
+        return statistic(*profiled(Scored(0.0, np.append(self.gradient, level.T @ after[:, 0]), information), self.x))[
+            0
+        ]
+
+
+def remains(bins: Index, values: Array, rate: float) -> Array:
+    """Return A (n + 1, q) of values (q, n), with A_i = v_i + exp(rate (bins_(i+1) - bins_i)) A_(i+1), the last 0."""
+    a = torch.as_tensor(np.exp(rate * np.diff(bins, append=bins[-1:]))[::-1].copy())[None, :, None, None]
+    b = torch.as_tensor(values.T[::-1].copy())[None, :, None]
+    out: Array = np.zeros((len(bins) + 1, len(values)))
+    out[:-1] = scan(a, b, b.new_zeros(1, 1, len(values)))[0, :, 0].numpy()[::-1]
+    return out

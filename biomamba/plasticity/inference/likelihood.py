@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .bases import Array
 from .recording import Recording
 
-BLOCK = 1 << 14  # rows at a time, so that they stay in the cache
+BLOCK = 1 << 13  # rows at a time, so that they stay in the cache
 WEAK = 1e-2  # precision of alpha and beta: finite where a neuron never fires within its refractory time
 
 
@@ -29,28 +29,33 @@ class Scored(NamedTuple):
     information: Array
 
 
-def score(recording: Recording, theta: Array) -> Scored:
-    """Return log likelihood, gradient and information at theta; what depends on the data alone is left out."""
-    s, c = recording.history.shape[1], recording.coupling.shape[1]
-    x, p = 1 + s + c, len(theta)
-    beta, change = theta[1 + s : x], recording.levels @ theta[x:]
+def score(recording: Recording, theta: Array, changes: bool = True) -> Scored:
+    """Return log likelihood, gradient and information at theta; what depends on the data alone is left out.
+
+    changes: whether gamma's part of gradient and information is wanted; without, it is 0.
+    """
+    x, p = recording.design.shape[1], len(theta)
+    beta, change = theta[x - recording.c : x], recording.levels @ theta[x:]
     value, gradient, information = 0.0, np.zeros(p), np.zeros((p, p))
     for i in range(0, len(recording.y), BLOCK):
         at = slice(i, i + BLOCK)
-        row, y, coupling = recording.row[at], recording.y[at], recording.coupling[at]
-        w, slope = 1 + recording.decay[at] * change[row], recording.decay[at] * (coupling @ beta)
-        X = np.column_stack([np.ones(len(row)), recording.history[at], w[:, None] * coupling])
-        eta = X @ theta[:x]
+        row, y, decay, X = recording.row[at], recording.y[at], recording.decay[at], recording.design.T[:, at]
+        if theta[x:].any():
+            X = np.vstack([X[: -recording.c], (1 + decay * change[row]) * X[-recording.c :]])
+        eta = theta[:x] @ X
         expected = recording.exposure[at] * np.exp(eta)
-        weighted = expected[:, None] * X
-        begin = np.flatnonzero(np.diff(row, prepend=-1))  # between two pairs P is one level that decays
-        sums = np.add.reduceat(slope[:, None] * np.column_stack([y - expected, expected * slope, weighted]), begin)
-        level = recording.levels[row[begin]]
+        weighted = expected * X
         value += float(y @ eta - expected.sum())
-        gradient += np.append(X.T @ (y - expected), level.T @ sums[:, 0])
-        information[:x, :x] += X.T @ weighted
-        information[:x, x:] += sums[:, 2:].T @ level
-        information[x:, x:] += level.T @ (sums[:, 1:2] * level)
+        gradient[:x] += X @ (y - expected)
+        information[:x, :x] += X @ weighted.T
+        if changes:
+            slope = decay * (beta @ recording.design.T[-recording.c :, at])
+            begin = np.flatnonzero(np.diff(row, prepend=-1))  # between two pairs P is one level that decays
+            sums = np.add.reduceat(slope * np.vstack([y - expected, expected * slope, weighted]), begin, axis=1)
+            level = recording.levels[row[begin]]
+            gradient[x:] += sums[0] @ level
+            information[:x, x:] += sums[2:] @ level
+            information[x:, x:] += level.T @ (sums[1][:, None] * level)
     information[x:, :x] = information[:x, x:].T
     return Scored(value, gradient, information)
 
@@ -61,9 +66,10 @@ def climb(
     """Return the theta (p,) of the largest penalised likelihood over the free parameters, by Fisher scoring; its score.
 
     ridge: (p,), the precision of each parameter's prior N(0, 1 / ridge). gain: stop where a step promises less (nats).
-    Raises RuntimeError after 100 steps.
+    Where gamma is not free, its part of the score is 0. Raises RuntimeError after 100 steps.
     """
-    here = score(recording, theta)
+    changes = bool(free[recording.design.shape[1] :].any())
+    here = score(recording, theta, changes)
     for _ in range(100):
         step = np.zeros_like(theta)
         slope = (here.gradient - ridge * theta)[free]
@@ -71,10 +77,10 @@ def climb(
         if slope @ step[free] / 2 < gain:
             return theta, here
         height = here.value - ridge @ theta**2 / 2
-        there = score(recording, theta + step)
+        there = score(recording, theta + step, changes)
         while there.value - ridge @ (theta + step) ** 2 / 2 < height - gain:
             step /= 2
-            there = score(recording, theta + step)
+            there = score(recording, theta + step, changes)
         theta, here = theta + step, there
     raise RuntimeError("the likelihood still rises after 100 steps: are there spikes enough?")
 
@@ -112,10 +118,16 @@ def static(recording: Recording, start: Array | None = None) -> tuple[Array, Sco
 
     start: where to climb from, gamma 0; it changes how long that takes. Raises ValueError where post never spikes.
     """
+    theta = static_top(recording, start)
+    return theta, score(recording, theta)
+
+
+def static_top(recording: Recording, start: Array | None = None) -> Array:
+    """Return what `static` does, without the score."""
     if not recording.y.any():
         raise ValueError("post has no spike in this stretch: nothing to fit")
-    s, c, k = (part.shape[1] for part in (recording.history, recording.coupling, recording.levels))
+    x, k = recording.design.shape[1], recording.levels.shape[1]
     if start is None:
-        start = np.zeros(1 + s + c + k)
+        start = np.zeros(x + k)
         start[0] = np.log(recording.y.sum() / recording.exposure.sum())
-    return climb(recording, start, np.full(len(start), WEAK), np.arange(len(start)) < 1 + s + c)
+    return climb(recording, start, np.full(len(start), WEAK), np.arange(len(start)) < x)[0]

@@ -9,7 +9,8 @@ is in units of about its mean over the recording.
 
 That takes the static fit and the noise as known and w as smooth, so its interval is too narrow. The parametric
 bootstrap simulates post anew from what was found, given pre, and does all of it again: coupling, noise, filter and
-regression. What that errs by is added: alone it would be sure of a dw that the prior has drawn to 0.
+regression. What that errs by is a second covariance, and the interval that of the larger of the two in every direction:
+the bootstrap alone is sure of a dw that the prior has drawn to 0, the regression alone of its w.
 
 Sizes: n bins with coupling; k as in `recording`.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from ...ops.backend import call, resolve
 from ...ops.scan import scan
 from .bases import Array, Bases
 from .inferred import Inferred
@@ -31,6 +33,7 @@ from .redraw import redraw
 from .slow import Index
 
 START = (1.0, 1.0)  # w and its variance before the first spike
+MOST = 5.0  # mean of w that a simulation may have, in units of w at rest
 NOISES = 10.0 ** np.arange(-5, -1.9, 0.5)  # variance per second
 
 
@@ -110,7 +113,7 @@ class PointProcessFilter:
         duration = length(pre, post, duration)
         fit = self._fit(pre, post, duration, start)
         if self.bootstrap:
-            fit = replace(fit, covariance=fit.covariance + self._resampled(fit, pre, post))
+            fit = replace(fit, covariance=larger(fit.covariance, self._resampled(fit, pre, post)))
         return fit
 
     def _fit(self, pre: Any, post: Any, duration: float, start: float) -> FilteredFit:
@@ -130,15 +133,42 @@ class PointProcessFilter:
 
         Wider by n / (n - 2), Student's variance: n simulations know it that well.
         """
-        bases, pre, post, errors = self.bases, seconds(pre), seconds(post), []
+        pre, post, errors = seconds(pre), seconds(post), []
+        theta = at_rest(fit, record(pre, post, fit.duration, self.bases)[0])
         for k in range(self.bootstrap):
-            drawn, w = redraw(
-                fit.theta, pre, post, fit.duration, bases, self.seed + k, lambda dt: bases.modification(dt) @ fit.gamma
-            )
-            errors.append(self._fit(pre, drawn, fit.duration, 0.0).gamma - fit.gamma / w.mean())
+            drawn, w = redraw(theta, pre, post, fit.duration, self.bases, self.seed + k)
+            errors.append(self._fit(pre, drawn, fit.duration, 0.0).gamma - theta[-len(fit.gamma) :] / w.mean())
         found = np.array(errors)
         covariance: Array = found.T @ found / (len(found) - 2)
         return covariance
+
+
+def at_rest(fit: FilteredFit, recording: Recording) -> Array:
+    """Return the model (p,) that the fit speaks of, with the coupling at w = 1 in place of that at the mean of w.
+
+    The static fit's coupling is beta w_m, and gamma in units of w_m, the mean of w where pre drives post. Since w is
+    1 + P gamma w_m, w_m = 1 / (1 - P_m gamma). Drawn from the fit as it is, w would leave its mean once more.
+    """
+    rows = np.flatnonzero(recording.coupling.any(1))
+    levels = np.bincount(recording.row[rows], recording.decay[rows], len(recording.levels)) / len(rows)
+    mean = 1 / max(1 - float(levels @ recording.levels @ fit.gamma), 1 / MOST)
+    theta, x = fit.theta.copy(), recording.design.shape[1]
+    theta[x - recording.c : x] /= mean
+    theta[x:] = fit.gamma * mean
+    return theta
+
+
+def larger(a: Array, b: Array) -> Array:
+    """Return the least covariance (k, k) of this form that is as large as a and as b in every direction.
+
+    In the directions where neither depends on another (their common eigenvectors), the larger of the two variances.
+    """
+    root = np.linalg.cholesky(a)
+    inverse = np.linalg.inv(root)
+    values, vectors = np.linalg.eigh(inverse @ b @ inverse.T)
+    scaled = root @ vectors
+    covariance: Array = (scaled * values.clip(min=1)) @ scaled.T
+    return covariance
 
 
 def driven(recording: Recording, theta: Array, bases: Bases) -> Drive:
@@ -153,8 +183,18 @@ def driven(recording: Recording, theta: Array, bases: Bases) -> Drive:
     return Drive(rows, bins, recording.y[rows], base, slope[rows], np.diff(bins, prepend=bins[0]) * bases.bin)
 
 
-def follow(drive: Drive, noise: float) -> Course:
-    """Return the filter's course through the bins."""
+def follow(drive: Drive, noise: float, backend: str = "auto") -> Course:
+    """Return the filter's course through the bins: by our kernel where there is one, the same as `follow_naive`."""
+    if resolve(backend) != "llvm":
+        return follow_naive(drive, noise)
+    course = torch.empty(4, len(drive.y), dtype=torch.float64)
+    given = (*drive[2:], np.array([*START, noise]))
+    call("point_process.follow", *(torch.as_tensor(np.ascontiguousarray(x, dtype=float)) for x in given), *course)
+    return Course(*course.numpy())
+
+
+def follow_naive(drive: Drive, noise: float) -> Course:
+    """Return the filter's course through the bins: the definition."""
     (w, variance), course = START, []
     for y, base, slope, since in zip(*(column.tolist() for column in drive[2:]), strict=True):
         before, variance = w, variance + noise * since
@@ -178,10 +218,11 @@ def likeliest(drive: Drive) -> float:
 def smooth(drive: Drive, course: Course, noise: float) -> Array:
     """Return w (n,) given all spikes: back from the end, w_i + V_i / V-_(i+1) (smoothed_(i+1) - w_i)."""
     follows = course.variance[:-1] / (course.variance[:-1] + noise * drive.since[1:])
-    smoothed = [course.w[-1]]
-    for w, part in zip(course.w[-2::-1].tolist(), follows[::-1].tolist(), strict=True):
-        smoothed.append(w + part * (smoothed[-1] - w))
-    return np.array(smoothed[::-1])
+    given = np.append(1.0, follows[::-1]), np.append(0.0, ((1 - follows) * course.w[:-1])[::-1])
+    a, b = (torch.as_tensor(x)[None, :, None, None] for x in given)
+    last = torch.full((1, 1, 1), course.w[-1], dtype=torch.float64)
+    smoothed: Array = scan(a, b, last)[0, :, 0, 0].numpy()[::-1].copy()
+    return smoothed
 
 
 def changes(recording: Recording, drive: Drive, course: Course) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...ops.backend import call, resolve
 from ...ops.scan import scan
 from .bases import Array, Bases
 from .slow import Index, slow_steps, slow_terms
@@ -61,25 +62,37 @@ class Pairs:
         """Return i (n,) and a (n,) such that P in the bins (n,) is a levels[i]: a bin's own pairs do not count yet."""
         row = np.searchsorted(self.bins, bins)
         since = bins - self.bins[np.maximum(row - 1, 0)] if len(self.bins) else np.zeros_like(bins)
-        return row, self.decay ** np.where(row > 0, since, 0)
+        return row, np.exp(np.log(self.decay) * np.where(row > 0, since, 0))
 
 
 @dataclass(frozen=True)
 class Recording:
     """The rows. exposure: seconds that a row stands for. row and decay: what `Pairs.at` says of each.
 
-    history holds the columns of the slow rate terms too, after the bases. Bins without a spike in sight share rows of
-    bin -1, the first ones: one row, or with slow terms one for each of their steps.
+    design: 1, the history and the coupling; every column lies in one piece. history holds the columns of the slow rate
+    terms too, after the bases. Bins without a spike in sight share rows of bin -1, the first ones: one row, or with
+    slow terms one for each of their steps.
     """
 
     y: Array  # (n,) post spikes
     exposure: Array  # (n,)
     bins: Index  # (n,) rising
-    history: Array  # (n, s)
-    coupling: Array  # (n, c)
+    design: Array  # (n, 1 + s + c)
     row: Index  # (n,)
     decay: Array  # (n,)
     levels: Array  # (1 + e, k)
+    log_decay: float  # of P, per bin
+    c: int
+
+    @property
+    def history(self) -> Array:
+        """Return the columns (n, s) of the history and the slow rate terms."""
+        return self.design[:, 1 : -self.c]
+
+    @property
+    def coupling(self) -> Array:
+        """Return the columns (n, c) of the coupling."""
+        return self.design[:, -self.c :]
 
 
 def record(pre: Any, post: Any, duration: float, bases: Bases, start: float = 0.0) -> tuple[Recording, Pairs]:
@@ -108,23 +121,33 @@ def record(pre: Any, post: Any, duration: float, bases: Bases, start: float = 0.
     counts, places = np.bincount(post_bins, minlength=n), np.flatnonzero(remembered)
     step = slow_steps(n, bases)  # (n,)
     idle = np.flatnonzero(~remembered[first:]) + first
-    idle_steps, exposed = np.unique(np.append(step[idle], step[first]), return_counts=True)
-    exposed[idle_steps == step[first]] -= 1  # there is a row, though of 0 s, where all bins are remembered
-    quiet, rest = len(idle_steps), len(places)
+    exposed = np.bincount(step[idle])
+    exposed = np.append(exposed, np.zeros(max(0, step[first] + 1 - len(exposed)), dtype=exposed.dtype))
+    idle_steps = np.flatnonzero(exposed)
+    if not exposed[step[first]]:  # there is a row, though of 0 s, where all bins are remembered
+        idle_steps = np.sort(np.append(idle_steps, step[first]))
+    quiet = len(idle_steps)
     bins = np.append(np.full(quiet, -1), places)
-    index = np.zeros(n, dtype=np.int64)
-    index[places] = np.arange(quiet, len(bins))
+    fast = history.shape[1]
+    s, c = fast + 2 * len(bases.slow), coupling.shape[1]
+    columns = np.zeros((1 + s + c, len(bins)))  # design.T
+    columns[0] = 1
+    steps = np.append(idle_steps, step[places])
+    for term, column in zip(slow_terms([post_bins, pre_bins], n, bases).T, columns[1 + fast : 1 + s], strict=True):
+        term.take(steps, out=column)
+    add_filtered(post_bins, history, places, n, columns[1 : 1 + fast], quiet)
+    add_filtered(pre_bins, coupling, places, n, columns[1 + s :], quiet)
     row, decay = pairs.at(bins)
-    terms = slow_terms([post_bins, pre_bins], n, bases)[np.append(idle_steps, step[places])]
     return Recording(
-        y=np.append(np.bincount(np.searchsorted(idle_steps, step[idle]), counts[idle], quiet), counts[places]),
-        exposure=bases.bin * np.append(exposed.astype(float), np.ones(rest)),
+        y=np.append(np.bincount(step[idle], counts[idle], len(exposed))[idle_steps], counts[places]),
+        exposure=bases.bin * np.append(exposed[idle_steps].astype(float), np.ones(len(places))),
         bins=bins,
-        history=np.column_stack([_filtered(post_bins, history, index, len(bins)), terms]),
-        coupling=_filtered(pre_bins, coupling, index, len(bins)),
+        design=columns.T,
         row=row,
         decay=decay,
         levels=pairs.levels,
+        log_decay=float(np.log(pairs.decay)),
+        c=c,
     ), pairs
 
 
@@ -154,12 +177,22 @@ def _reach(spikes: Index, lags: int, n: int) -> NDArray[np.bool_]:
     return reached
 
 
-def _filtered(spikes: Index, table: Array, index: Index, rows: int) -> Array:
-    """Return the sum of table[lag - 1] over all spikes, lag bins before; row index[bin] of bin, none where 0."""
-    out = np.zeros((rows, table.shape[1]))
+def add_filtered(
+    spikes: Index, table: Array, places: Index, n: int, out: Array, first: int, backend: str = "auto"
+) -> None:
+    """Add table[lag - 1] (lags, c) of all spikes, lag bins before, to out (c, rows).
+
+    The rows are, from `first` on, those of the bins `places`, rising: all bins after a spike, as far as the table
+    reaches, lie side by side there, but for those before the first.
+    """
     bins, counts = np.unique(spikes, return_counts=True)
-    for lag, values in enumerate(table, start=1):
-        inside = bins + lag < len(index)
-        at = index[bins[inside] + lag]
-        out[at[at > 0]] += counts[inside][at > 0, None] * values
-    return out
+    low, high = np.maximum(bins + 1, places[0] if len(places) else n), np.minimum(bins + 1 + len(table), n)
+    seen = low < high
+    bins, counts, low, high = (x[seen] for x in (bins, counts, low, high))
+    at, lags, by_lag = first + np.searchsorted(places, low), low - bins - 1, np.ascontiguousarray(table.T)
+    if resolve(backend) == "llvm":
+        given = by_lag, counts.astype(float), np.column_stack([at, lags, high - low])
+        call("point_process.add_filtered", *map(torch.as_tensor, (*given, out)))
+        return
+    for row, lag, width, number in zip(*(x.tolist() for x in (at, lags, high - low, counts)), strict=True):
+        out[:, row : row + width] += number * by_lag[:, lag : lag + width]

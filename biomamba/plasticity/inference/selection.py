@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from .bases import Bases
-from .likelihood import score, static
+from .likelihood import score, static_top
 from .recording import length, record
 
 CANDIDATES: tuple[tuple[float, ...], ...] = ((), (1.0,), (1.0, 10.0), (0.3, 1.0, 3.0, 10.0, 30.0))  # taus (s)
@@ -20,8 +20,8 @@ def choose(pre: Any, post: Any, duration: float | None = None, bases: Bases | No
     split, best, highest = duration * 2 / 3, bases, float("-inf")
     for taus in CANDIDATES:
         candidate = replace(bases, slow=taus)
-        theta, _ = static(record(pre, post, split, candidate)[0])
-        value = score(record(pre, post, duration, candidate, split)[0], theta).value
+        theta = static_top(record(pre, post, split, candidate)[0])
+        value = score(record(pre, post, duration, candidate, split)[0], theta, changes=False).value
         if value > highest + GAIN:
             best, highest = candidate, value
     return best

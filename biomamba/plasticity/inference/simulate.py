@@ -24,10 +24,39 @@ COUPLING = (1.0, -0.5, -0.5, -1.5, 1.5)  # excitation, suppression, rebound; why
 
 MANY = 20  # spikes expected in a bin: some pre spikes at once may bring one or two, a runaway soon brings any number
 
+RUNAWAY = "post runs away, as its spikes strengthen w and w brings spikes: give a smaller window"
+
 
 def paper(window: Callable[..., Tensor], **constants: Any) -> Window:
     """Return a window of `stdp` with these constants as a function of dt = t_pre - t_post in seconds."""
     return lambda dt: window(torch.as_tensor(dt) * -1000.0, **constants).numpy()
+
+
+def per_pair(window: Window, sigma: float, seed: int) -> Window:
+    """Return a window that sees the time between the spikes of each pair with an error of its own, N(0, sigma^2), in s.
+
+    Its mean is what `stdp.jittered` is for the double exponential. Every call draws anew.
+    """
+    rng = np.random.default_rng(seed)
+    return lambda dt: window(dt + rng.normal(0, sigma, np.shape(dt)))
+
+
+def difference_of_gaussians(A_plus: float, A_minus: float, sigma_plus: float, sigma_minus: float) -> Window:
+    """Return A_plus exp(-dt^2 / 2 sigma_plus^2) - A_minus exp(-dt^2 / 2 sigma_minus^2), dt and sigmas in seconds."""
+    return lambda dt: A_plus * np.exp(-((dt / sigma_plus) ** 2) / 2) - A_minus * np.exp(-((dt / sigma_minus) ** 2) / 2)
+
+
+def alpha(height: float, delay: float, width: float) -> Window:
+    """Return the alpha function of the time t (s) since a pre spike: height x exp(1 - x), x = (t - delay) / width.
+
+    0 before the delay; largest, height, one width after it.
+    """
+
+    def coupling(t: Array) -> Array:
+        x = (t - delay).clip(min=0) / width
+        return height * x * np.exp(1 - x)
+
+    return coupling
 
 
 WINDOWS: dict[str, Window] = {
@@ -46,21 +75,24 @@ def simulate(
     baseline: float | Array = 5.0,
     pre: Array | None = None,
     history: Sequence[float] | Array = HISTORY,
-    coupling: Sequence[float] | Array = COUPLING,
+    coupling: Sequence[float] | Array | Window = COUPLING,
     bases: Bases | None = None,
 ) -> tuple[Array, Array, Array]:
     """Return the spike times of pre and post (s), and w in every bin: w[k] from k bin to (k + 1) bin.
 
     window: dw of dt = t_pre - t_post (s), 0 beyond the bases' window_span. rate: of pre, Hz, unless its spikes `pre`
-    (s) are given. baseline: of post without a spike in sight, Hz, a number or one for each bin. Raises ValueError where
-    post runs away, to more than `MANY` spikes in a bin.
+    (s) are given. baseline: of post without a spike in sight, Hz, a number or one for each bin. coupling: in the bases,
+    or a function of the time since a pre spike (s), at lags of 1, 2, ... bins up to the bases' coupling_span. Raises
+    ValueError where post runs away, to more than `MANY` spikes in a bin.
     """
     bases = bases or Bases()
     rng, n, step = np.random.default_rng(seed), round(duration / bases.bin), bases.bin
     if pre is None:
         pre = np.sort(rng.uniform(0, n * step, rng.poisson(rate * duration)))
     stops = np.append((pre / step).astype(int), n - 1) + 1
-    by_pre, by_post = bases.coupling_table() @ np.array(coupling), bases.history_table() @ np.array(history)
+    by_post = bases.history_table() @ np.array(history)
+    lags = np.arange(1, len(bases.coupling_table()) + 1) * bases.bin
+    by_pre = coupling(lags) if callable(coupling) else bases.coupling_table() @ np.array(coupling)
     coupled, drive = np.zeros(n + len(by_pre)), np.zeros(n + len(by_post))
     drive[:n] = np.log(baseline)
     for stop in stops[:-1]:
@@ -91,7 +123,7 @@ def _next_spikes(expected: Array, wait: float, rng: np.random.Generator) -> tupl
     if k == len(total):
         return k - 1, np.empty(0), wait - total[-1]
     if expected[k] > MANY:
-        raise ValueError("post runs away, as its spikes strengthen w and w brings spikes: give a smaller window")
+        raise ValueError(RUNAWAY)
     parts, wait = [], wait - (total[k] - expected[k])
     while wait <= expected[k]:
         parts.append(wait / expected[k])
