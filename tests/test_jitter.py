@@ -167,6 +167,18 @@ def test_trains_that_are_no_times_are_refused(plastic: Any) -> None:
         PointProcessFilter(bootstrap=1)
 
 
+def test_a_neuron_that_spikes_late_is_tested_or_the_stretch_is_named(plastic: Any) -> None:
+    pre, post = plastic
+    late = 60 * MINUTES * 0.7
+    found = GBLM(Bases()).test(pre[pre > late], post, 60 * MINUTES, surrogates=1)
+    assert found.statistic > 0 and choose(pre[pre > late], post, 60 * MINUTES) == Bases()
+    for ask in (choose, GBLM().test):
+        with pytest.raises(ValueError, match=r"post has no spike from 0 to .* s, the first two thirds"):
+            ask(pre, post[post > late], 60 * MINUTES)
+        with pytest.raises(ValueError, match="expected seconds, got milliseconds"):
+            ask(1000 * pre, 1000 * post, 120 * MINUTES)
+
+
 class Time:
     """What is read of a Neo quantity, in milliseconds."""
 

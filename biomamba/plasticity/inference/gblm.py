@@ -23,7 +23,7 @@ from .inferred import Inferred
 from .jitter import JitterTest, jitter_test
 from .likelihood import WEAK, Scored, climb, evidence_ridge, profiled, score, static, static_top, statistic
 from .recording import Pairs, length, record, seconds
-from .selection import choose
+from .selection import choose, first_two_thirds
 
 WORTH = 1.0  # nats that plasticity should gain on the last third
 
@@ -121,15 +121,16 @@ class GBLM:
 
         Without bases, slow rate terms are chosen by held-out likelihood (`choose`). Coupling must be there: without it
         nothing can be said of its changes. Warns where p is 0.05 and less and plasticity does not make held-out spikes
-        likelier by `WORTH` nats: then what the test found is not what this model says.
+        likelier by `WORTH` nats: then what the test found is not what this model says. Raises ValueError where post
+        does not spike in the first two thirds.
         """
         duration = length(pre, post, duration)
+        early, split = first_two_thirds(pre, post, start, duration)
         bases = choose(pre, post, duration) if self.bases is None else self.bases
         found = jitter_test(seconds(pre), seconds(post), duration, bases, start, surrogates, width, seed)
         if found.p > 0.05:
             return found
-        split = start + (duration - start) * 2 / 3
-        fits = [model.fit(pre, post, split, start) for model in (GLM(bases), GBLM(bases, self.ridge))]
+        fits = [model.fit(*early, split, start) for model in (GLM(bases), GBLM(bases, self.ridge))]
         static_value, value = (fit.log_likelihood(pre, post, duration, split) for fit in fits)
         if value < static_value + WORTH:
             warnings.warn(

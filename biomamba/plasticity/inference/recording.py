@@ -50,6 +50,24 @@ def length(pre: Any, post: Any, duration: float | None) -> float:
     )
 
 
+def inside(pre: Any, post: Any, duration: float) -> tuple[Array, Array]:
+    """Return the spike times in seconds, sorted, of two trains before the duration.
+
+    Raises ValueError for spikes before 0, where nearly all spikes come after the duration, and as `seconds`.
+    """
+    trains = seconds(pre), seconds(post)
+    if min(train.min(initial=0) for train in trains) < 0:
+        raise ValueError("a spike comes before 0 s: give times from the start of the recording")
+    for train in trains:
+        if len(train) and (share := np.mean(train < duration)) < FEW:
+            raise ValueError(
+                f"{1 - share:.1%} of the spikes come after the duration of {duration:g} s: expected seconds, got "
+                "milliseconds?"
+            )
+    pre, post = (train[train < duration] for train in trains)
+    return pre, post
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The pairs of a recording, low-passed: bins (e,) where some ended, and P right after each (1 + e, k), first 0."""
@@ -98,21 +116,12 @@ class Recording:
 def record(pre: Any, post: Any, duration: float, bases: Bases, start: float = 0.0) -> tuple[Recording, Pairs]:
     """Return the rows of the bins from `start` to `duration` (s), and the pairs; spikes before `start` are context.
 
-    Raises ValueError for spikes before 0, where there is nothing between start and duration, and where nearly all
-    spikes come after it.
+    Raises ValueError where there is nothing between start and duration, and as `inside`.
     """
-    pre, post, n, first = seconds(pre), seconds(post), round(duration / bases.bin), round(start / bases.bin)
+    n, first = round(duration / bases.bin), round(start / bases.bin)
     if not 0 <= first < n:
         raise ValueError(f"start {start} s, duration {duration} s: expected 0 <= start < duration")
-    if min(pre.min(initial=0), post.min(initial=0)) < 0:
-        raise ValueError("a spike comes before 0 s: give times from the start of the recording")
-    for train in (pre, post):
-        if len(train) and (inside := np.mean(train < duration)) < FEW:
-            raise ValueError(
-                f"{1 - inside:.1%} of the spikes come after the duration of {duration:g} s: expected seconds, got "
-                "milliseconds?"
-            )
-    pre, post = (train[train < duration] for train in (pre, post))
+    pre, post = inside(pre, post, duration)
     pairs = pair(pre, post, bases)
     pre_bins, post_bins = (np.minimum((train / bases.bin).astype(np.int64), n - 1) for train in (pre, post))
     history, coupling = bases.history_table(), bases.coupling_table()
