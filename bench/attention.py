@@ -122,6 +122,7 @@ def learn(network: Transformer, train: Images, epochs: int, augment: Augmentatio
         chosen = [p for name, p in network.named_parameters() if (name in names) == own]
         optimizers.append(kind(chosen, rate, weight_decay=DECAY))
         rates.append(OneCycleLR(optimizers[-1], rate, total_steps=epochs * (len(train.y) // BATCH)))
+    torch.compiler.reset()  # else it counts this network as one that changed, and gives up at the ninth
     forward = torch.compile(network) if compiled else network
     device, classes = next(network.parameters()).device, network.head.out_features
     network.train()
