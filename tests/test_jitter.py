@@ -179,6 +179,16 @@ def test_a_neuron_that_spikes_late_is_tested_or_the_stretch_is_named(plastic: An
             ask(1000 * pre, 1000 * post, 120 * MINUTES)
 
 
+def test_without_a_pre_spike_there_is_no_coupling_and_nothing_to_find(plastic: Any) -> None:
+    pre, post = plastic
+    fit, static_fit = (model(BASES).fit(pre[:0], post, 60 * MINUTES) for model in (GBLM, GLM))
+    assert not fit.gamma.any() and not fit.theta[6:11].any()
+    assert fit.log_likelihood(pre, post, 60 * MINUTES) == static_fit.log_likelihood(pre, post, 60 * MINUTES)
+    assert GBLM(BASES).score_test(pre[:0], post, 60 * MINUTES).p == 1
+    assert GBLM(BASES).test(pre[:0], post, 60 * MINUTES, surrogates=9).p == 1
+    assert GBLM(BASES).fit(pre, post, 60 * MINUTES).gamma.any()
+
+
 class Time:
     """What is read of a Neo quantity, in milliseconds."""
 

@@ -151,7 +151,7 @@ class GBLM:
         theta, scored = static(recording)
         value, dof = statistic(*profiled(scored, len(theta) - recording.levels.shape[1]))
         p = torch.special.gammaincc(torch.tensor(dof / 2.0).double(), torch.tensor(value / 2).double())
-        return ScoreTest(value, dof, float(p))
+        return ScoreTest(value, dof, float(p) if dof else 1.0)
 
     def _ridge(self, theta: Array, scored: Scored, x: int) -> Array:
         """Return the precisions (p,) of the priors, gamma's as given or by the evidence around theta."""

@@ -86,9 +86,13 @@ def climb(
 
 
 def profiled(scored: Scored, x: int) -> tuple[Array, Array]:
-    """Return gradient (k,) and information (k, k) of gamma, with the other x parameters free to follow."""
+    """Return gradient (k,) and information (k, k) of gamma, with the other x parameters free to follow.
+
+    Those that nothing is told of, as of a coupling without a pre spike, stay.
+    """
     information = scored.information
-    follow = np.linalg.solve(information[:x, :x], information[:x, x:])
+    untold = np.diagonal(information)[:x] == 0
+    follow = np.linalg.solve(information[:x, :x] + np.diag(untold.astype(float)), information[:x, x:])
     return (
         scored.gradient[x:] - follow.T @ scored.gradient[:x],
         information[x:, x:] - information[x:, :x] @ follow,
