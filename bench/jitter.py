@@ -169,7 +169,7 @@ def report(rows: list[Row], by: list[str]) -> str:
         cells = [
             sum(value <= 0.05 for value in p),
             discoveries(p),
-            sum((row["held_out"] or WORTH) < WORTH for row in own),
+            sum(row["held_out"] is not None and row["held_out"] < WORTH for row in own),
         ]
         cells += [sum(row[test] <= 0.05 for row in own) for test in ("moved", "score", "score, no slow terms")]
         cells += [sum(row["slow"] > 0 for row in own)]
