@@ -231,6 +231,8 @@ def main() -> None:
     settings = [setting | {"surrogates": args.surrogates} for setting in settings]
     rows = run(measure, settings, args.out / "jitter.jsonl", jobs=1)
     told = {"null": f"seeds {args.seeds}", "minutes": f"seeds {args.seeds}", "recordings": f"pairs {args.pairs}"}
+    if args.stage == "recordings" and args.recordings != ",".join(RECORDINGS):
+        told["recordings"] += f' --recordings "{args.recordings}"'
     print(heading(f"python -m bench.jitter --stage {args.stage} --{told[args.stage]} --surrogates {args.surrogates}"))
     print(report(rows, ["recording"] if args.stage == "recordings" else ["case", "minutes"]))
     if args.stage == "recordings":
