@@ -112,18 +112,23 @@ def augmentation(names: str) -> Augmentation:
 
 
 def learn(network: Transformer, train: Images, epochs: int, augment: Augmentation, *, compiled: bool) -> None:
-    """Train by backpropagation: Muon for matrices and kernels, AdamW for norms and head; by torch.compile or not."""
+    """Train by backpropagation, through torch.compile or not: Muon for weights, AdamW for norms and the head."""
     convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
     for each in convolutions:
-        parametrize.register_parametrization(each, "weight", Kernels(each.weight.shape))
-    names = {name for name, p in network.named_parameters() if p.ndim == 2 and not name.startswith("head")}
-    optimizers, rates = [], []
-    for kind, rate, own in ((torch.optim.Muon, MUON, True), (torch.optim.AdamW, ADAM, False)):
-        chosen = [p for name, p in network.named_parameters() if (name in names) == own]
-        optimizers.append(kind(chosen, rate, weight_decay=DECAY))
-        rates.append(OneCycleLR(optimizers[-1], rate, total_steps=epochs * (len(train.y) // BATCH)))
-    torch.compiler.reset()  # else it counts this network as one that changed, and gives up at the ninth
-    forward = torch.compile(network) if compiled else network
+        parametrize.register_parametrization(each, "weight", AsMatrix(each.weight.shape))
+    matrices, rest = list[Tensor](), list[Tensor]()
+    for name, p in network.named_parameters():
+        (matrices if p.ndim == 2 and not name.startswith("head") else rest).append(p)
+    optimizers = [
+        torch.optim.Muon(matrices, MUON, weight_decay=DECAY),
+        torch.optim.AdamW(rest, ADAM, weight_decay=DECAY),
+    ]
+    updates = epochs * (len(train.y) // BATCH)
+    rates = [OneCycleLR(each, each.defaults["lr"], total_steps=updates) for each in optimizers]
+    forward: torch.nn.Module = network
+    if compiled:
+        torch.compiler.reset()  # else torch takes this network for one that changed, and gives up at the ninth
+        forward = torch.compile(network)
     device, classes = next(network.parameters()).device, network.head.out_features
     network.train()
     for _ in tqdm(range(epochs), desc="epochs", disable=None, leave=False):
@@ -139,8 +144,8 @@ def learn(network: Transformer, train: Images, epochs: int, augment: Augmentatio
         parametrize.remove_parametrizations(each, "weight")
 
 
-class Kernels(torch.nn.Module):
-    """The kernels of a convolution as the rows of a matrix, which is what Muon takes."""
+class AsMatrix(torch.nn.Module):
+    """The weight of a convolution as a matrix with a row for each channel it gives, which is what Muon takes."""
 
     def __init__(self, shape: torch.Size) -> None:
         """Take the shape of the weight."""

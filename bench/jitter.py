@@ -145,12 +145,12 @@ def discoveries(p: list[float], level: float = 0.05) -> int:
     return max((k for k, value in enumerate(ordered, 1) if value <= level * k / len(p)), default=0)
 
 
-def interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a share of which k of n were seen (exact binomial: Clopper and Pearson 1934)."""
-    from scipy.stats import beta
+def interval(k: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of which k of n were seen (exact binomial: Clopper and Pearson 1934)."""
+    from scipy.stats import binomtest
 
-    tail = (1 - level) / 2
-    return (float(beta.ppf(tail, k, n - k + 1)) if k else 0.0, float(beta.isf(tail, k + 1, n - k)) if k < n else 1.0)
+    found = binomtest(k, n).proportion_ci()
+    return float(found.low), float(found.high)
 
 
 def rejected(rows: list[Row]) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from biomamba import threads
 from biomamba.plasticity import stdp
 from biomamba.plasticity.inference import (
     GBLM,
@@ -219,6 +220,17 @@ def test_filtered_spikes_are_sums_over_the_lags(spikes: Any, backend: str, first
     add_filtered(bins, table, places, 10_000, out, 4, backend)
     np.testing.assert_allclose(out[:, 4:].T, whole[places], atol=1e-12)
     assert not out[:, :4].any() and out.max() > 1
+
+
+@pytest.mark.usefixtures("all_threads")
+def test_a_kernel_filters_to_the_same_bits_at_any_number_of_threads(spikes: Any) -> None:
+    bins, table = bins_of(spikes[1]), BASES.history_table()
+    found = []
+    for count in (1, 2, 3, 4, 8):
+        with threads.using(count):
+            found.append(np.zeros((5, 10_000)))
+            add_filtered(bins, table, np.arange(10_000), 10_000, found[-1], 0)
+    assert found[0].max() > 1 and all(np.array_equal(found[0], other) for other in found[1:])
 
 
 def test_a_fit_is_the_top_of_the_penalised_likelihood(plastic: Any) -> None:

@@ -117,9 +117,8 @@ class Told:
         level = pairs.levels[1:]
         cross = after[:, 1:-1].T @ level
         information = np.block([[self.information, cross], [cross.T, level.T @ (after[:, -1:] * level)]])
-        return statistic(*profiled(Scored(0.0, np.append(self.gradient, level.T @ after[:, 0]), information), self.x))[
-            0
-        ]
+        scored = Scored(0.0, np.append(self.gradient, level.T @ after[:, 0]), information)
+        return statistic(*profiled(scored, self.x))[0]
 
 
 def remains(bins: Index, values: Array, rate: float) -> Array:

@@ -98,9 +98,9 @@ class PointProcessFilter:
     ) -> None:
         """Take the bases (those of `Bases()` without) and the variance that the random walk gains per second.
 
-        Without noise, the one of `NOISES` that predicts the spikes best. bootstrap: how many simulations the interval
-        of dw comes from, 20 and more; 0: it is that of the last regression alone, too narrow. Raises ValueError where
-        noise is not above 0, or bootstrap is 1 to 4.
+        Without noise, the one of `NOISES` that predicts the spikes best. bootstrap: of how many simulations
+        the errors widen the interval of dw, 20 and more; 0: it is that of the last regression alone, too narrow.
+        Raises ValueError where noise is not above 0, or bootstrap is 1 to 4.
         """
         if noise is not None and noise <= 0:
             raise ValueError(f"noise is a variance per second: got {noise}, expected more than 0, or None to choose it")

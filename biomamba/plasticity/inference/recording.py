@@ -100,7 +100,7 @@ class Recording:
     decay: Array  # (n,)
     levels: Array  # (1 + e, k)
     log_decay: float  # of P, per bin
-    c: int
+    c: int  # columns of the coupling
 
     @property
     def history(self) -> Array:
