@@ -159,7 +159,7 @@ def told(pre: Any, post: Any, duration: float, window: Any, bases: Bases, unit: 
     gamma = np.linalg.lstsq(bases.modification(DT), window(DT) / unit, rcond=None)[0]
     return {
         "information": float(expected @ slope**2) / len(pre),
-        "gain": float(gamma @ profiled(scored, x)[1] @ gamma),
+        "gain": float(gamma @ profiled(scored.gradient, scored.information, x)[1] @ gamma),
     }
 
 

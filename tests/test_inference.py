@@ -3,6 +3,7 @@
 The slow loops here follow the equations bin by bin and share nothing with the library but the bases.
 """
 
+from os import environ
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.jitter import recorded
 from biomamba import threads
 from biomamba.plasticity import stdp
 from biomamba.plasticity.inference import (
@@ -206,6 +208,9 @@ def test_score_is_that_of_every_bin_by_autograd(spikes: Any, theta: Array, start
     assert found.value == pytest.approx(float(log_likelihood(at.detach())), rel=1e-10)
     np.testing.assert_allclose(found.gradient, gradient, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(found.information, information, rtol=1e-8, atol=1e-8)
+    hessian = torch.func.hessian(log_likelihood)(at.detach())
+    np.testing.assert_allclose(found.observed, -hessian, rtol=1e-8, atol=1e-8)
+    assert np.abs(found.observed - found.information).max() > 1
     P[:-1] = P[1:].clone()  # pairs that counted in their own bin already would be seen
     assert abs(found.value - float(log_likelihood(at.detach()))) > 1e-3
 
@@ -244,6 +249,22 @@ def test_a_fit_is_the_top_of_the_penalised_likelihood(plastic: Any) -> None:
     start, _ = static(recording)
     slope = score(recording, start).gradient - ridge * start
     assert np.linalg.norm(slope[11:]) > 1  # the top of the static likelihood is none
+
+
+@pytest.mark.skipif("BIOMAMBA_DATA" not in environ, reason="BIOMAMBA_DATA is not set: it names the folder of spikes")
+def test_a_top_that_fishers_steps_miss_is_found() -> None:
+    """Two neurons of a culture, of which the model is wrong: Fisher's step goes nearly twice as far as the top."""
+    trains, _ = recorded("culture")
+    pre, post = (trains[k][trains[k] < 608] for k in (14, 36))
+    bases = Bases(slow=(0.3, 1.0, 3.0, 10.0, 30.0))
+    fit, (recording, _) = GBLM(bases).fit(pre, post, 608), record(pre, post, 608, bases)
+    ridge = np.append(np.full(len(fit.theta) - len(fit.gamma), WEAK), np.full(len(fit.gamma), fit.ridge))
+    top = score(recording, fit.theta)
+    prior = np.diag(ridge)
+    slope = top.gradient - ridge * fit.theta
+    assert slope @ np.linalg.solve(top.observed + prior, slope) < 1e-5  # nats still to gain, twice
+    bends = np.linalg.eigvals(np.linalg.solve(top.information + prior, top.observed + prior)).real
+    assert 0 < bends.min() < 0.5 and bends.max() > 1.9  # of what Fisher expects; from 2 on his steps never settle
 
 
 def test_the_evidence_is_that_of_the_gaussian() -> None:

@@ -149,7 +149,7 @@ class GBLM:
         """
         recording, _ = record(pre, post, length(pre, post, duration), self.bases or Bases(), start)
         theta, scored = static(recording)
-        value, dof = statistic(*profiled(scored, len(theta) - recording.levels.shape[1]))
+        value, dof = statistic(*profiled(scored.gradient, scored.information, len(theta) - recording.levels.shape[1]))
         p = torch.special.gammaincc(torch.tensor(dof / 2.0).double(), torch.tensor(value / 2).double())
         return ScoreTest(value, dof, float(p) if dof else 1.0)
 
@@ -157,6 +157,6 @@ class GBLM:
         """Return the precisions (p,) of the priors, gamma's as given or by the evidence around theta."""
         ridge = self.ridge
         if ridge is None:
-            gradient, information = profiled(scored, x)
+            gradient, information = profiled(scored.gradient, scored.information, x)
             ridge = evidence_ridge(gradient + information @ theta[x:], information)
         return np.where(np.arange(len(theta)) < x, WEAK, ridge)

@@ -61,7 +61,7 @@ def jitter_test(
     def drawn() -> float:
         new, _ = redraw(fit[0], pre, post, duration, bases, int(random.integers(2**63)))
         theta, scored = static(record(pre, new, duration, bases, start)[0], fit[0])
-        return statistic(*profiled(scored, len(theta) - recording.levels.shape[1]))[0]
+        return statistic(*profiled(scored.gradient, scored.information, len(theta) - recording.levels.shape[1]))[0]
 
     p, others = _share(real, moved, surrogates)
     if p > 1 / ENOUGH:
@@ -117,8 +117,8 @@ class Told:
         level = pairs.levels[1:]
         cross = after[:, 1:-1].T @ level
         information = np.block([[self.information, cross], [cross.T, level.T @ (after[:, -1:] * level)]])
-        scored = Scored(0.0, np.append(self.gradient, level.T @ after[:, 0]), information)
-        return statistic(*profiled(scored, self.x))[0]
+        gradient = np.append(self.gradient, level.T @ after[:, 0])
+        return statistic(*profiled(gradient, information, self.x))[0]
 
 
 def remains(bins: Index, values: Array, rate: float) -> Array:
