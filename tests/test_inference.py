@@ -238,6 +238,25 @@ def test_a_kernel_filters_to_the_same_bits_at_any_number_of_threads(spikes: Any)
     assert found[0].max() > 1 and all(np.array_equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.usefixtures("all_threads")
+@pytest.mark.parametrize("step", [1e-9, 1e-3])
+def test_pairs_by_a_kernel_are_those_of_all_times(step: float) -> None:
+    """At any number of threads; at whole milliseconds many spikes of both come at the same time."""
+    random = np.random.default_rng(0)
+    pre, post = (np.sort(random.uniform(0, 60, n)) // step * step for n in (700, 1_100))
+    assert (step == 1e-3) == bool(np.isin(pre, post).any())
+    expected = pair(pre, post, BASES, "torch")
+    for count in (1, 2, 3, 4, 8):
+        with threads.using(count):
+            found = pair(pre, post, BASES)
+        assert np.array_equal(found.bins, expected.bins)
+        np.testing.assert_allclose(found.levels, expected.levels, rtol=1e-12, atol=1e-12)
+    apart = pair(pre, post + step, BASES).levels
+    assert apart.shape != expected.levels.shape or np.abs(apart - expected.levels).max() > 1e-10
+    for trains in ((pre[:0], post), (pre, post[:0]), (pre[:1], pre[:1] + 1)):
+        assert not len(pair(*trains, BASES).bins) and pair(*trains, BASES).levels.tolist() == [[0] * 14]
+
+
 def test_a_fit_is_the_top_of_the_penalised_likelihood(plastic: Any) -> None:
     pre, post, _ = plastic
     fit = GBLM(ridge=1000.0).fit(pre, post, 200)

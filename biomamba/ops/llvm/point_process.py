@@ -1,4 +1,4 @@
-"""Kernels of spike trains in bins: filtered spikes, the adaptive filter that follows w, post drawn anew bin by bin.
+"""Kernels of spike trains: filtered spikes, jumps of pairs, the filter that follows w, post drawn anew bin by bin.
 
 Letters: n bins, l lags, c bases of a filter, r rows, m spikes at most, p pre spikes, k bases of the modification
 function, both sides.
@@ -42,6 +42,36 @@ def add_filtered(part: Part, table: Array, numbers: Array, places: Array, out: A
             source, target = Array(table.address(j, lag), (count,)), Array(out.address(j, row), (count,))
             for x in lanes(0, count, LANES):
                 target[x] = target[x] + numbers[i] * source[x]
+
+
+@kernel(train=given("s"), begin=index("e"), places=index("m 3"), facts=given("3"), jumps=result("r k"))
+def jumps_of_pairs(part: Part, train: Array, begin: Array, places: Array, facts: Array, jumps: Array) -> None:
+    """Write, for each bin, the bases of the modification function summed over the pairs that end in it.
+
+    train (s): the spikes of pre, then those of post. Row r of jumps has the spikes begin[r] to begin[r + 1] of places:
+    each spike's own place in the train, and from where to where the spikes of the other neuron lie that it pairs with.
+    facts: window_span and offset of the bases (s), how many spikes pre has. Parts share the rows.
+    """
+    half = integer(jumps.shape[1]) // 2
+    step = pace(half, facts[0], facts[1])
+    for r in part.rows(jumps.shape[0]):
+        for j in loop(jumps.shape[1]):
+            jumps[r, j] = constant(train.number, 0)
+        for i in loop(begin[r], begin[r + 1]):
+            own, low, high = (places[i, q] for q in range(3))
+            late = select(
+                real(own, train.number) < facts[2], half, integer(0)
+            )  # the columns of post first, or pre first
+            for k in loop(low, high):
+                lag = train[own] - train[k]
+                phi = log((lag + facts[1]) // facts[1]) // step
+                for j in loop(half):
+                    away = phi - real(j, train.number)
+                    with when((away > -2) & (away < 2) & (lag <= facts[0])):
+                        share = select(lag > 0, bump(away), bump(away) * 0.5)  # at 0, half of both
+                        jumps[r, late + j] = jumps[r, late + j] + share
+                        with when(lag <= 0):
+                            jumps[r, half - late + j] = jumps[r, half - late + j] + share
 
 
 @kernel(
@@ -161,17 +191,24 @@ def jump(k: Value, pre: Array, post: Array, number: Value, gamma: Array, facts: 
 
 def modification(dt: Value, lag: Value, gamma: Array, facts: Array) -> Value:
     """Return dw(dt) in the bases of gamma: see `plasticity.inference.bases`. lag: |dt|."""
-    span, offset, total = facts[2], facts[3], Variable(constant(dt.ir.type, 0))
-    half = integer(gamma.shape[0]) // 2
-    pace = log((span + offset) // offset) // real(half + 1, dt.ir.type)
-    phi = log((lag + offset) // offset) // pace
+    total, half = Variable(constant(dt.ir.type, 0)), integer(gamma.shape[0]) // 2
+    phi = log((lag + facts[3]) // facts[3]) // pace(half, facts[2], facts[3])
     for j in loop(half):
-        angle = phi - real(j, dt.ir.type)
-        angle = select(angle < -2, -2.0, select(angle > 2, 2.0, angle)) * (math.pi / 2)
+        away = phi - real(j, dt.ir.type)
         first, last = gamma[j], gamma[half + j]  # pre first, post first; at 0, half of both
         weight = select(dt < 0, first, select(dt > 0, last, (first + last) * 0.5))
-        total.set(total.get() + weight * (1 + cos(angle)) * 0.5)
+        total.set(total.get() + weight * bump(select(away < -2, -2.0, select(away > 2, 2.0, away))))
     return total.get()
+
+
+def pace(number: Value, span: Value, offset: Value) -> Value:
+    """Return how much log time lies between two of so many bases that reach to `span`."""
+    return log((span + offset) // offset) // real(number + 1, span.ir.type)
+
+
+def bump(away: Value) -> Value:
+    """Return the basis at a phase so far from its middle, -2 to 2."""
+    return (1 + cos(away * (math.pi / 2))) * 0.5
 
 
 def place(train: Array, count: Value, time: Value) -> Value:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...ops.backend import call, resolve
 from ...ops.scan import scan
-from .bases import Array, Bases
+from .bases import OFFSET, Array, Bases
 from .slow import Index, slow_steps, slow_terms
 
 FEW = 0.02  # of the spikes inside the duration: fewer, and the times are in another unit
@@ -160,16 +160,9 @@ def record(pre: Any, post: Any, duration: float, bases: Bases, start: float = 0.
     ), pairs
 
 
-def pair(pre: Array, post: Array, bases: Bases) -> Pairs:
+def pair(pre: Array, post: Array, bases: Bases, backend: str = "auto") -> Pairs:
     """Return all pairs at most window_span apart, low-passed by tau_f."""
-    low = np.searchsorted(post, pre - bases.window_span)
-    count = np.searchsorted(post, pre + bases.window_span, side="right") - low
-    i = np.repeat(np.arange(len(pre)), count)
-    j = np.arange(len(i)) + np.repeat(low - (count.cumsum() - count), count)
-    ends = (np.maximum(pre[i], post[j]) / bases.bin).astype(np.int64)
-    order = np.argsort(ends, kind="stable")
-    bins, begin = np.unique(ends[order], return_index=True)
-    jumps = np.add.reduceat(bases.modification((pre[i] - post[j])[order]), begin) if len(bins) else np.zeros((0, 1))
+    bins, jumps = (_ends_by_kernel if resolve(backend) == "llvm" else _ends)(pre, post, bases)
     decay = float(np.exp(-bases.bin / bases.tau_f))
     levels = np.zeros((len(bins) + 1, 2 * bases.window))
     if len(bins):
@@ -177,6 +170,36 @@ def pair(pre: Array, post: Array, bases: Bases) -> Pairs:
         b = torch.as_tensor(jumps)[None, :, None]
         levels[1:] = scan(between.view(1, -1, 1, 1), b, b.new_zeros(1, 1, b.shape[-1]))[0, :, 0].numpy()
     return Pairs(bins, levels, decay)
+
+
+def _ends(pre: Array, post: Array, bases: Bases) -> tuple[Index, Array]:
+    """Return the bins (e,) where pairs end, and the bases (e, k) summed over the pairs that end there."""
+    low = np.searchsorted(post, pre - bases.window_span)
+    count = np.searchsorted(post, pre + bases.window_span, side="right") - low
+    i = np.repeat(np.arange(len(pre)), count)
+    j = np.arange(len(i)) + np.repeat(low - (count.cumsum() - count), count)
+    ends = (np.maximum(pre[i], post[j]) / bases.bin).astype(np.int64)
+    order = np.argsort(ends, kind="stable")
+    bins, begin = np.unique(ends[order], return_index=True)
+    jumps = bases.modification((pre[i] - post[j])[order])
+    return bins, np.add.reduceat(jumps, begin) if len(bins) else jumps
+
+
+def _ends_by_kernel(pre: Array, post: Array, bases: Bases) -> tuple[Index, Array]:
+    """Return what `_ends` does: a spike pairs with those of the other neuron before it, post also with pre then."""
+    train, span = np.concatenate([pre, post]), bases.window_span
+    low = np.append(np.searchsorted(post, pre - span) + len(pre), np.searchsorted(pre, post - span))
+    high = np.append(np.searchsorted(post, pre) + len(pre), np.searchsorted(pre, post, side="right"))
+    own = np.argsort(train, kind="stable")
+    own = own[low[own] < high[own]]
+    ends = (train[own] / bases.bin).astype(np.int64)
+    begin = np.flatnonzero(np.diff(ends, prepend=-1))
+    jumps = np.empty((len(begin), 2 * bases.window))
+    if len(begin):
+        places, facts = np.column_stack([own, low[own], high[own]]), np.array([span, OFFSET, len(pre)])
+        given = train, np.append(begin, len(own)), places, facts, jumps
+        call("point_process.jumps_of_pairs", *map(torch.as_tensor, given))
+    return ends[begin], jumps
 
 
 def _reach(spikes: Index, lags: int, n: int) -> NDArray[np.bool_]:
