@@ -65,4 +65,4 @@ def page_step(update: PureUpdate, labelled: bool, given: PageInput, compiled: bo
             old.copy_(torch.where(active.view(-1, *[1] * (old.ndim - 1)), new, old))
         return list(found[:OUTPUTS])
 
-    return graphs.compiled(graph(whole, *flat(given)), flat(given)) if compiled else whole
+    return graphs.compile_graph(graph(whole, *flat(given)), flat(given)) if compiled else whole

@@ -1,6 +1,6 @@
 """The whole update, the optimiser's step too, as one graph of fused kernels: the numbers of `update.update`.
 
-    trace learn and the optimiser's formula once for a kind of chunk  ->  `graphs.compiled`  ->  call it with tensors
+    trace learn and the optimiser's formula once for a kind of chunk  ->  `compile_graph`  ->  call it with tensors
 
 The graph takes weights, moments, state, trace and chunk; it writes weights, moments and trace in place.
 It is made anew for each kind of chunk (its shapes, whether a sequence begins in it, whether it is labelled), and kept
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .graphs import check_compiler, compiled
+from .graphs import check_compiler, compile_graph
 from .model import Model
 from .moments import Moments
 from .pure import Formula, Update, graph
@@ -165,7 +165,7 @@ class Compiled:
 
         products = {torch.ops.aten.mm.default: thin}
         made = graph(whole, *template, table=products)
-        return Graph(compiled(made, flat(template)), kept)
+        return Graph(compile_graph(made, flat(template)), kept)
 
 
 def thin(a: Tensor, b: Tensor) -> Tensor:

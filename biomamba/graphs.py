@@ -38,7 +38,7 @@ def check_compiler() -> None:
         raise ValueError(f"compile: there is no {name} here: install it, or do without")
 
 
-def compiled(made: GraphModule, given: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+def compile_graph(made: GraphModule, given: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """Return the graph as code for tensors like those given, on their device. Raises ValueError where it cannot be."""
     try:
         if any(tensor.device.type != "cpu" for tensor in given):

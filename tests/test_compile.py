@@ -237,7 +237,7 @@ import sys, torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from biomamba import graphs
 made = make_fx(lambda x: [torch.tanh(x) + 1])(torch.ones(3))
-found = graphs.compiled(made, [torch.ones(3)])(torch.full((3,), 0.5))
+found = graphs.compile_graph(made, [torch.ones(3)])(torch.full((3,), 0.5))
 print(float(found[0][0]), "torch._inductor.compile_fx" in sys.modules)
 """
 

@@ -65,7 +65,14 @@ def test_rows_with_slow_terms_are_the_same_recording(plastic: Any, start: float)
 
 def test_slow_terms_are_chosen_where_rates_change(restless: Any) -> None:
     assert choose(*restless, 60 * MINUTES).slow
-    assert not choose(*simulate(np.zeros_like, duration=120, seed=0)[:2], 120).slow
+    quiet = simulate(np.zeros_like, duration=240, seed=0)[:2]
+    assert not choose(*quiet, 240).slow
+    both = [np.append(first, 60 * MINUTES + then) for first, then in zip(restless, quiet, strict=True)]
+    end, start = 60 * MINUTES + 240, 60 * MINUTES + 40
+    assert choose(*both, end).slow and not choose(*both, end, start=start).slow  # of the stretch alone
+    found = GBLM().test(*both, end, start, surrogates=1)
+    assert found.statistic == GBLM(BASES).test(*both, end, start, surrogates=1).statistic
+    assert found.statistic != GBLM(choose(*both, end)).test(*both, end, start, surrogates=1).statistic
 
 
 @pytest.mark.parametrize("bases", [BASES, SLOW], ids=["fast", "slow"])
@@ -163,7 +170,7 @@ def test_trains_that_are_no_times_are_refused(plastic: Any) -> None:
         GLM().fit(1000 * pre, 1000 * post, 120 * MINUTES)
     with pytest.raises(ValueError, match="duration: got none"):
         GLM().fit(pre, post)
-    with pytest.raises(ValueError, match="bootstrap: got 1"):
+    with pytest.raises(ValueError, match="bootstrap: got 1 simulations, expected 5 and more"):
         PointProcessFilter(bootstrap=1)
 
 

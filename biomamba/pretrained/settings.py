@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 from ..blocks import Block, Mamba, Mamba2
+from ..checks import MOST
 from ..model import EPS, Model
 
 Settings = dict[str, Any]
-LARGEST = 2**31 - 1  # of a size
 
 # what a setting is where config.json leaves it out: the defaults of either library
 HUGGING_FACE: dict[str, Settings] = {
@@ -166,7 +166,7 @@ def _whole(key: str, value: Any) -> int:
     """Return a factor that must be a whole number."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         raise _wrong(key, value, ["a whole number"])
     return value
 
@@ -174,8 +174,8 @@ def _whole(key: str, value: Any) -> int:
 def _size(settings: Settings, key: str, prefix: str = "") -> int:
     """Return a size. Raises ValueError for what is none."""
     value = settings[key]
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-        raise _wrong(prefix + key, value, [f"a whole number from 1 to {LARGEST}"])
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise _wrong(prefix + key, value, [f"a whole number from 1 to {MOST}"])
     return value
 
 

@@ -126,7 +126,7 @@ class GBLM:
         """
         duration = length(pre, post, duration)
         early, split = first_two_thirds(pre, post, start, duration)
-        bases = choose(pre, post, duration) if self.bases is None else self.bases
+        bases = choose(pre, post, duration, start=start) if self.bases is None else self.bases
         found = jitter_test(seconds(pre), seconds(post), duration, bases, start, surrogates, width, seed)
         if found.p > 0.05:
             return found

@@ -99,13 +99,15 @@ class PointProcessFilter:
         """Take the bases (those of `Bases()` without) and the variance that the random walk gains per second.
 
         Without noise, the one of `NOISES` that predicts the spikes best. bootstrap: of how many simulations
-        the errors widen the interval of dw, 20 and more; 0: it is that of the last regression alone, too narrow.
-        Raises ValueError where noise is not above 0, or bootstrap is 1 to 4.
+        the errors widen the interval of dw, 20 tell it well; 0: it is that of the last regression alone, too narrow.
+        Raises ValueError where noise is not above 0, or bootstrap is below 5 and not 0.
         """
         if noise is not None and noise <= 0:
             raise ValueError(f"noise is a variance per second: got {noise}, expected more than 0, or None to choose it")
         if 0 < bootstrap < 5 or bootstrap < 0:
-            raise ValueError(f"bootstrap: got {bootstrap} simulations, expected 20 and more, or 0 for none")
+            raise ValueError(
+                f"bootstrap: got {bootstrap} simulations, expected 5 and more (20 tell an interval well), or 0 for none"
+            )
         self.bases, self.noise, self.bootstrap, self.seed = bases or Bases(), noise, bootstrap, seed
 
     def fit(self, pre: Any, post: Any, duration: float | None = None, start: float = 0.0) -> FilteredFit:

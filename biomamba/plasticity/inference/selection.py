@@ -11,18 +11,18 @@ CANDIDATES: tuple[tuple[float, ...], ...] = ((), (1.0,), (1.0, 10.0), (0.3, 1.0,
 GAIN = 3.0  # nats that more terms must bring
 
 
-def choose(pre: Any, post: Any, duration: float | None = None, bases: Bases | None = None) -> Bases:
+def choose(pre: Any, post: Any, duration: float | None = None, bases: Bases | None = None, start: float = 0.0) -> Bases:
     """Return the bases with the slow terms of `CANDIDATES` that foresee the last third of the recording best.
 
-    Fitted to the first two thirds; more terms are taken only where they gain `GAIN` nats on fewer. Raises ValueError as
-    `first_two_thirds`.
+    Fitted to the first two thirds of what comes from `start` (s) on; more terms are taken only where they gain `GAIN`
+    nats on fewer. Raises ValueError as `first_two_thirds`.
     """
     duration, bases = length(pre, post, duration), bases or Bases()
-    early, split = first_two_thirds(pre, post, 0.0, duration)
+    early, split = first_two_thirds(pre, post, start, duration)
     best, highest = bases, float("-inf")
     for taus in CANDIDATES:
         candidate = replace(bases, slow=taus)
-        theta = static_top(record(*early, split, candidate)[0])
+        theta = static_top(record(*early, split, candidate, start)[0])
         value = score(record(pre, post, duration, candidate, split)[0], theta, changes=False).value
         if value > highest + GAIN:
             best, highest = candidate, value
