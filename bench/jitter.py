@@ -10,6 +10,7 @@ by held-out likelihood, and the score test with and without those.
 """
 
 import argparse
+import functools
 import os
 import warnings
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ def modulated(duration: float, seed: int) -> tuple[Any, Any]:
     return pre, simulate(np.zeros_like, duration=duration, seed=seed, pre=pre, baseline=baseline)[1]
 
 
+@functools.cache
 def recorded(name: str) -> tuple[list[Any], float]:
     """Return the spike times (s) of the neurons of a recording that have enough of them, and its duration."""
     file = Path(os.environ.get("BIOMAMBA_DATA", "data")) / "spikes" / RECORDINGS[name]
