@@ -102,6 +102,15 @@ def test_the_jitter_test_tells_plasticity_from_restless_rates() -> None:
     assert len(none.surrogates) <= 39
 
 
+def test_as_many_recordings_are_drawn_anew_as_surrogates_were() -> None:
+    """p is the larger of two shares: where ten of 232 surrogates are as large, 232 recordings tell which that is."""
+    with pytest.warns(UserWarning, match="do not take it for plasticity"):
+        found = GBLM(BASES).test(*modulated(60, 43), 60, surrogates=400)
+    assert np.sum(found.surrogates >= found.statistic) == 10 and len(found.surrogates) < 400
+    assert len(found.simulated) == len(found.surrogates) and not np.any(found.simulated >= found.statistic)
+    assert found.p == 10 / len(found.surrogates)
+
+
 @pytest.mark.slow
 def test_post_drawn_anew_has_the_statistic_of_a_recording_and_moved_spikes_have_less() -> None:
     """In minutes w holds few independent sums; without plasticity, over some recordings of one minute."""

@@ -8,8 +8,9 @@ chi-square that holds where the model is true (jittered spikes: Amarasingham et 
 
 Moved spikes miss one thing: pairs that the coupling makes. Each is a chance spike of post that stays in w for `tau_f`,
 and a slow sum of past chance meets the later chance too often in a recording that has few tau_f (persistent regressors:
-Elliott and Stock 1994). So where p is small post is also drawn anew, from the static fit, and T of that recording is
-worked out; p is the larger of the two shares. The first is right where the model is not, the second where it is.
+Elliott and Stock 1994). So where p is small post is also drawn anew, from the static fit, as often as spikes were
+moved, and T of each such recording is worked out; p is the larger of the two shares. The first is right where the model
+is not, the second where it is.
 
 Sizes: as in `recording`; x parameters beside gamma.
 """
@@ -67,7 +68,7 @@ def jitter_test(
     if p > 1 / ENOUGH:
         return JitterTest(p, real, others, np.empty(0))
     try:
-        larger, simulated = _share(real, drawn, surrogates)
+        larger, simulated = _share(real, drawn, len(others))
     except ValueError:  # post runs away: what the fit says of its history holds for the recording alone
         return JitterTest(p, real, others, np.empty(0))
     return JitterTest(max(p, larger), real, others, simulated)
