@@ -65,13 +65,18 @@ def jumps_of_pairs(part: Part, train: Array, begin: Array, places: Array, facts:
             for k in loop(low, high):
                 lag = train[own] - train[k]
                 phi = log((lag + facts[1]) // facts[1]) // step
+                c, s = (Variable(cos((phi - quarters) * (math.pi / 2))) for quarters in (0, 1))
+                size = select(
+                    lag > facts[0], 0.0, select(lag > 0, constant(train.number, 0.5), 0.25)
+                )  # at 0, half of both
                 for j in loop(half):
-                    away = phi - real(j, train.number)
-                    with when((away > -2) & (away < 2) & (lag <= facts[0])):
-                        share = select(lag > 0, bump(away), bump(away) * 0.5)  # at 0, half of both
-                        jumps[r, late + j] = jumps[r, late + j] + share
-                        with when(lag <= 0):
-                            jumps[r, half - late + j] = jumps[r, half - late + j] + share
+                    away, wave = phi - real(j, train.number), c.get()
+                    share = select((away > -2) & (away < 2), (1 + wave) * size, 0.0)
+                    c.set(s.get())  # of the next basis, a quarter of a turn on
+                    s.set(-wave)
+                    jumps[r, late + j] = jumps[r, late + j] + share
+                    with when(lag <= 0):
+                        jumps[r, half - late + j] = jumps[r, half - late + j] + share
 
 
 @kernel(
