@@ -102,22 +102,25 @@ class Told:
         self.bins, X = recording.bins[rows], recording.design.T[:, rows]
         slope = theta[self.x - recording.c : self.x] @ X[-recording.c :]
         expected = recording.exposure[rows] * np.exp(theta[: self.x] @ X)
-        by_decay = np.vstack([slope * (recording.y[rows] - expected), slope * expected * X])
-        self.rates = np.append(np.full(len(by_decay), recording.log_decay), 2 * recording.log_decay)
-        parts = (by_decay, recording.log_decay), ((expected * slope**2)[None], 2 * recording.log_decay)
-        self.after = np.column_stack([remains(self.bins, values, rate) for values, rate in parts])
+        self.log_decay = recording.log_decay
+        self.after = remains(
+            self.bins, np.vstack([slope * (recording.y[rows] - expected), slope * expected * X]), self.log_decay
+        )
+        self.squares = remains(self.bins, (expected * slope**2)[None], 2 * self.log_decay)
 
     def __call__(self, pairs: Pairs) -> float:
         """Return the statistic of these pairs."""
         if not len(pairs.bins) or not len(self.bins):
             return 0.0
         first = np.searchsorted(self.bins, pairs.bins, side="right")  # the first row after each pair
-        wait = np.append(self.bins, 0)[first] - pairs.bins
-        after = self.after[first] * np.exp(self.rates * wait[:, None])
-        after[:-1] -= after[1:] * np.exp(self.rates * np.diff(pairs.bins)[:, None])
+        to_row = np.exp(self.log_decay * (np.append(self.bins, 0)[first] - pairs.bins))[:, None]
+        to_pair = np.exp(self.log_decay * np.diff(pairs.bins))[:, None]
+        after, squares = self.after[first] * to_row, self.squares[first] * to_row**2
+        after[:-1] -= after[1:] * to_pair
+        squares[:-1] -= squares[1:] * to_pair**2
         level = pairs.levels[1:]
-        cross = after[:, 1:-1].T @ level
-        information = np.block([[self.information, cross], [cross.T, level.T @ (after[:, -1:] * level)]])
+        cross = after[:, 1:].T @ level
+        information = np.block([[self.information, cross], [cross.T, level.T @ (squares * level)]])
         gradient = np.append(self.gradient, level.T @ after[:, 0])
         return statistic(*profiled(gradient, information, self.x))[0]
 
