@@ -16,6 +16,7 @@ from bench.grid import Row
 from biomamba.plasticity import associative, tempotron
 from biomamba.plasticity.latency import Latency
 
+EVERY, ERRS, PRECISE, PERCEPTRON = "every trial", "where it errs", "finite precision", "perceptron"  # who teaches
 TEN, NEAR = 10, 30  # trials between two changes; ms after the teacher in which the Chronotron has to spike
 AXONAL, DENDRITIC, SUBTHRESHOLD, RESET = 4.0, 1.0, 0.6, -0.9  # synchronous patterns
 TAUS = {"tau_u": 15.0, "tau_x": 17.0, "tau_y": 23.0}
@@ -53,36 +54,54 @@ def answered(spikes: Tensor, patterns: Patterns, timed: bool) -> Tensor:
     return spikes.any(1) & ~(spikes & ((since < 0) | (since > NEAR))).any(1)
 
 
-def learn(neuron: Latency, w: Tensor, shown: Patterns, gated: bool, timed: bool) -> tuple[Tensor, Tensor]:
+def learn(neuron: Latency, w: Tensor, shown: Patterns, teacher: str, timed: bool) -> tuple[Tensor, Tensor]:
     """Return changes (b, n) for a rate of 1, and which trials were right; w (b, n).
 
-    gated: the teacher spikes only where the neuron, shown the pattern alone, does not answer as it should, and nothing
-    changes where it does fire as it should. Otherwise the teacher spikes in every trial that should fire.
+    EVERY: the teacher spikes in every trial that should fire; no trial counts as right. ERRS: only where the neuron,
+    shown the pattern alone, does not answer as it should, and nothing changes where it does fire as it should. PRECISE:
+    no STDP, but `finite_precision`, for patterns with a time.
     """
     taught = torch.where(shown.labels, shown.at, -1)
-    if not gated:
+    if teacher == EVERY:
         trial = neuron.present(w, shown.times, taught)
         return neuron.change(shown.times, trial), torch.zeros_like(shown.labels)
-    right = answered(neuron.present(w, shown.times).spikes, shown, timed)
+    spikes = neuron.present(w, shown.times).spikes
+    right = answered(spikes, shown, timed)
+    if teacher == PRECISE:
+        return finite_precision(neuron, spikes, shown), right
     trial = neuron.present(w, shown.times, taught.masked_fill(right, -1))
     change = neuron.change(shown.times, trial)
     return change.masked_fill((shown.labels & right).unsqueeze(1), 0), right
+
+
+def finite_precision(neuron: Latency, spikes: Tensor, shown: Patterns) -> Tensor:
+    """Return the changes (b, n) of a rule that is told its errors (Memmesheimer et al. 2014), for a rate of 1.
+
+    What each input brings to the potential at the first error, less where that is a spike outside of the window, more
+    where it is the window's end without a spike.
+    """
+    step = torch.arange(neuron.steps)
+    since = step - shown.at.unsqueeze(1)
+    within = (since >= 0) & (since <= NEAR)
+    wrong, missed = spikes & ~within, (since == NEAR) & ~(spikes & within).any(1, keepdim=True)
+    errors = wrong | missed
+    at = errors.int().argmax(1, keepdim=True)
+    sign = torch.where(wrong.gather(1, at), -1.0, 1.0) * errors.any(1, keepdim=True)
+    return sign * neuron.kernel[shown.times, at]
 
 
 def spread_out(setting: Row, neuron: Latency, rate: float, targets: tuple[int, int] | None) -> Row:
     """Return what the neurons recall after training: the share of each draw, and of patterns never learned."""
     torch.manual_seed(setting["seed"])
     n, draws, epochs, timed = setting["inputs"], setting["draws"], setting["epochs"], targets is not None
-    gated = setting["teacher"] == "where it errs"
     patterns = random_patterns(draws, max(1, round(setting["load"] * n)), n, neuron.steps, targets)
     w, alive, used = torch.randn(draws, n) / n**0.5, torch.arange(draws), [epochs] * draws
-    rate = rate * (100 / n) ** 0.5 if gated else rate
+    rate = rate * (100 / n) ** 0.5 if setting["teacher"] == ERRS else rate
     for epoch in range(epochs):
         wrong = torch.zeros(len(alive))
         for which in torch.rand(len(alive), patterns.labels.shape[1]).argsort(1).split(TEN, 1):
-            change, right = learn(
-                neuron, w[alive].repeat_interleave(which.shape[1], 0), patterns.some(alive, which), gated, timed
-            )
+            own = w[alive].repeat_interleave(which.shape[1], 0)
+            change, right = learn(neuron, own, patterns.some(alive, which), setting["teacher"], timed)
             w[alive] += rate * (1 - epoch / epochs) * change.view(len(alive), -1, n).sum(1)
             wrong += (~right).view(len(alive), -1).sum(1)
         for draw in alive[wrong == 0].tolist():
@@ -158,9 +177,8 @@ def synchronous(setting: Row) -> Row:
         if not len(alive):
             break
         for which in torch.rand(len(alive), patterns).argsort(1).split(TEN, 1):
-            change, _ = learn(
-                neuron, w[alive].repeat_interleave(which.shape[1], 0), shown.some(alive, which), False, False
-            )
+            own = w[alive].repeat_interleave(which.shape[1], 0)
+            change, _ = learn(neuron, own, shown.some(alive, which), EVERY, False)
             w[alive] += 0.1 * change.view(len(alive), -1, n).sum(1)
             some, sign = x[alive.unsqueeze(1), which], wanted[alive.unsqueeze(1), which]
             missed = sign * (torch.einsum("amn,an->am", some, plain[alive]) - threshold) < deep / 2
@@ -191,20 +209,21 @@ def stream(setting: Row, neuron: Latency, shows: int) -> Row:
     """
     torch.manual_seed(setting["seed"])
     n, draws, rate = setting["inputs"], setting["draws"], setting["rate"]
-    patterns, gated = random_patterns(draws, 6 * n, n, neuron.steps, None), setting["teacher"] == "where it errs"
+    patterns = random_patterns(draws, 6 * n, n, neuron.steps, None)
     x, wanted = (torch.rand(draws, 6 * n, n) < 0.5).float(), 2.0 * patterns.labels - 1
     w, sums, tests = torch.randn(draws, n) / n**0.5, torch.zeros(3 * n), 0
     for k in range(6 * n):
         which = torch.full((draws, 1), k)
         for _ in range(shows):
-            if setting["teacher"] == "perceptron":
+            if setting["teacher"] == PERCEPTRON:
                 missed = wanted[:, k] * ((w * x[:, k]).sum(1) - 0.9) < 0.1
                 w = w + rate * (wanted[:, k] * missed).unsqueeze(1) * x[:, k]
             else:
-                w = w + rate * learn(neuron, w, patterns.some(torch.arange(draws), which), gated, False)[0]
+                shown = patterns.some(torch.arange(draws), which)
+                w = w + rate * learn(neuron, w, shown, setting["teacher"], False)[0]
         if k >= 3 * n and k % (n // 4) == 0:
             back = torch.arange(k, k - 3 * n, -1).expand(draws, -1)
-            if setting["teacher"] == "perceptron":
+            if setting["teacher"] == PERCEPTRON:
                 answers = torch.einsum("dpn,dn->dp", x[:, back[0]], w) >= 0.9
                 right = answers == patterns.labels[:, back[0]]
             else:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bench import capacity
-from bench.associative import ERRS, EVERY, TEMPOTRON
+from bench.associative import CHRONOTRON, TARGETS, TEMPOTRON
+from bench.capacity import ERRS, EVERY, PRECISE
 from biomamba.plasticity.latency import Latency
 
 
@@ -18,13 +19,15 @@ def test_neuron_and_perceptron_learn_the_same_draws_in_the_same_epoch() -> None:
     assert hopeless["separable"] == [False, False] and hopeless["neuron"] == [-1, -1]
 
 
-@pytest.mark.parametrize("teacher", [EVERY, ERRS])
-def test_spread_patterns_are_learned(teacher: str) -> None:
-    rate, constants = TEMPOTRON[teacher]
-    setting = {"inputs": 50, "load": 0.5, "draws": 2, "seed": 3, "teacher": teacher}
+@pytest.mark.parametrize(
+    ("teacher", "at", "load"), [(EVERY, None, 0.5), (ERRS, None, 0.5), (ERRS, TARGETS, 0.2), (PRECISE, TARGETS, 0.2)]
+)
+def test_spread_patterns_are_learned(teacher: str, at: tuple[int, int] | None, load: float) -> None:
+    rate, constants = (CHRONOTRON if at else TEMPOTRON)[teacher]
+    setting = {"inputs": 50, "load": load, "draws": 2, "seed": 3, "teacher": teacher}
     shares = [
-        sum(capacity.spread_out({**setting, "epochs": epochs}, Latency(100, **constants), rate, None)["learned"]) / 2
-        for epochs in (0, 100)
+        sum(capacity.spread_out({**setting, "epochs": epochs}, Latency(200, **constants), rate, at)["learned"]) / 2
+        for epochs in (0, 200)
     ]
     assert shares[0] < 0.7 < 0.95 < shares[1]
 
@@ -37,3 +40,20 @@ def test_the_chronotrons_criterion_can_fail() -> None:
     spikes[4, 20] = True
     shown = capacity.Patterns(torch.zeros(5, 1), torch.ones(5, dtype=torch.bool), torch.full((5,), 100))
     assert capacity.answered(spikes, shown, timed=True).tolist() == [False, True, False, False, False]
+
+
+def test_finite_precision_mends_the_first_error() -> None:
+    """By what each input brings to the potential: less of it at a spike out of the window, more at a window's end."""
+    torch.manual_seed(0)
+    neuron = Latency(200, tau_u=20.0, tau_s=5.0)
+    spikes = torch.zeros(4, 200, dtype=torch.bool)
+    for trial, at in ((0, 90), (0, 110), (1, 140), (2, 110), (2, 150)):
+        spikes[trial, at] = True
+    times = torch.randint(1, 200, (4, 30))
+    shown = capacity.Patterns(times, torch.ones(4, dtype=torch.bool), torch.full((4,), 100))
+    expected = [-neuron.kernel[times[0], 90], neuron.kernel[times[1], 130], -neuron.kernel[times[2], 150]]
+    expected.append(neuron.kernel[times[3], 130])  # it missed, and did nothing else
+    found = capacity.finite_precision(neuron, spikes, shown)
+    assert torch.equal(found, torch.stack(expected)) and found.any(1).all()
+    spikes[:], spikes[:, 115] = False, True
+    assert not capacity.finite_precision(neuron, spikes, shown).any()
