@@ -9,7 +9,17 @@ import pytest
 
 from bench.jitter import discoveries, interval, modulated
 from biomamba.plasticity import stdp
-from biomamba.plasticity.inference import GBLM, GLM, WINDOWS, Bases, PointProcessFilter, choose, paper, simulate
+from biomamba.plasticity.inference import (
+    GBLM,
+    GLM,
+    WINDOWS,
+    Bases,
+    PointProcessFilter,
+    choose,
+    jitter,
+    paper,
+    simulate,
+)
 from biomamba.plasticity.inference.bases import Array
 from biomamba.plasticity.inference.jitter import Told
 from biomamba.plasticity.inference.likelihood import score, static
@@ -165,6 +175,18 @@ def test_a_small_p_without_a_gain_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="do not take it for plasticity"):
         found = GBLM(BASES).test(*strong(0.2, 0.3, 100, 1), 100, surrogates=24)
     assert found.p <= 0.05 and found.held_out is not None and found.held_out < 1
+
+
+def test_a_p_of_moved_spikes_alone_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise ValueError("post runs away")
+
+    trains = strong(0.1, 0.12, 240, 2)
+    drawn = GBLM(BASES).test(*trains, 240, surrogates=24)  # no warning
+    monkeypatch.setattr(jitter, "redraw", away)
+    with pytest.warns(UserWarning, match="by moved spikes alone"):
+        moved = GBLM(BASES).test(*trains, 240, surrogates=24)
+    assert moved.p <= drawn.p and not len(moved.simulated) and len(drawn.simulated)
 
 
 def test_trains_that_are_no_times_are_refused(plastic: Any) -> None:
