@@ -121,9 +121,8 @@ class GBLM:
 
         Without bases, slow rate terms are chosen by held-out likelihood (`choose`). Coupling must be there: without it
         nothing can be said of its changes. Warns where p is 0.05 and less and plasticity does not make held-out spikes
-        likelier by `WORTH` nats: then what the test found is not what this model says; and where p is that of moved
-        spikes alone, because post cannot be drawn anew. Raises ValueError where post does not spike in the first two
-        thirds.
+        likelier by `WORTH` nats: then what the test found is not what this model says. Raises ValueError where post
+        does not spike in the first two thirds.
         """
         duration = length(pre, post, duration)
         early, split = first_two_thirds(pre, post, start, duration)
@@ -131,12 +130,6 @@ class GBLM:
         found = jitter_test(seconds(pre), seconds(post), duration, bases, start, surrogates, width, seed)
         if found.p > 0.05:
             return found
-        if not len(found.simulated):
-            warnings.warn(
-                f"p is {found.p:.2g} by moved spikes alone, and may be too small: post, drawn anew from the static "
-                "fit, runs away",
-                stacklevel=2,
-            )
         fits = [model.fit(*early, split, start) for model in (GLM(bases), GBLM(bases, self.ridge))]
         static_value, value = (fit.log_likelihood(pre, post, duration, split) for fit in fits)
         if value < static_value + WORTH:
