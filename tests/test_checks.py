@@ -337,7 +337,7 @@ def test_a_state_of_other_streams_or_another_model_is_said() -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_what_is_put_into_a_state_between_updates_is_looked_at(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph looks at no size, so what the last update did not leave is looked at before; here it is not compiled."""
-    monkeypatch.setattr("biomamba.compiled.compiled", lambda graph, given: torch.no_grad()(graph))
+    monkeypatch.setattr("biomamba.compiled.compile_graph", lambda graph, given: torch.no_grad()(graph))
     for name, odd in (("state", 2), ("trace", 2), ("state", 4), ("trace", 4)):
         model, rule, optimizer = parts = learner()
         stream = chunks(*random_tokens(12), 2)
@@ -354,7 +354,7 @@ def test_what_is_put_into_a_state_between_updates_is_looked_at(compiled: bool, m
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_how_a_state_lies_in_memory_does_not_matter(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biomamba.compiled.compiled", lambda graph, given: torch.no_grad()(graph))
+    monkeypatch.setattr("biomamba.compiled.compile_graph", lambda graph, given: torch.no_grad()(graph))
     losses = []
     for lay in (torch.clone, lambda t: t.transpose(0, -1).contiguous().transpose(0, -1)):
         torch.manual_seed(3)

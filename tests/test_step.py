@@ -150,7 +150,7 @@ def test_the_same_inside_a_graph(name: str, rate: float, monkeypatch: pytest.Mon
         return make(self, kind, seen)
 
     monkeypatch.setattr(Compiled, "_make", noted)
-    monkeypatch.setattr("biomamba.compiled.compiled", lambda graph, given: torch.no_grad()(graph))
+    monkeypatch.setattr("biomamba.compiled.compile_graph", lambda graph, given: torch.no_grad()(graph))
     _lose_the_rate(name, rate)
     assert [kind.bounded for kind in kinds] == [True, False], "a usual rate needs no look at the weights, this one does"
 

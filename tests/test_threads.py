@@ -125,7 +125,7 @@ def test_traces_that_are_large_get_two_threads() -> None:
 
 
 def test_a_graph_is_made_for_a_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biomamba.compiled.compiled", lambda graph, given: torch.no_grad()(graph))
+    monkeypatch.setattr("biomamba.compiled.compile_graph", lambda graph, given: torch.no_grad()(graph))
     monkeypatch.setattr(threads, "available", lambda: 2)
     kinds, make = [], Compiled._make
 
