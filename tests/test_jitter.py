@@ -128,7 +128,7 @@ def test_post_is_drawn_at_the_rate_of_the_fit(plastic: Any, bases: Bases, start:
     recording, _ = record(pre, post, 60, bases, start)
     theta = static(recording)[0]
     expected = recording.exposure * np.exp(recording.design @ theta[: recording.design.shape[1]])
-    draw, random = Drawn(recording, theta, round(start / bases.bin), bases.bin), np.random.default_rng(0)
+    draw, random = Drawn(recording, expected, round(start / bases.bin), bases.bin), np.random.default_rng(0)
     found = [draw(random) for _ in range(300)]
     mean, quiet = np.mean([y for _, y in found], 0), recording.bins < 0
     far = (mean - expected) / np.sqrt(expected.clip(min=1e-12) / 300)
@@ -151,7 +151,7 @@ def test_what_drawn_spikes_are_told_is_the_score_at_the_fit(plastic: Any, bases:
     recording, _ = record(pre, post, 60, bases)
     theta, scored = static(recording)
     told = Told(recording, theta, scored)
-    times, y = Drawn(recording, theta, 0, bases.bin)(np.random.default_rng(1))
+    times, y = Drawn(recording, told.expected, 0, bases.bin)(np.random.default_rng(1))
     pairs = pair(pre, times, bases)
     row, decay = pairs.at(recording.bins)
     at = score(replace(recording, y=y, row=row, decay=decay, levels=pairs.levels), theta)
@@ -168,8 +168,8 @@ def test_post_drawn_anew_has_the_statistic_of_a_recording_and_moved_spikes_have_
         pre, post, _ = simulate(np.zeros_like, duration=60, seed=seed)
         recording, pairs = record(pre, post, 60, BASES)
         theta, scored = static(recording)
-        told, draw = Told(recording, theta, scored), Drawn(recording, theta, 0, BASES.bin)
-        random, found = np.random.default_rng(seed), []
+        told, random, found = Told(recording, theta, scored), np.random.default_rng(seed), []
+        draw = Drawn(recording, told.expected, 0, BASES.bin)
         for _ in range(20):
             new, y = draw(random)
             moved = np.sort(pre + random.uniform(-0.025, 0.025, len(pre))).clip(0, 59.9)

@@ -59,16 +59,13 @@ def jumps_of_pairs(part: Part, train: Array, begin: Array, places: Array, facts:
             jumps[r, j] = constant(train.number, 0)
         for i in loop(begin[r], begin[r + 1]):
             own, low, high = (places[i, q] for q in range(3))
-            late = select(
-                real(own, train.number) < facts[2], half, integer(0)
-            )  # the columns of post first, or pre first
+            late = select(real(own, train.number) < facts[2], half, integer(0))  # columns: post first, or pre first
             for k in loop(low, high):
                 lag = train[own] - train[k]
                 phi = log((lag + facts[1]) // facts[1]) // step
                 c, s = (Variable(cos((phi - quarters) * (math.pi / 2))) for quarters in (0, 1))
-                size = select(
-                    lag > facts[0], 0.0, select(lag > 0, constant(train.number, 0.5), 0.25)
-                )  # at 0, half of both
+                size = select(lag > 0, constant(train.number, 0.5), 0.25)  # at 0, half of both
+                size = select(lag > facts[0], 0.0, size)
                 for j in loop(half):
                     away, wave = phi - real(j, train.number), c.get()
                     share = select((away > -2) & (away < 2), (1 + wave) * size, 0.0)
@@ -202,18 +199,14 @@ def modification(dt: Value, lag: Value, gamma: Array, facts: Array) -> Value:
         away = phi - real(j, dt.ir.type)
         first, last = gamma[j], gamma[half + j]  # pre first, post first; at 0, half of both
         weight = select(dt < 0, first, select(dt > 0, last, (first + last) * 0.5))
-        total.set(total.get() + weight * bump(select(away < -2, -2.0, select(away > 2, 2.0, away))))
+        angle = select(away < -2, -2.0, select(away > 2, 2.0, away)) * (math.pi / 2)
+        total.set(total.get() + weight * (1 + cos(angle)) * 0.5)
     return total.get()
 
 
 def pace(number: Value, span: Value, offset: Value) -> Value:
     """Return how much log time lies between two of so many bases that reach to `span`."""
     return log((span + offset) // offset) // real(number + 1, span.ir.type)
-
-
-def bump(away: Value) -> Value:
-    """Return the basis at a phase so far from its middle, -2 to 2."""
-    return (1 + cos(away * (math.pi / 2))) * 0.5
 
 
 def place(train: Array, count: Value, time: Value) -> Value:

@@ -10,10 +10,9 @@ Moved spikes miss one thing: pairs that the coupling makes. Each is a chance spi
 and a slow sum of past chance meets the later chance too often in a recording that has few tau_f (persistent regressors:
 Elliott and Stock 1994). So where p is small post is also drawn anew, as often as spikes were moved, and T of each such
 recording is worked out; p is the larger of the two shares. The first is right where the model is not, the second where
-it is. Drawn is at the rate of the static fit after the spikes that were *recorded*: after drawn ones the fits of most
-real neurons run away (Gerhard, Deger and Truccolo 2017). T of a drawn recording is worked out at
-the fit that it was drawn from: with the other parameters projected out it makes no difference to first order (Neyman's
-C(alpha)).
+it is. Post is drawn at the rate that the static fit has after the *recorded* spikes: after drawn ones the fits of most
+real neurons run away (Gerhard, Deger and Truccolo 2017). T of a drawn recording is worked out at the fit that it was
+drawn from: as the other parameters are projected out, a fit of its own would change little (Neyman's C(alpha)).
 
 Sizes: as in `recording`; x parameters beside gamma.
 """
@@ -55,19 +54,21 @@ def jitter_test(
     recording, _ = record(pre, post, duration, bases, start)
     fit = static(recording)
     told, random = Told(recording, *fit), np.random.default_rng(seed)
-    real, drawn = told(pair(pre, post, bases)), Drawn(recording, fit[0], round(start / bases.bin), bases.bin)
+    real = told(pair(pre, post, bases))
 
     def moved() -> float:
         jittered = np.sort(pre + random.uniform(-width, width, len(pre))).clip(0, duration - bases.bin)
         return told(pair(jittered, post, bases))
 
+    p, others = _share(real, moved, surrogates)
+    if p > 1 / ENOUGH:
+        return JitterTest(p, real, others, np.empty(0))
+    drawn = Drawn(recording, told.expected, round(start / bases.bin), bases.bin)
+
     def anew() -> float:
         spikes, y = drawn(random)
         return told(pair(pre, np.append(post[post < start], spikes), bases), told.rest(y))
 
-    p, others = _share(real, moved, surrogates)
-    if p > 1 / ENOUGH:
-        return JitterTest(p, real, others, np.empty(0))
     larger, simulated = _share(real, anew, len(others))
     return JitterTest(max(p, larger), real, others, simulated)
 
@@ -131,10 +132,9 @@ class Told:
 class Drawn:
     """Post drawn anew at the rate that a static fit has after the recorded spikes."""
 
-    def __init__(self, recording: Recording, theta: Array, first: int, step: float) -> None:
-        """Take the static fit theta (p,), the first bin and the size of bins (s)."""
-        x, self.step = recording.design.shape[1], step
-        self.sums = np.cumsum(recording.exposure * np.exp(recording.design @ theta[:x]))
+    def __init__(self, recording: Recording, expected: Array, first: int, step: float) -> None:
+        """Take the spikes that the fit expects of each row (n,), the first bin and the size of bins (s)."""
+        self.step, self.sums = step, np.cumsum(expected)
         quiet = int(np.sum(recording.bins < 0))  # rows of many bins without a spike in sight
         size = np.where(recording.bins < 0, np.rint(recording.exposure / step), 1).astype(np.int64)
         seen = np.zeros(int(size.sum()), dtype=bool)
@@ -147,9 +147,8 @@ class Drawn:
         number = random.poisson(self.sums[-1])
         rows = np.searchsorted(self.sums, random.uniform(0, self.sums[-1], number), side="right")
         bins = self.bins[self.begin[rows] + random.integers(self.size[rows])]
-        return np.sort((bins + random.random(number)) * self.step), np.bincount(rows, minlength=len(self.sums)).astype(
-            float
-        )
+        times = np.sort((bins + random.random(number)) * self.step)
+        return times, np.bincount(rows, minlength=len(self.sums)).astype(float)
 
 
 def remains(bins: Index, values: Array, rate: float) -> Array:

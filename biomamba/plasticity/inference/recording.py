@@ -186,7 +186,7 @@ def _ends(pre: Array, post: Array, bases: Bases) -> tuple[Index, Array]:
 
 
 def _ends_by_kernel(pre: Array, post: Array, bases: Bases) -> tuple[Index, Array]:
-    """Return what `_ends` does: a spike pairs with those of the other neuron before it, post also with pre then."""
+    """Return what `_ends` does. Each spike pairs with the other neuron's before it; at one time pre comes first."""
     train, span = np.concatenate([pre, post]), bases.window_span
     low = np.append(np.searchsorted(post, pre - span) + len(pre), np.searchsorted(pre, post - span))
     high = np.append(np.searchsorted(post, pre) + len(pre), np.searchsorted(pre, post, side="right"))
